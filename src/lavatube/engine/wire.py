@@ -1,0 +1,186 @@
+"""Everything that crosses the border between the front and the engine, in both directions, and how it is framed.
+
+Ids, numbers and bytes only: text never enters the engine, tensors never leave it. A frame is a 4-byte big-endian
+length and that many bytes of MessagePack. Knows no sockets and no torch.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import msgspec
+
+MAX_FRAME_BYTES: Final = 512 * 1024 * 1024
+_LENGTH: Final = struct.Struct(">I")
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How the next token is chosen: a pure function of (logits, this, position).
+
+    temperature 0 is greedy; top_k 0 is off; top_p 1 is off. `seed` makes a run repeatable.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+
+class Pixels(msgspec.Struct, frozen=True):
+    """The squares of one image, as the vision tower reads them.
+
+    `data` is (tiles, 3, size, size) uint8, row-major; `num_tokens` placeholders stand for it in the token ids.
+    `digest` names what the tower sees: same digest, same features.
+    """
+
+    digest: bytes
+    data: bytes
+    tiles: int
+    size: int
+    num_tokens: int
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """One request: its token ids, each image already expanded to its placeholders, and its images in order."""
+
+    request_id: str
+    token_ids: list[int]
+    images: list[Pixels]
+    sampling: Sampling
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Stop a request and free what it holds; its stream ends with Done("abort")."""
+
+    request_id: str
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Phase 2: put the checkpoint in `folder` into device memory."""
+
+    folder: str
+    device: str
+    dtype: str
+    max_sequences: int
+    max_step_tokens: int
+    kv_cache_bytes: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """End the worker; whatever still runs is aborted."""
+
+
+class Loading(msgspec.Struct, frozen=True, tag="loading"):
+    """Phase 2 goes on: bytes of weights that are in place, of how many."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """Phase 2 is over; requests are taken."""
+
+    device: str
+    dtype: str
+    load_s: float
+    kv_cache_tokens: int
+    max_context_tokens: int
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """Phase 2 ended in an error that trying again won't mend."""
+
+    code: str
+    message: str
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
+
+    steps: int
+    running: int
+    waiting: int
+    free_cache_tokens: int
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """New ids of one request; `position` is the index of the first among its completion tokens."""
+
+    request_id: str
+    position: int
+    token_ids: list[int]
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The end of one request. `reason` is "stop", "length" or "abort"."""
+
+    request_id: str
+    reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queued_s: float
+    prefill_s: float
+    decode_s: float
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The end of one request, as an error; `code` is one of errors.py."""
+
+    request_id: str
+    code: str
+    message: str
+
+
+Command = Submit | Abort | Load | Shutdown
+Event = Loading | Ready | LoadFailed | Heartbeat | Tokens | Done | Failed
+RequestEvent = Tokens | Done | Failed
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_command_decoder: Final = msgspec.msgpack.Decoder(Command)
+_event_decoder: Final = msgspec.msgpack.Decoder(Event)
+
+
+def frame(message: Command | Event) -> bytes:
+    """One message as bytes to send."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a byte stream into message bodies, whatever pieces it arrives in."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Bodies that `data` completes, in order. Raises ValueError for a length over the limit."""
+        self._buffer += data
+        bodies: list[bytes] = []
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+            end = start + _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            bodies.append(bytes(self._buffer[start + _LENGTH.size : end]))
+            start = end
+        del self._buffer[:start]
+        return bodies
+
+
+def decode_command(body: bytes) -> Command:
+    """Raises msgspec.DecodeError for bytes that are not a command."""
+    return _command_decoder.decode(body)
+
+
+def decode_event(body: bytes) -> Event:
+    """Raises msgspec.DecodeError for bytes that are not an event."""
+    return _event_decoder.decode(body)

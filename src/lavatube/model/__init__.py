@@ -1,0 +1,1 @@
+"""Phase 2, initialise: tensors become logits. Knows ModelSpec and torch; no requests."""

@@ -1,0 +1,1 @@
+"""Thin adapters between a platform's own predictor interface and ours."""

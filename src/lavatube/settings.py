@@ -1,0 +1,187 @@
+"""Every option of the server, declared once: type, unit, default, meaning. Flags, environment and docs come from it.
+
+The sole reader of `os.environ`. A value is taken from, in this order: a flag, `LAVATUBE_<NAME>`, the variable that a
+platform sets for the same thing, the TOML file, the default. A bad value stops start-up and says where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+from lavatube.errors import InvalidSetting
+
+MIB: Final = 1024 * 1024
+DEFAULT_CACHE: Final = Path("~/.cache/lavatube")
+
+
+def _option(
+    default: Any, doc: str, *, platform: tuple[str, ...] = (), secret: bool = False, choices: tuple[str, ...] = ()
+) -> Any:
+    """One option; `platform` names variables that others set for the same thing."""
+    return field(default=default, metadata={"doc": doc, "platform": platform, "secret": secret, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator decided; read once at start, never changed."""
+
+    model: str = _option(
+        "tiny", "tiny (embedded), a directory, org/name, hf://…, https://… or file://…", platform=("COG_WEIGHTS",)
+    )
+    model_name: str = _option("", "name that the APIs report; default: the last part of MODEL")
+    host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 in a container")
+    port: int = _option(5000, "port to listen on", platform=("AIP_HTTP_PORT", "PORT"))
+    cache: Path = _option(DEFAULT_CACHE, "where provisioned weights are kept; safe to share and to delete")
+    lock: str = _option("", "a lavatube.lock.json; its digests are trusted and nothing else")
+    allow_unverified: bool = _option(False, "take weights that no digest vouches for")
+    hf_endpoint: str = _option("https://huggingface.co", "hub that hf:// means", platform=("HF_ENDPOINT",))
+    hf_token: str = _option("", "token sent to that hub only", platform=("HF_TOKEN",), secret=True)
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
+    dtype: str = _option("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
+    threads: int = _option(0, "CPU threads of the engine; 0: one a core")
+    max_sequences: int = _option(16, "requests that are decoded together")
+    max_step_tokens: int = _option(1024, "tokens of one engine step; long prompts are cut into such pieces")
+    kv_cache_mib: int = _option(
+        0, "memory for keys and values, MiB; 0: what the device has to spare, at most 4096 on a CPU"
+    )
+    max_queue: int = _option(64, "requests that wait; one more is refused with 429")
+    max_new_tokens: int = _option(4096, "most tokens one answer may have")
+    request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed")
+    max_body_mib: int = _option(32, "largest request body, MiB")
+    max_images: int = _option(8, "pictures in one request")
+    max_image_mib: int = _option(20, "largest encoded picture, MiB")
+    max_image_pixels: int = _option(50_000_000, "largest picture, pixels")
+    image_urls: str = _option(
+        "public", "where pictures are fetched from: public, off, or host names with commas between them"
+    )
+    image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture")
+    decode_workers: int = _option(2, "processes that decode pictures")
+    api_key: str = _option("", "key that clients must send as a bearer token; empty: none is asked", secret=True)
+    shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
+    log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in the APIs."""
+        return self.model_name or self.model.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.cache.expanduser().absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One field of Settings, as the command line and the docs show it."""
+
+    name: str
+    type: type
+    default: Any
+    doc: str
+    platform: tuple[str, ...]
+    is_secret: bool
+    choices: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "LAVATUBE_" + self.name.upper()
+
+    def parse(self, text: str, where: str) -> Any:
+        """Raises InvalidSetting, naming where the text came from."""
+        try:
+            if self.type is bool:
+                value: Any = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
+                    text.lower()
+                ]
+            elif self.type is Path:
+                value = Path(text)
+            else:
+                value = self.type(text)
+        except (KeyError, ValueError):
+            raise InvalidSetting(f"{where}: {text!r} is not a {self.type.__name__}.") from None
+        self.check(value, where)
+        return value
+
+    def check(self, value: Any, where: str) -> None:
+        if self.choices and value not in self.choices:
+            raise InvalidSetting(f"{where}: {value!r} is none of {', '.join(self.choices)}.")
+        if self.type in (int, float) and not 0 <= value < 2**53:
+            raise InvalidSetting(f"{where}: {value!r} is out of range.")
+        if self.name == "port" and value > 65535:
+            raise InvalidSetting(f"{where}: a port is at most 65535.")
+
+
+def options() -> tuple[Option, ...]:
+    """All options, in the order of their declaration."""
+    hints = get_type_hints(Settings)
+    return tuple(
+        Option(
+            name=f.name,
+            type=hints[f.name],
+            default=f.default if f.default is not MISSING else None,
+            doc=f.metadata["doc"],
+            platform=f.metadata["platform"],
+            is_secret=f.metadata["secret"],
+            choices=f.metadata["choices"],
+        )
+        for f in fields(Settings)
+    )
+
+
+def read_settings(
+    flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> Settings:
+    """The settings from flags (already parsed; None means not given), the environment and a TOML file.
+
+    Raises: InvalidSetting for a bad value, an unknown key of the file, or an unknown `LAVATUBE_*` variable.
+    """
+    flags = flags or {}
+    environ = os.environ if environ is None else environ
+    from_file = _read_file(file)
+    _refuse_unknown_variables(environ)
+    values: dict[str, Any] = {}
+    for option in options():
+        flag = flags.get(option.name)
+        variable = next((name for name in (option.variable, *option.platform) if environ.get(name)), None)
+        if flag is not None:
+            option.check(flag, option.flag)
+            values[option.name] = flag
+        elif variable is not None:
+            values[option.name] = option.parse(environ[variable], variable)
+        elif option.name in from_file:
+            values[option.name] = option.parse(str(from_file[option.name]), f"{file}: {option.name}")
+    return Settings(**values)
+
+
+def _read_file(file: Path | None) -> Mapping[str, Any]:
+    if file is None:
+        return {}
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidSetting(f"There is no settings file {file}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSetting(f"{file} is not TOML: {error}.") from error
+    known = {option.name for option in options()}
+    for name in values:
+        if name not in known:
+            raise InvalidSetting(f"{file}: there is no setting {name!r}.", remedy="`lavatube serve --help` lists them.")
+    return values
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {option.variable for option in options()}
+    for name in environ:
+        if name.startswith("LAVATUBE_") and name not in known:
+            raise InvalidSetting(
+                f"{name} is set, but there is no such setting.", remedy="`lavatube serve --help` lists them."
+            )
