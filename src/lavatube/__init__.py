@@ -12,7 +12,7 @@ __version__ = version("lavatube")
 
 def __getattr__(name: str) -> Any:
     if name == "Predictor":  # on demand: the front process and `lavatube --help` must not pay for torch
-        from lavatube.predictor import Predictor  # noqa: PLC0415
+        from lavatube.predictor import Predictor
 
         return Predictor
     raise AttributeError(f"module 'lavatube' has no attribute {name!r}")

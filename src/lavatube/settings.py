@@ -16,6 +16,7 @@ from typing import Any, Final, get_type_hints
 from lavatube.errors import InvalidSetting
 
 MIB: Final = 1024 * 1024
+Setting = str | int | float | bool | Path
 DEFAULT_CACHE: Final = Path("~/.cache/lavatube")
 
 
@@ -111,7 +112,15 @@ class Option:
         self.check(value, where)
         return value
 
+    @property
+    def metavar(self) -> str:
+        return "{" + ",".join(self.choices) + "}" if self.choices else self.type.__name__.upper()
+
     def check(self, value: Any, where: str) -> None:
+        """Raises InvalidSetting for a value of the wrong type or out of its range."""
+        wanted = (float, int) if self.type is float else self.type
+        if not isinstance(value, wanted) or (self.type is not bool and isinstance(value, bool)):
+            raise InvalidSetting(f"{where}: {value!r} is not a {self.type.__name__}.")
         if self.choices and value not in self.choices:
             raise InvalidSetting(f"{where}: {value!r} is none of {', '.join(self.choices)}.")
         if self.type in (int, float) and not 0 <= value < 2**53:
@@ -138,7 +147,9 @@ def options() -> tuple[Option, ...]:
 
 
 def read_settings(
-    flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None
+    flags: Mapping[str, Setting | None] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
 ) -> Settings:
     """The settings from flags (already parsed; None means not given), the environment and a TOML file.
 
@@ -146,6 +157,9 @@ def read_settings(
     """
     flags = flags or {}
     environ = os.environ if environ is None else environ
+    known = {option.name for option in options()}
+    if unknown := sorted(flags.keys() - known):
+        raise InvalidSetting(f"There is no setting {unknown[0]!r}.", remedy="`lavatube serve --help` lists them.")
     from_file = _read_file(file)
     _refuse_unknown_variables(environ)
     values: dict[str, Any] = {}

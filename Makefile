@@ -1,0 +1,49 @@
+# Lavatube. `make serve` and `make test` are all that a newcomer needs: each sets up what it lacks.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help serve test test-slow test-gpu check bench format clean
+help:                ## what there is to make
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+serve: $(VENV)/.runtime   ## serve the embedded model; MODEL=… serves another, LAVATUBE_PORT=… moves the port
+	@exec $(BIN)/lavatube serve $(MODEL)
+
+test: $(VENV)/.dev   ## every test that needs no GPU
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.dev   ## the long ones: repeated kills, whole fault matrices
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.dev   ## parity on a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: $(VENV)/.dev   ## lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: $(VENV)/.dev   ## measurements; each prints how to repeat it
+	$(BIN)/python -m bench
+
+format: $(VENV)/.dev   ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:               ## remove what make made; weights in the cache stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lavatube needs Python 3.11 or newer; PYTHON=… names one.")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.runtime

@@ -1,0 +1,48 @@
+"""Settings become the arguments of the layers below: the one place where both are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lavatube.engine import wire
+from lavatube.prompt.decoder import ImageDecoder
+from lavatube.prompt.fetch import UrlGate
+from lavatube.prompt.images import ImageLimits
+from lavatube.prompt.prepare import Preparer
+from lavatube.settings import MIB, Settings
+from lavatube.spec import ModelSpec
+from lavatube.weights.provision import ProvisionOptions
+
+
+def provision_options(settings: Settings) -> ProvisionOptions:
+    """Phase 1."""
+    return ProvisionOptions(
+        cache=settings.cache_folder,
+        lock=Path(settings.lock) if settings.lock else None,
+        allow_unverified=settings.allow_unverified,
+        hf_endpoint=settings.hf_endpoint,
+        hf_token=settings.hf_token,
+    )
+
+
+def load_command(folder: Path, settings: Settings) -> wire.Load:
+    """Phase 2."""
+    return wire.Load(
+        folder=str(folder),
+        device=settings.device,
+        dtype=settings.dtype,
+        max_sequences=settings.max_sequences,
+        max_step_tokens=settings.max_step_tokens,
+        kv_cache_bytes=settings.kv_cache_mib * MIB,
+    )
+
+
+def preparer(spec: ModelSpec, folder: Path, settings: Settings) -> Preparer:
+    """Phase 3, what comes before the engine."""
+    limits = ImageLimits(
+        max_images=settings.max_images,
+        max_bytes=settings.max_image_mib * MIB,
+        max_pixels=settings.max_image_pixels,
+    )
+    gate = UrlGate(settings.image_urls, timeout_s=settings.image_fetch_timeout_s, max_bytes=limits.max_bytes)
+    return Preparer(spec, folder, limits, gate, ImageDecoder(settings.decode_workers))

@@ -1,0 +1,1 @@
+"""Cog: `cog.yaml` and `predict.py`, run by Cog's own server."""

@@ -1,0 +1,111 @@
+"""The pattern's own interface: setup() once, predict() many; each answer is an iterator of text.
+
+Everything runs in the caller's process: phase 1 in setup(), the engine on a background thread that feeds the iterator.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lavatube.checkpoint import read_spec
+from lavatube.engine import wire
+from lavatube.engine.local import LocalEngine
+from lavatube.errors import InvalidInput, NotReady, from_code
+from lavatube.prompt.chat import Chat, Generation, single_turn
+from lavatube.prompt.detokenize import Detokenizer
+from lavatube.prompt.prepare import Prepared, Preparer
+from lavatube.settings import Setting, Settings, read_settings
+from lavatube.weights.provision import Progress, provision
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor:
+    """A LLaVA model in this process.
+
+    `model` is `tiny` (embedded), a directory, `org/name`, or a URL; `settings` are those of `lavatube serve --help`.
+    """
+
+    def __init__(self, model: str | None = None, **settings: Setting) -> None:
+        self.settings: Settings = read_settings({"model": model, **settings})
+        self._engine: LocalEngine | None = None
+        self._preparer: Preparer | None = None
+
+    def setup(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Phases 1 and 2: provision the weights and load them. A second call does nothing.
+
+        Raises: OperatorError, where the weights can't be had, trusted or served.
+        """
+        if self._engine is not None:
+            return
+        settings = self.settings
+        provisioned = provision(settings.model, provision_options(settings), on_progress)
+        spec = read_spec(provisioned.folder)
+        self._preparer = preparer(spec, provisioned.folder, settings)
+        self._engine = LocalEngine(load_command(provisioned.folder, settings), threads=settings.threads)
+        logger.info("ready: %s", settings.model)
+
+    def predict(
+        self,
+        image: Path | bytes | str | None,
+        prompt: str,
+        *,
+        top_p: float = 1.0,
+        temperature: float = 0.2,
+        max_tokens: int = 1024,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Answer a question about a picture, piece by piece.
+
+        `image` is a path, an encoded picture, or an http(s) or data URL. Closing the iterator stops the generation.
+        Raises: RequestError before the first piece; ServiceError from the iterator.
+        """
+        generation = Generation(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        return self.chat(single_turn(prompt, None if image is None else _source(image)), generation)
+
+    def chat(self, chat: Chat, generation: Generation | None = None) -> Iterator[str]:
+        """Answer the last turn of a conversation, piece by piece."""
+        if self._engine is None or self._preparer is None:
+            raise NotReady("The predictor has no model yet.", remedy="Call setup() first.")
+        return self._stream(self._engine, self._preparer.prepare(chat, generation or Generation()))
+
+    def close(self) -> None:
+        """Free the model; open iterators end with an error."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        if self._preparer is not None:
+            self._preparer.close()
+            self._preparer = None
+
+    def __enter__(self) -> Self:
+        self.setup()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stream(self, engine: LocalEngine, prepared: Prepared) -> Iterator[str]:
+        assert self._preparer is not None
+        detokenizer = Detokenizer(self._preparer.tokenizer, prepared.stop)
+        submit = wire.Submit(new_request_id(), prepared.token_ids, list(prepared.images), prepared.sampling)
+        with closing(engine.submit(submit)) as events:
+            for event in events:
+                match event:
+                    case wire.Tokens():
+                        text = detokenizer.push(event.token_ids)
+                    case wire.Done():
+                        text = detokenizer.finish()
+                    case wire.Failed():
+                        raise from_code(event.code, event.message)
+                if text:
+                    yield text
+                if detokenizer.has_stopped:
+                    return

@@ -1,0 +1,80 @@
+"""What a person sees on a terminal: a progress bar for phase 1, and tables of what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from lavatube.memory import MemoryPlan
+from lavatube.spec import ModelSpec
+from lavatube.weights import provision
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[provision.Progress], None]]:
+    """A bar on stderr that follows provisioning, and leaves nothing behind; none where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("resolving", total=None)
+
+        def on_progress(progress: provision.Progress) -> None:
+            total = progress.total_bytes or None
+            bar.update(task, description=progress.phase, completed=progress.done_bytes, total=total)
+
+        yield on_progress
+
+
+def show_provisioned(provisioned: provision.Provisioned) -> None:
+    """Where the weights are and who vouches for them."""
+    table = _pairs()
+    table.add_row("folder", str(provisioned.folder))
+    table.add_row("size", _size(provisioned.total_bytes))
+    table.add_row("digest", provisioned.set_digest)
+    table.add_row("trust", provisioned.trust)
+    table.add_row("from cache", "yes" if provisioned.from_cache else "no")
+    Console().print(table)
+
+
+def show_spec(model: str, provisioned: provision.Provisioned, spec: ModelSpec, plan: MemoryPlan) -> None:
+    """Every decision with its reason, and what the model needs of this machine."""
+    console = Console()
+    decisions = Table(title=f"{model}  ({provisioned.trust}, {_size(provisioned.total_bytes)})", title_justify="left")
+    decisions.add_column("what")
+    decisions.add_column("decision", style="bold")
+    decisions.add_column("because", style="dim")
+    for decision in spec.decisions:
+        decisions.add_row(decision.subject, decision.choice, decision.reason)
+    console.print(decisions)
+
+    memory = _pairs()
+    memory.add_row("parameters", f"{spec.num_parameters / 1e6:,.1f} M")
+    memory.add_row("weights", f"{_size(plan.weights_bytes)} as {plan.dtype}")
+    memory.add_row("keys and values", f"{_size(plan.kv_bytes_per_token)} a token, {_size(plan.kv_bytes_per_context)} a full context")
+    memory.add_row("free memory", _size(plan.free_bytes))
+    memory.add_row("full contexts that fit", f"{plan.num_contexts:,}" if plan.fits else "[red]the weights do not fit[/red]")
+    console.print(memory)
+
+
+def _pairs() -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} GiB"

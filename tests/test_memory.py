@@ -1,0 +1,34 @@
+"""The memory plan: its arithmetic, and the container's limit over the machine's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lavatube.memory import MemoryPlan, available_bytes
+
+
+def test_contexts_that_fit() -> None:
+    plan = MemoryPlan("float32", weights_bytes=100, kv_bytes_per_token=1, kv_bytes_per_context=30, free_bytes=165)
+    assert plan.fits
+    assert plan.num_contexts == 2
+
+
+def test_weights_that_do_not_fit() -> None:
+    plan = MemoryPlan("float32", weights_bytes=100, kv_bytes_per_token=1, kv_bytes_per_context=30, free_bytes=120)
+    assert not plan.fits
+    assert plan.num_contexts == 0
+
+
+def test_the_container_limit_counts(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 100 kB\nMemAvailable:       64 kB\n")
+    assert available_bytes(tmp_path, meminfo) == 65536
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(tmp_path, meminfo) == 65536
+    (tmp_path / "memory.max").write_text("3000\n")
+    assert available_bytes(tmp_path, meminfo) == 2000
+
+
+def test_this_machine_has_memory() -> None:
+    assert available_bytes() > 0

@@ -1,0 +1,78 @@
+"""Settings: flag over environment over platform variable over file over default, and a bad value never passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lavatube.errors import InvalidSetting
+from lavatube.settings import Settings, options, read_settings
+
+
+def test_defaults() -> None:
+    assert read_settings(environ={}) == Settings()
+
+
+def test_order(tmp_path: Path) -> None:
+    file = tmp_path / "lavatube.toml"
+    file.write_text('port = 1\nhost = "file"\ndevice = "cpu"\n')
+    environ = {"LAVATUBE_PORT": "2", "PORT": "3", "LAVATUBE_DEVICE": "cuda"}
+    settings = read_settings({"device": "auto", "model": None}, environ, file)
+    assert (settings.device, settings.port, settings.host, settings.model) == ("auto", 2, "file", "tiny")
+
+
+def test_platform_variables() -> None:
+    assert read_settings(environ={"PORT": "8080"}).port == 8080
+    assert read_settings(environ={"AIP_HTTP_PORT": "9090", "PORT": "8080"}).port == 9090
+    assert read_settings(environ={"HF_TOKEN": "t"}).hf_token == "t"
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"LAVATUBE_PORT": "many"}, "LAVATUBE_PORT: 'many' is not a int"),
+        ({"LAVATUBE_PORT": "70000"}, "at most 65535"),
+        ({"LAVATUBE_MAX_QUEUE": "-1"}, "out of range"),
+        ({"LAVATUBE_REQUEST_TIMEOUT_S": "nan"}, "out of range"),
+        ({"LAVATUBE_DTYPE": "int3"}, "none of auto, float32"),
+        ({"LAVATUBE_ALLOW_UNVERIFIED": "perhaps"}, "not a bool"),
+        ({"LAVATUBE_PROT": "1"}, "LAVATUBE_PROT is set, but there is no such setting"),
+    ],
+)
+def test_a_bad_variable_is_named(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        read_settings(environ=environ)
+    assert said in caught.value.sentence
+
+
+def test_a_bad_keyword_is_named() -> None:
+    with pytest.raises(InvalidSetting, match="no setting 'prot'"):
+        read_settings({"prot": 1}, {})
+    with pytest.raises(InvalidSetting, match="'5000' is not a int"):
+        read_settings({"port": "5000"}, {})
+
+
+@pytest.mark.parametrize("text", ["port =", "prot = 1", "port = 'x'"])
+def test_a_bad_file_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "lavatube.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidSetting, match=r"lavatube\.toml"):
+        read_settings(environ={}, file=file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="no settings file"):
+        read_settings(environ={}, file=tmp_path / "none.toml")
+
+
+def test_every_option_says_what_it_is() -> None:
+    for option in options():
+        assert option.doc, option.name
+        option.check(option.default, option.name)
+
+
+def test_served_name() -> None:
+    assert Settings(model="hf://llava-hf/llava-1.5-7b-hf@main").served_name == "llava-1.5-7b-hf"
+    assert Settings(model="/models/mine/").served_name == "mine"
+    assert Settings(model="x", model_name="llava").served_name == "llava"

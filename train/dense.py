@@ -1,0 +1,119 @@
+"""Teaches the tower patch by patch: what covers a patch, and what has its centre in it. Only used in training."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train.pool import COLOUR, HALF_HEIGHT, HALF_WIDTH, KIND, SIZE, X, Y
+from train.scene import COLOURS, KINDS, SHAPES
+from train.tower import GRID, WIDTH
+
+NOTHING = -100
+
+
+@dataclass(frozen=True, slots=True)
+class DenseLabels:
+    """Truth a patch.
+
+    Shapes: all (n, GRID * GRID), places (n, GRID * GRID, 2). Units: kind and colour are indices, the last index where
+    nothing covers the patch; the others are NOTHING away from centres; places: patches, from the patch's middle.
+    """
+
+    kind: Tensor
+    colour: Tensor
+    is_centre: Tensor
+    size: Tensor
+    column: Tensor
+    row: Tensor
+    places: Tensor
+
+
+class DenseHead(nn.Module):
+    """Reads every claim from one patch's features with one matrix."""
+
+    SPLITS = (len(KINDS) + 1, len(COLOURS) + 1, 1, 2, 3, 3, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(WIDTH, sum(self.SPLITS))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Shapes: features (n, patches, WIDTH); out one (n, patches, k) a claim, in the order of SPLITS."""
+        return torch.split(self.read(features), self.SPLITS, dim=-1)
+
+
+def label(things: np.ndarray) -> DenseLabels:
+    """Work out the dense truth. Shapes: things (n, 6, 7)."""
+    num_pictures = len(things)
+    middles = (np.arange(GRID) + 0.5) / GRID
+    kind = np.full((num_pictures, GRID, GRID), len(KINDS))
+    colour = np.full((num_pictures, GRID, GRID), len(COLOURS))
+    centre = np.zeros((num_pictures, GRID, GRID), dtype=bool)
+    size, column, row = (np.full((num_pictures, GRID, GRID), NOTHING) for _ in range(3))
+    places = np.zeros((num_pictures, GRID, GRID, 2), dtype=np.float32)
+    for slot in range(things.shape[1]):
+        thing = things[:, slot]
+        exists = thing[:, KIND] >= 0
+        across = (middles[None, None, :] - thing[:, X, None, None]) / thing[:, HALF_WIDTH, None, None]
+        down = (middles[None, :, None] - thing[:, Y, None, None]) / thing[:, HALF_HEIGHT, None, None]
+        covered = (across**2 + down**2 < 1) & exists[:, None, None]
+        kind = np.where(covered, thing[:, KIND, None, None], kind)
+        colour = np.where(covered, thing[:, COLOUR, None, None], colour)
+    for slot in range(things.shape[1]):
+        index = np.flatnonzero(things[:, slot, KIND] >= 0)
+        thing = things[index, slot]
+        at_row = (thing[:, Y] * GRID).astype(int).clip(0, GRID - 1)
+        at_column = (thing[:, X] * GRID).astype(int).clip(0, GRID - 1)
+        at = (index, at_row, at_column)
+        centre[at] = True
+        kind[at], colour[at], size[at] = thing[:, KIND], thing[:, COLOUR], thing[:, SIZE]
+        column[at] = (thing[:, X] * 3).astype(int).clip(0, 2)
+        row[at] = (thing[:, Y] * 3).astype(int).clip(0, 2)
+        places[at] = np.stack([thing[:, X] * GRID - at_column - 0.5, thing[:, Y] * GRID - at_row - 0.5], axis=1)
+    flat = [torch.from_numpy(part.reshape(num_pictures, -1).astype(np.int64)) for part in (kind, colour, size, column, row)]
+    return DenseLabels(
+        flat[0], flat[1], torch.from_numpy(centre.reshape(num_pictures, -1)), flat[2], flat[3], flat[4],
+        torch.from_numpy(places.reshape(num_pictures, -1, 2)),
+    )  # fmt: skip
+
+
+def dense_loss(claims: tuple[Tensor, ...], labels: DenseLabels) -> Tensor:
+    """Weigh the claims into one number; centres count most, for the language model reads mainly those."""
+    kind, colour, is_centre, size, column, row, places = claims
+    at = labels.is_centre
+    loss = 0.5 * functional.cross_entropy(kind.flatten(0, 1), labels.kind.flatten())
+    loss = loss + 0.3 * functional.cross_entropy(colour.flatten(0, 1), labels.colour.flatten())
+    loss = loss + 3.0 * functional.binary_cross_entropy_with_logits(is_centre[..., 0], at.float())
+    loss = loss + 1.0 * functional.cross_entropy(kind[at], labels.kind[at])
+    loss = loss + 0.5 * functional.cross_entropy(colour[at], labels.colour[at])
+    loss = loss + 0.3 * functional.cross_entropy(size[at], labels.size[at])
+    loss = loss + 0.2 * functional.cross_entropy(column[at], labels.column[at])
+    loss = loss + 0.2 * functional.cross_entropy(row[at], labels.row[at])
+    return loss + 0.5 * functional.l1_loss(places[at], labels.places[at])
+
+
+def score(claims: tuple[Tensor, ...], labels: DenseLabels) -> dict[str, float]:
+    """Measure shares that are right, at the true centres, and of whole pictures whose centres are all found."""
+    kind, colour, is_centre, size, column, row, _ = claims
+    at = labels.is_centre
+    truth = labels.kind[at]
+    right = kind[at].argmax(-1) == truth
+    is_shape, is_digit = truth < len(SHAPES), (truth >= len(SHAPES)) & (truth < len(SHAPES) + 10)
+    places = (column[at].argmax(-1) == labels.column[at]) & (row[at].argmax(-1) == labels.row[at])
+    return {
+        "shape": _mean(right[is_shape]),
+        "digit": _mean(right[is_digit]),
+        "letter": _mean(right[~is_shape & ~is_digit]),
+        "colour": _mean(colour[at].argmax(-1) == labels.colour[at]),
+        "size": _mean((size[at].argmax(-1) == labels.size[at])[is_shape]),
+        "place": _mean(places),
+        "count": _mean(((is_centre[..., 0] > 0).sum(1) == at.sum(1))),
+        "centres": _mean(((is_centre[..., 0] > 0) == at).all(1)),
+    }
+
+
+def _mean(right: Tensor) -> float:
+    return float(right.float().mean())
