@@ -5,12 +5,16 @@
     │  ├─ InvalidJson            400  invalid_json
     │  ├─ InvalidRequest         400  invalid_request
     │  ├─ Unauthorized           401  unauthorized
+    │  ├─ Forbidden              403  forbidden
     │  ├─ NotFound               404  not_found
     │  │  └─ ModelNotFound       404  model_not_found
     │  ├─ MethodNotAllowed       405  method_not_allowed
+    │  ├─ RequestTimeout         408  request_timeout           (retryable)
     │  ├─ Conflict               409  conflict
     │  ├─ BodyTooLarge           413  body_too_large
     │  ├─ UnsupportedMediaType   415  unsupported_media_type
+    │  │  └─ UnsupportedEncoding 415  unsupported_content_encoding
+    │  ├─ HeadersTooLarge        431  headers_too_large
     │  ├─ InvalidInput           422  invalid_input
     │  ├─ PromptTooLong          422  prompt_too_long
     │  └─ ImageRejected          422  invalid_image
@@ -93,6 +97,11 @@ class Unauthorized(RequestError):
     status = 401
 
 
+class Forbidden(RequestError):
+    code = "forbidden"
+    status = 403
+
+
 class NotFound(RequestError):
     code = "not_found"
     status = 404
@@ -105,6 +114,12 @@ class ModelNotFound(NotFound):
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     status = 405
+
+
+class RequestTimeout(RequestError):
+    code = "request_timeout"
+    status = 408
+    is_retryable = True
 
 
 class Conflict(RequestError):
@@ -120,6 +135,15 @@ class BodyTooLarge(RequestError):
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
     status = 415
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    code = "unsupported_content_encoding"
+
+
+class HeadersTooLarge(RequestError):
+    code = "headers_too_large"
+    status = 431
 
 
 class InvalidInput(RequestError):

@@ -59,7 +59,11 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Phase 2: put the checkpoint in `folder` into device memory."""
+    """Phase 2: put the checkpoint in `folder` into device memory.
+
+    kv_cache_bytes 0: what the device has to spare. num_token_ids is how many ids the tokenizer knows, so that the
+    padded rows of the vocabulary are never sampled; 0: all of them.
+    """
 
     folder: str
     device: str
@@ -67,6 +71,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     max_sequences: int
     max_step_tokens: int
     kv_cache_bytes: int
+    num_token_ids: int = 0
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -140,8 +145,8 @@ Event = Loading | Ready | LoadFailed | Heartbeat | Tokens | Done | Failed
 RequestEvent = Tokens | Done | Failed
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_command_decoder: Final = msgspec.msgpack.Decoder(Command)
-_event_decoder: Final = msgspec.msgpack.Decoder(Event)
+_command_decoder: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
+_event_decoder: Final[msgspec.msgpack.Decoder[Event]] = msgspec.msgpack.Decoder(Event)
 
 
 def frame(message: Command | Event) -> bytes:

@@ -1,0 +1,1 @@
+"""Measurements, never assertions: `python -m bench` lists them, `python -m bench NAME` runs one."""

@@ -1,0 +1,20 @@
+"""`python -m bench [NAME …]`: run the measurements named, or all; each prints a table and how to repeat it."""
+
+from __future__ import annotations
+
+import argparse
+
+from bench import startup, stream
+
+BENCHMARKS = {"startup": startup.main, "stream": stream.main}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", help="which to run (default: all)")
+    for name in parser.parse_args().names or BENCHMARKS:
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()

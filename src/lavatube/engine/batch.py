@@ -1,0 +1,73 @@
+"""The chunks of one step in, the tensors that the model reads out. Knows no weights and decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lavatube.engine.blocks import BlockTable
+from lavatube.engine.scheduler import Chunk
+from lavatube.model.attention import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All rows of one step. Shapes: token_ids (T,) int64; sampling_rows holds the last row of each sampling chunk."""
+
+    token_ids: torch.Tensor
+    layout: Layout
+    sampling_rows: list[int]
+
+
+def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) -> Batch:
+    """The rows of all chunks, one after the other."""
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    query_starts = [0]
+    sampling_rows = []
+    for chunk in chunks:
+        table = chunk.sequence.block_table
+        token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
+        positions += range(chunk.start, chunk.end)
+        slots += [table[position // block_size] * block_size + position % block_size for position in positions[len(slots) :]]
+        query_starts.append(len(positions))
+        if chunk.is_sampling:
+            sampling_rows.append(len(positions) - 1)
+    layout = Layout(
+        positions=torch.tensor(positions, device=device),
+        slots=torch.tensor(slots, device=device),
+        query_starts=query_starts,
+        context_lengths=[chunk.end for chunk in chunks],
+        block_tables=_rectangle([chunk.sequence.block_table for chunk in chunks]).to(device),
+    )
+    return Batch(torch.tensor(token_ids, device=device), layout, sampling_rows)
+
+
+def splice_features(embeddings: torch.Tensor, chunks: Sequence[Chunk]) -> None:
+    """Put image features over the placeholders' embeddings; of an image that a chunk's border cuts, the part inside.
+
+    Shapes: embeddings (T, hidden), changed in place.
+    """
+    first_row = 0
+    for chunk in chunks:
+        for index in images_of(chunk):
+            span = chunk.sequence.images[index]
+            start, end = max(chunk.start, span.start), min(chunk.end, span.end)
+            rows = slice(first_row + start - chunk.start, first_row + end - chunk.start)
+            embeddings[rows] = chunk.sequence.features[index][start - span.start : end - span.start]
+        first_row += chunk.end - chunk.start
+
+
+def images_of(chunk: Chunk) -> list[int]:
+    """Indices of the images that have placeholders among the chunk's tokens."""
+    images = chunk.sequence.images
+    return [index for index, span in enumerate(images) if span.start < chunk.end and chunk.start < span.end]
+
+
+def _rectangle(tables: Sequence[BlockTable]) -> torch.Tensor:
+    """Block tables filled up to the longest; what is filled in is never read."""
+    longest = max(len(table) for table in tables)
+    return torch.tensor([table + [0] * (longest - len(table)) for table in tables])  # (S, B)

@@ -1,0 +1,48 @@
+"""How many blocks the KV cache gets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from lavatube.errors import InsufficientMemory
+from lavatube.memory import available_bytes
+from lavatube.spec import ModelSpec
+
+BLOCK_SIZE: Final = 16
+"""Tokens a block: small enough that little is left empty, large enough that block tables stay short."""
+
+_GIB: Final = 1024**3
+_CPU_LIMIT_BYTES: Final = 4 * _GIB
+_CPU_SHARE: Final = 0.25
+_CUDA_RESERVE_BYTES: Final = _GIB  # activations of a step, workspaces of the libraries
+_CUDA_RESERVE_SHARE: Final = 0.05
+
+
+def num_cache_blocks(
+    spec: ModelSpec, dtype: str, device: torch.device, *, max_sequences: int, kv_cache_bytes: int
+) -> int:
+    """Blocks that the memory holds, and no more than all sequences at full length can use.
+
+    `kv_cache_bytes` 0 derives it from what the device has left: ask when the model is loaded.
+
+    Raises: InsufficientMemory if not even one block fits.
+    """
+    size_bytes = kv_cache_bytes or spare_bytes(device)
+    block_bytes = BLOCK_SIZE * spec.kv_bytes_per_token(dtype)
+    if size_bytes < block_bytes:
+        raise InsufficientMemory(
+            f"The KV cache needs at least {block_bytes} bytes, and {size_bytes} are there for it.",
+            remedy="Free memory on the device, or give the cache more (kv_cache_mib).",
+        )
+    useful = max_sequences * -(-spec.language.max_positions // BLOCK_SIZE)
+    return min(size_bytes // block_bytes, useful)
+
+
+def spare_bytes(device: torch.device) -> int:
+    """What a device has to spare for keys and values, beside the model and the work of a step."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return max(0, free - max(_CUDA_RESERVE_BYTES, int(total * _CUDA_RESERVE_SHARE)))
+    return min(_CPU_LIMIT_BYTES, int(available_bytes() * _CPU_SHARE))

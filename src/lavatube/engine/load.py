@@ -1,0 +1,70 @@
+"""Phase 2: an order to load in, an engine that takes requests out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lavatube.checkpoint import read_spec
+from lavatube.engine.capacity import num_cache_blocks
+from lavatube.engine.core import EngineCore
+from lavatube.engine.wire import Load
+from lavatube.errors import InsufficientMemory, InvalidSetting
+from lavatube.model.load import load_model
+from lavatube.spec import DTYPE_BYTES
+
+
+def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done, total: None) -> EngineCore:
+    """Put the checkpoint into device memory. `on_progress` gets bytes in place, and of how many.
+
+    Raises: OperatorError.
+    """
+    folder = Path(order.folder)
+    spec = read_spec(folder)
+    device = choose_device(order.device)
+    dtype = choose_dtype(order.dtype, spec.dtype, device)
+    try:
+        model = load_model(spec, folder, device, getattr(torch, dtype), on_progress)
+        num_blocks = num_cache_blocks(
+            spec, dtype, device, max_sequences=order.max_sequences, kv_cache_bytes=order.kv_cache_bytes
+        )
+        return EngineCore(
+            model,
+            spec,
+            num_blocks=num_blocks,
+            max_sequences=order.max_sequences,
+            max_step_tokens=order.max_step_tokens,
+            num_token_ids=order.num_token_ids,
+        )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise InsufficientMemory(
+            f"The model does not fit into the memory of {device}.",
+            remedy="Use a smaller model, a narrower dtype or a smaller kv_cache_mib.",
+        ) from error
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises: InvalidSetting for a device that this machine has not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and not index:
+        return torch.device("cpu")
+    if kind != "cuda" or not (not index or index.isdecimal()):
+        raise InvalidSetting(f"device: {name!r} is none of auto, cpu, cuda and cuda:N.")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise InvalidSetting(f"device: there is no {name}; {torch.cuda.device_count()} CUDA devices are visible.")
+    return torch.device("cuda", int(index or 0))
+
+
+def choose_dtype(name: str, stored: str, device: torch.device) -> str:
+    """auto: as stored on a GPU; on a CPU half precision only where it is bfloat16 in hardware."""
+    if name != "auto":
+        if name not in DTYPE_BYTES:
+            raise InvalidSetting(f"dtype: {name!r} is none of auto, {', '.join(DTYPE_BYTES)}.")
+        return name
+    if device.type == "cuda" or stored == "float32":
+        return stored
+    return "bfloat16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"

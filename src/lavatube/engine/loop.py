@@ -1,0 +1,39 @@
+"""The engine's life: take commands, step, hand events on. The same in a worker process and on a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+
+from lavatube.engine.core import EngineCore
+from lavatube.engine.wire import Abort, Command, RequestEvent, Shutdown, Submit
+
+
+def run(core: EngineCore, commands: SimpleQueue[Command], emit: Callable[[list[RequestEvent]], None]) -> None:
+    """Until Shutdown. `emit` gets all events of one step at once. Raises what a step raises."""
+    while True:
+        for command in _drain(commands, is_patient=not core.has_work):
+            match command:
+                case Submit():
+                    core.submit(command)
+                case Abort():
+                    core.abort(command.request_id)
+                case Shutdown():
+                    return
+                case _:
+                    raise AssertionError(f"a running engine was told {command!r:.100}")
+        if events := core.step():
+            emit(events)
+        if not core.has_work:
+            core.check_integrity()
+
+
+def _drain(commands: SimpleQueue[Command], *, is_patient: bool) -> Iterator[Command]:
+    """What waits in the queue; a patient one waits for the first."""
+    if is_patient:
+        yield commands.get()
+    while True:
+        try:
+            yield commands.get_nowait()
+        except Empty:
+            return

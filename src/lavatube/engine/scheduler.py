@@ -1,0 +1,117 @@
+"""Which tokens of which sequences the next step computes. Decides only: no tensors, no clock, no I/O.
+
+Continuous batching: a sequence joins and leaves between two steps. Each step has a budget of tokens. The rows of
+sequences that decode come first, so a stream never waits for another's prompt to end; what is left goes to prompts in
+order of arrival, cut into chunks. When blocks run out the newest sequence gives up its own and is computed again later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from lavatube.engine.blocks import BlockAllocator
+from lavatube.engine.sequence import Sequence, SequenceState
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens from `start` up to `end` of one sequence, computed in one step."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether the chunk ends the known tokens, so that its last row says what comes next."""
+        return self.end == self.sequence.num_tokens
+
+
+class Scheduler:
+    """The queue, the running sequences (both oldest first; all that run are older than all that wait), their blocks."""
+
+    def __init__(self, blocks: BlockAllocator, max_sequences: int, max_step_tokens: int) -> None:
+        self.blocks = blocks
+        self.max_sequences = max_sequences
+        self.max_step_tokens = max(max_step_tokens, max_sequences)  # below that, decoding rows would not fit
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a sequence at the end of the queue; it must fit the cache when it is alone."""
+        assert sequence.num_prompt_tokens + sequence.sampling.max_tokens <= self.blocks.num_tokens
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it stands, and free what it holds."""
+        if sequence.state is SequenceState.RUNNING:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self.blocks.release(sequence.block_table)
+        sequence.forget()
+        sequence.move(SequenceState.FINISHED)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step, at most `max_step_tokens` tokens in all, decoding rows first."""
+        chunks = self._decode_chunks()
+        return chunks + self._prefill_chunks(self.max_step_tokens - len(chunks))
+
+    def _decode_chunks(self) -> list[Chunk]:
+        chunks = []
+        for sequence in list(self.running):  # a copy: making room takes from its end
+            is_decoding = sequence.state is SequenceState.RUNNING and sequence.num_uncomputed_tokens == 1
+            if is_decoding and self._make_room(sequence):
+                chunks.append(Chunk(sequence, sequence.num_computed_tokens, sequence.num_tokens))
+        return chunks
+
+    def _prefill_chunks(self, budget: int) -> list[Chunk]:
+        chunks = []
+        begun = deque(sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1)
+        while budget > 0 and (sequence := begun.popleft() if begun else self._admit()):
+            start = sequence.num_computed_tokens
+            chunk = Chunk(sequence, start, min(sequence.num_tokens, start + budget))
+            chunks.append(chunk)
+            budget -= chunk.end - chunk.start
+        return chunks
+
+    def _admit(self) -> Sequence | None:
+        """Let the oldest that waits run, with blocks for all its tokens, if it fits; nobody overtakes it."""
+        if not self.waiting or len(self.running) == self.max_sequences:
+            return None
+        sequence = self.waiting[0]
+        # A block more for each that runs: else the newcomer would soon be the one that makes room for them.
+        spare = len(self.running)
+        if self.blocks.blocks_for(sequence.num_tokens) + spare > self.blocks.num_free:
+            return None
+        self.blocks.grow(sequence.block_table, sequence.num_tokens)
+        sequence.move(SequenceState.RUNNING)
+        self.running.append(self.waiting.popleft())
+        return sequence
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Give `sequence` a slot for each of its tokens, at the cost of the newest; False when that is itself."""
+        while not self.blocks.can_grow(sequence.block_table, sequence.num_tokens):
+            newest = self.running.pop()
+            self._preempt(newest)
+            if newest is sequence:
+                return False
+        self.blocks.grow(sequence.block_table, sequence.num_tokens)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.block_table)
+        sequence.forget()
+        sequence.move(SequenceState.WAITING)
+        self.waiting.appendleft(sequence)
+
+    def check_integrity(self) -> None:
+        """Assert that no block is lost or shared, and that only what runs holds any."""
+        assert all(sequence.state is SequenceState.RUNNING for sequence in self.running)
+        assert all(sequence.state is SequenceState.WAITING and not sequence.block_table for sequence in self.waiting)
+        self.blocks.check_integrity(sequence.block_table for sequence in self.running)

@@ -1,0 +1,94 @@
+"""One request inside the engine: its token ids, how many of them are computed, and where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+import torch
+
+from lavatube.engine.blocks import BlockTable
+from lavatube.engine.wire import Pixels, Sampling
+
+
+class SequenceState(Enum):
+    """WAITING holds nothing on the device; RUNNING holds blocks; FINISHED is for ever."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+_LEGAL_MOVES: Final = {
+    SequenceState.WAITING: {SequenceState.RUNNING, SequenceState.FINISHED},
+    SequenceState.RUNNING: {SequenceState.WAITING, SequenceState.FINISHED},
+    SequenceState.FINISHED: set[SequenceState](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """One image, and the token ids from `start` up to `end` that are its placeholders."""
+
+    start: int
+    end: int
+    pixels: Pixels
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The prompt and what was added to it so far.
+
+    `token_ids` is both; the first `num_computed_tokens` of them have their keys and values in the cache. `features`
+    are the encoded images whose placeholders are not yet computed: (placeholders, hidden), by the index in `images`.
+    Moments are seconds of the engine's clock.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    sampling: Sampling
+    images: tuple[ImageSpan, ...] = ()
+    arrived_s: float = 0.0
+    scheduled_s: float | None = None
+    first_token_s: float | None = None
+    state: SequenceState = SequenceState.WAITING
+    num_computed_tokens: int = 0
+    block_table: BlockTable = field(default_factory=list)
+    features: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """1 when decoding: the token sampled last; more while there is prompt, or a recomputation, to do."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def num_completion_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    def move(self, state: SequenceState) -> None:
+        assert state in _LEGAL_MOVES[self.state], f"{self.request_id} can't go from {self.state} to {state}"
+        self.state = state
+
+    def compute(self, end: int) -> None:
+        """The tokens up to `end` are in the cache now; the features of images that lie before it are let go."""
+        assert self.num_computed_tokens < end <= self.num_tokens
+        self.num_computed_tokens = end
+        for index in [index for index in self.features if self.images[index].end <= end]:
+            del self.features[index]
+
+    def forget(self) -> None:
+        """Nothing is computed any more; the tokens so far are the prompt of a recomputation."""
+        self.num_computed_tokens = 0
+        self.features.clear()
+
+    def durations(self, now_s: float) -> tuple[float, float, float]:
+        """Seconds in the queue, from there to the first token, and from there until now."""
+        scheduled_s = now_s if self.scheduled_s is None else self.scheduled_s
+        first_token_s = now_s if self.first_token_s is None else self.first_token_s
+        return scheduled_s - self.arrived_s, first_token_s - scheduled_s, now_s - first_token_s

@@ -1,0 +1,163 @@
+"""The engine's process: `python -m lavatube.engine.worker --socket PATH`. Commands in, events out, over one socket.
+
+It belongs to the front that listens there: when that connection or that process ends, so does this one, at once.
+Anything unforeseen ends it too, loudly: a CUDA error sticks to the process, and a new one is a second away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Final
+
+import msgspec
+
+from lavatube.engine.wire import (
+    Command,
+    Event,
+    Frames,
+    Heartbeat,
+    Load,
+    LoadFailed,
+    Loading,
+    Ready,
+    decode_command,
+    frame,
+)
+from lavatube.errors import OperatorError
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 1.0
+PROGRESS_S: Final = 0.1
+_READ_BYTES: Final = 1 << 20
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Connection:
+    """The socket to the front: any thread sends, one reads. When it breaks, the process ends."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(path)
+        self._send_lock = threading.Lock()
+
+    def send(self, *events: Event) -> None:
+        """All events in one piece."""
+        data = b"".join(map(frame, events))
+        try:
+            with self._send_lock:
+                self._socket.sendall(data)
+        except OSError:
+            os._exit(0)
+
+    def read_into(self, commands: SimpleQueue[Command]) -> None:
+        """Until the front goes away; then end this process, whatever its other threads are doing."""
+        frames = Frames()
+        try:
+            while data := self._socket.recv(_READ_BYTES):
+                for body in frames.feed(data):
+                    commands.put(decode_command(body))
+        except (OSError, ValueError, msgspec.DecodeError):
+            logger.exception("the front sent something that is no command")
+        os._exit(0)
+
+
+class Heart:
+    """Tells the front once a second that this process lives, and how far the engine is."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.measure: Callable[[], Heartbeat] = lambda: Heartbeat(0, 0, 0, 0)
+
+    def beat(self) -> None:
+        """For ever."""
+        while True:
+            self._connection.send(self.measure())
+            time.sleep(HEARTBEAT_S)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
+    arguments = _parse_arguments()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
+    _die_with_parent()
+    connection = Connection(arguments.socket)
+    commands: SimpleQueue[Command] = SimpleQueue()
+    heart = Heart(connection)
+    for target in (lambda: connection.read_into(commands), heart.beat):
+        threading.Thread(target=target, daemon=True).start()
+    try:
+        status = _serve(connection, commands, heart, arguments.threads)
+    except Exception:
+        logger.exception("the engine died")
+        status = 1
+    os._exit(status)  # an orderly end would ask a device that may be in an error state
+
+
+def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart, threads: int) -> int:
+    """Import, load, run until told to end; the process's exit status."""
+    # Not at the top: this takes seconds, and by now the front knows that we live.
+    import torch
+
+    from lavatube.engine.load import load_core
+    from lavatube.engine.loop import run
+
+    if threads:
+        torch.set_num_threads(threads)
+    order = commands.get()
+    if not isinstance(order, Load):
+        return 0
+    begun_s = time.monotonic()
+    try:
+        core = load_core(order, _progress_sender(connection))
+    except OperatorError as error:
+        logger.exception("the model can't be loaded")
+        connection.send(LoadFailed(error.code, error.sentence))
+        return 1
+    heart.measure = lambda: Heartbeat(core.progress, core.num_running, core.num_waiting, core.free_cache_tokens)
+    load_s = time.monotonic() - begun_s
+    logger.info("ready on %s in %s after %.1f s, cache of %d tokens", core.device, core.dtype, load_s, core.cache_tokens)
+    connection.send(Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens))
+    run(core, commands, lambda events: connection.send(*events))
+    return 0
+
+
+def _progress_sender(connection: Connection) -> Callable[[int, int], None]:
+    """Passes progress on, a few times a second."""
+    next_s = 0.0
+
+    def send(done_bytes: int, total_bytes: int) -> None:
+        nonlocal next_s
+        now_s = time.monotonic()
+        if now_s >= next_s or done_bytes == total_bytes:
+            next_s = now_s + PROGRESS_S
+            connection.send(Loading(done_bytes, total_bytes))
+
+    return send
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="lavatube.engine.worker", description="The engine's process; the front starts it.")
+    parser.add_argument("--socket", required=True, help="Unix socket that the front listens on")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
+    return parser.parse_args()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill us when the front dies, even while we hold the interpreter lock in a long operation."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Attention of many sequences at once over keys and values that live in fixed-size blocks.
+
+All tokens of a step are the rows of one ragged dimension T; a `Layout` says which row belongs to whom. Knows no weights
+and no requests: who owns a block is the caller's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from lavatube.spec import LanguageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the rows of one step belong. The rows of a sequence stand together and are the last of its context.
+
+    Shapes: positions, slots (T,) int64; query_starts has S + 1 entries, context_lengths S; block_tables (S, B) int64.
+    Units: a slot is block · block_size + offset; a context length counts the rows of this step too; entries of a block
+    table after the last block that its context needs are never read.
+    """
+
+    positions: Tensor
+    slots: Tensor
+    query_starts: list[int]
+    context_lengths: list[int]
+    block_tables: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """Keys and values of all layers, each head's together. Shapes: (layers, kv_heads, slots, head_dim) each."""
+
+    keys: Tensor
+    values: Tensor
+    block_size: int
+
+    @classmethod
+    def allocate(
+        cls, language: LanguageSpec, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> KVCache:
+        shape = (language.num_layers, language.num_kv_heads, num_blocks * block_size, language.head_dim)
+        return cls(
+            keys=torch.empty(shape, dtype=dtype, device=device),
+            values=torch.empty(shape, dtype=dtype, device=device),
+            block_size=block_size,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    """The sequences with one row each: read together, padded to the longest."""
+
+    rows: Tensor  # (S,)
+    slots: Tensor  # (S · L,)
+    is_padding: Tensor | None  # (S, 1, L)
+    keys: Tensor  # (kv_heads, S, L, head_dim): where a layer's keys are gathered
+    values: Tensor  # the same
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """One sequence with several rows. Without `slots` the rows are its whole context, and nothing is read back."""
+
+    rows: slice  # n of them
+    slots: Tensor | None  # (context,)
+    mask: Tensor | None  # (n, context): 0 or -inf
+
+
+class Attention:
+    """One step's attention: what is to be read where is worked out once, then used by every layer."""
+
+    def __init__(self, cache: KVCache, layout: Layout) -> None:
+        self._cache = cache
+        self._write_slots = layout.slots
+        counts = [end - start for start, end in pairwise(layout.query_starts)]
+        singles = [sequence for sequence, count in enumerate(counts) if count == 1]
+        self._decode = self._plan_decode(layout, singles) if singles else None
+        self._prefills = [self._plan_prefill(layout, sequence) for sequence, count in enumerate(counts) if count > 1]
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Store this step's keys and values, then let each row attend to its context up to itself.
+
+        Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim); out (T, heads, head_dim).
+        """
+        keys, values = self._cache.keys[layer], self._cache.values[layer]  # (kv_heads, slots, head_dim)
+        new_keys, new_values = key.transpose(0, 1), value.transpose(0, 1)  # (kv_heads, T, head_dim)
+        keys.index_copy_(1, self._write_slots, new_keys)
+        values.index_copy_(1, self._write_slots, new_values)
+        out = torch.empty_like(query)
+        if self._decode is not None:
+            out[self._decode.rows] = _decode(query[self._decode.rows], keys, values, self._decode)
+        for chunk in self._prefills:
+            if chunk.slots is None:
+                context_keys, context_values = new_keys[:, chunk.rows], new_values[:, chunk.rows]
+            else:
+                context_keys, context_values = keys[:, chunk.slots], values[:, chunk.slots]
+            out[chunk.rows] = _prefill(query[chunk.rows], context_keys, context_values, chunk.mask)
+        return out
+
+    def _plan_decode(self, layout: Layout, sequences: list[int]) -> _Decode:
+        device = layout.slots.device
+        context_lengths = [layout.context_lengths[sequence] for sequence in sequences]
+        longest = max(context_lengths)
+        slots = self._slots(layout.block_tables[sequences], longest)  # (S, L)
+        is_padding = None
+        if min(context_lengths) < longest:
+            lengths = torch.tensor(context_lengths, device=device)
+            is_padding = torch.arange(longest, device=device) >= lengths[:, None]
+            # Padding reads the sequence's own first token: what another left behind may be NaN, and 0 · NaN is NaN.
+            slots = torch.where(is_padding, slots[:, :1], slots)
+            is_padding = is_padding[:, None]
+        _, num_kv_heads, _, head_dim = self._cache.keys.shape
+        # One buffer for all layers: fresh memory of this size would cost more in page faults than the attention itself.
+        gathered = self._cache.keys.new_empty(2, num_kv_heads, len(sequences), longest, head_dim)
+        rows = torch.tensor([layout.query_starts[sequence] for sequence in sequences], device=device)
+        return _Decode(rows, slots.flatten(), is_padding, keys=gathered[0], values=gathered[1])
+
+    def _plan_prefill(self, layout: Layout, sequence: int) -> _Prefill:
+        start, end = layout.query_starts[sequence : sequence + 2]
+        count, length = end - start, layout.context_lengths[sequence]
+        if count == length:
+            return _Prefill(slice(start, end), slots=None, mask=None)
+        mask = self._cache.keys.new_full((count, length), -torch.inf).triu_(length - count + 1)
+        return _Prefill(slice(start, end), self._slots(layout.block_tables[sequence], length), mask)
+
+    def _slots(self, block_tables: Tensor, length: int) -> Tensor:
+        """Slots of the first `length` tokens. Shapes: in (…, B), out (…, length)."""
+        offsets = torch.arange(length, device=block_tables.device)
+        block_size = self._cache.block_size
+        return block_tables[..., offsets // block_size] * block_size + offsets % block_size
+
+
+def _decode(query: Tensor, keys: Tensor, values: Tensor, plan: _Decode) -> Tensor:
+    """One row of each of S sequences.
+
+    Plain products, because the fused attention of CPUs is slow for single rows (20 times in bfloat16). The heads that
+    share a key are rows of one product, so no key is repeated.
+
+    Shapes: query (S, heads, head_dim), keys and values (kv_heads, slots, head_dim); out as query.
+    """
+    torch.index_select(keys, 1, plan.slots, out=plan.keys.flatten(1, 2))
+    torch.index_select(values, 1, plan.slots, out=plan.values.flatten(1, 2))
+    count, _, head_dim = query.shape
+    grouped = query.view(count, len(keys), -1, head_dim).transpose(0, 1)  # (kv_heads, S, group, head_dim)
+    scores = torch.matmul(grouped, plan.keys.transpose(2, 3)).float().mul_(head_dim**-0.5)  # (kv_heads, S, group, L)
+    if plan.is_padding is not None:
+        scores.masked_fill_(plan.is_padding, -torch.inf)
+    out = torch.matmul(scores.softmax(-1).to(query.dtype), plan.values)
+    return out.transpose(0, 1).reshape(query.shape)
+
+
+def _prefill(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Several rows of one sequence; without a mask, row i sees the keys up to i.
+
+    Shapes: query (n, heads, head_dim), keys and values (kv_heads, context, head_dim); out as query.
+    """
+    count, _, head_dim = query.shape
+    num_kv_heads, length, _ = keys.shape
+    grouped = query.view(count, num_kv_heads, -1, head_dim).permute(1, 2, 0, 3)  # (kv_heads, group, n, head_dim)
+    shared = (num_kv_heads, grouped.shape[1], length, head_dim)  # of stride 0 along the group: no key is repeated
+    out = scaled_dot_product_attention(
+        grouped,
+        keys[:, None].expand(shared),
+        values[:, None].expand(shared),
+        attn_mask=mask,
+        is_causal=mask is None,
+    )
+    return out.permute(2, 0, 1, 3).reshape(query.shape)

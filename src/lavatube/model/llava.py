@@ -1,0 +1,66 @@
+"""LLaVA 1.5, for inference: pixels and token ids in, hidden states and logits out. Knows no requests and no files."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lavatube.model.attention import Attention, KVCache, Layout
+from lavatube.model.language import LanguageModel
+from lavatube.model.projector import Projector
+from lavatube.model.vision import VisionTower
+from lavatube.spec import ModelSpec
+
+
+class Llava(nn.Module):
+    """Tower, projector, decoder and head, in the order in which they run."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.vision = VisionTower(spec.vision, spec.pixels)
+        self.projector = Projector(spec)
+        self.language = LanguageModel(spec.language)
+        is_tied = spec.language.has_tied_embeddings
+        self.head = None if is_tied else nn.Linear(spec.language.hidden_size, spec.language.vocab_size, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.language.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.language.embed_tokens.weight.dtype
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """What stands in the place of each image's placeholders.
+
+        Shapes: in (N, 3, size, size) uint8, on any device; out (N, features, hidden).
+        """
+        features: Tensor = self.projector(self.vision(pixels.to(self.device)))
+        return features
+
+    @torch.inference_mode()
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        """Shapes: in (T,), out (T, hidden)."""
+        embeddings: Tensor = self.language.embed_tokens(token_ids)
+        return embeddings
+
+    @torch.inference_mode()
+    def forward(self, embeddings: Tensor, cache: KVCache, layout: Layout) -> Tensor:
+        """One step of all sequences: adds its rows to the cache, and returns their states after the last norm.
+
+        Shapes: in and out (T, hidden).
+        """
+        hidden: Tensor = self.language(embeddings, layout.positions, Attention(cache, layout))
+        return hidden
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every id, also of those that only pad the vocabulary.
+
+        Shapes: in (R, hidden), out (R, vocab) float32.
+        """
+        weight = self.language.embed_tokens.weight if self.head is None else self.head.weight
+        return functional.linear(hidden, weight).float()

@@ -1,0 +1,152 @@
+"""A checkpoint's tensors in, a model in device memory out: read once, in the order in which the model runs.
+
+Every tensor of the file either has its place in the model or is known to be superfluous; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from lavatube.errors import UnsupportedCheckpoint
+from lavatube.model.linear import MergedLinear
+from lavatube.model.llava import Llava
+from lavatube.spec import ModelSpec
+from lavatube.weights.tensors import open_tensors
+
+EMBEDDINGS: Final = "language.embed_tokens.weight"
+HEAD: Final = "head.weight"
+
+# Spellings that llava-hf files have had, and where each part lives in our model; the first match wins.
+PREFIXES: Final = (
+    ("model.vision_tower.vision_model.", "vision."),
+    ("model.vision_tower.", "vision."),
+    ("model.multi_modal_projector.", "projector."),
+    ("model.language_model.", "language."),
+    ("vision_tower.vision_model.", "vision."),
+    ("vision_tower.", "vision."),
+    ("multi_modal_projector.", "projector."),
+    ("language_model.model.", "language."),
+    ("language_model.lm_head.", "head."),
+    ("lm_head.", "head."),
+)
+
+# In files, but not part of the computation: constants that old versions stored, and CLIP's other half.
+SUPERFLUOUS: Final = re.compile(
+    r".*\.(rotary_emb\.inv_freq|position_ids)"
+    r"|vision\.(post_layernorm\..*|text_model\..*|text_projection\..*|visual_projection\..*|logit_scale)"
+)
+TOWER_BLOCK: Final = re.compile(r"vision\.layers\.(\d+)\.")
+
+
+def load_model(
+    spec: ModelSpec,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_progress: Callable[[int, int], None],
+) -> Llava:
+    """Phase 2: the model of `spec` with the weights in `folder`, on `device`, as `dtype`.
+
+    Units: on_progress takes bytes of weights that are in place on the device, and of how many.
+    Raises: UnsupportedCheckpoint, listing the tensors that are missing, too many or of another shape.
+    """
+    tensors = open_tensors(folder)
+    model = allocate(spec, device, dtype)
+    sources = _sources(tensors.names)
+    places = dict(_places(model))
+    _check(spec, places, sources, {name: tuple(tensors.shape(source)) for name, source in sources.items()})
+    if spec.language.has_tied_embeddings and HEAD in sources:
+        _check_tied(tensors.tensor(sources[EMBEDDINGS]), tensors.tensor(sources[HEAD]))
+    total_bytes, done_bytes = sum(place.nbytes for place in places.values()), 0
+    with torch.inference_mode():
+        for name, place in places.items():
+            place.copy_(tensors.tensor(sources[name]))
+            done_bytes += place.nbytes
+            on_progress(done_bytes, total_bytes)
+    return model
+
+
+def allocate(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Llava:
+    """A model whose weights have their memory, but no values yet."""
+    with torch.device("meta"):
+        model = Llava(spec)
+    model.requires_grad_(False).eval()
+    weights = {
+        name: torch.empty_like(weight, dtype=dtype, device=device) for name, weight in model.state_dict().items()
+    }
+    model.load_state_dict(weights, assign=True)
+    return model.to(device)  # the constants; weights are there already
+
+
+def _places(model: Llava) -> Iterator[tuple[str, Tensor]]:
+    """Where each tensor of a file goes, in the order of execution: a weight, or its part of a merged one."""
+    for path, module in model.named_modules():
+        for kind, weight in module.named_parameters(recurse=False):
+            if isinstance(module, MergedLinear):
+                parent = path.rpartition(".")[0]
+                parts = weight.split(list(module.parts.values()))
+                yield from ((f"{parent}.{part}.{kind}", rows) for part, rows in zip(module.parts, parts, strict=True))
+            else:
+                yield f"{path}.{kind}", weight
+
+
+def _sources(names: Iterable[str]) -> dict[str, str]:
+    """Name in our model → name in the file."""
+    sources: dict[str, str] = {}
+    for source in names:
+        name = _own_name(source)
+        if name in sources:
+            raise UnsupportedCheckpoint(f"The weights have both {sources[name]} and {source}, which mean the same.")
+        sources[name] = source
+    return sources
+
+
+def _own_name(source: str) -> str:
+    for prefix, part in PREFIXES:
+        if source.startswith(prefix):
+            return (part + source.removeprefix(prefix)).replace("vision.encoder.layers.", "vision.layers.", 1)
+    return source
+
+
+def _check(
+    spec: ModelSpec, places: dict[str, Tensor], sources: dict[str, str], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    missing = [name for name in places if name not in sources]
+    surplus = [source for name, source in sources.items() if name not in places and not _is_superfluous(name, spec)]
+    misshapen = [
+        f"{sources[name]} is {list(shapes[name])}, not {list(place.shape)}"
+        for name, place in places.items()
+        if name in sources and shapes[name] != tuple(place.shape)
+    ]
+    faults = [("missing", missing), ("unknown", surplus), ("of another shape than config.json says", misshapen)]
+    listed = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults if names]
+    if listed:
+        raise UnsupportedCheckpoint(f"The weights do not fit the model. Tensors {'; '.join(listed)}.")
+
+
+def _is_superfluous(name: str, spec: ModelSpec) -> bool:
+    block = TOWER_BLOCK.match(name)
+    if block and spec.vision.num_layers_run <= int(block[1]) < spec.vision.num_layers:
+        return True
+    return SUPERFLUOUS.fullmatch(name) is not None or (name == HEAD and spec.language.has_tied_embeddings)
+
+
+def _check_tied(embeddings: Tensor, head: Tensor) -> None:
+    if not torch.equal(embeddings, head):
+        raise UnsupportedCheckpoint(
+            "config.json says that embeddings and lm_head are one (tie_word_embeddings), but the weights have two "
+            "different ones.",
+            remedy="Set tie_word_embeddings to false in config.json.",
+        )
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    """Enough of a long list to see the pattern."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

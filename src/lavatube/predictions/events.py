@@ -1,0 +1,77 @@
+"""What can happen to one prediction: it starts, it writes, it ends. Values only; `log.py` keeps them in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from lavatube.errors import LavatubeError
+
+FinishReason = Literal["stop", "length"]
+
+
+class Status(StrEnum):
+    """Where a prediction is. Both `failed` and `canceled` may have output: what was written stays."""
+
+    STARTING = "starting"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return not LEGAL_MOVES[self]
+
+
+LEGAL_MOVES: Final[dict[Status, frozenset[Status]]] = {
+    Status.STARTING: frozenset({Status.PROCESSING, Status.FAILED, Status.CANCELED}),
+    Status.PROCESSING: frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that were paid for; image and cached tokens are part of the prompt's."""
+
+    prompt_tokens: int = 0
+    image_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request is understood and in the engine's hands; from here on a failure is no longer the request's."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of text: the `index`-th, which begins `offset` characters into the answer."""
+
+    id: int
+    text: str
+    offset: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The end; there is exactly one, and nothing after it."""
+
+    id: int
+    status: Status
+    error: LavatubeError | None = None
+
+
+Event = Started | Output | Completed

@@ -1,0 +1,64 @@
+"""The append-only log of one prediction: one writer, any number of readers, each at a position of its own.
+
+Nothing is ever dropped from a log, so a slow, late or returning reader sees what a quick one saw. That is bounded
+because an answer is (`max_tokens`), and because `retention.py` forgets whole predictions, the oldest first; a reader
+keeps the log that it reads, forgotten or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from lavatube.predictions.events import Completed, Event, Output
+
+EVENT_OVERHEAD_BYTES: Final = 160
+
+
+class EventLog:
+    """Events with ids 1, 2, 3 …, ended by one Completed."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._arrival = asyncio.Event()
+        self.size_bytes = 0
+
+    @property
+    def next_id(self) -> int:
+        return len(self._events) + 1
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._events) and isinstance(self._events[-1], Completed)
+
+    @property
+    def outputs(self) -> list[str]:
+        """The pieces of text so far."""
+        return [event.text for event in self._events if isinstance(event, Output)]
+
+    def append(self, event: Event) -> None:
+        assert event.id == self.next_id, "ids have no gaps"
+        assert not self.has_ended, "nothing comes after the end"
+        self._events.append(event)
+        self.size_bytes += EVENT_OVERHEAD_BYTES + (len(event.text) * 4 if isinstance(event, Output) else 0)
+        arrival, self._arrival = self._arrival, asyncio.Event()
+        arrival.set()
+
+    async def read(self, after: int = 0, idle_s: float | None = None) -> AsyncGenerator[Event | None, None]:
+        """Every event whose id is greater than `after`, as they come, up to the end.
+
+        With `idle_s`, a None whenever nothing has come for that long: the moment to say that one is still there.
+        """
+        position = after
+        while True:
+            while position < len(self._events):
+                yield self._events[position]
+                position += 1
+            if self.has_ended:
+                return
+            try:
+                async with asyncio.timeout(idle_s):
+                    await self._arrival.wait()
+            except TimeoutError:
+                yield None

@@ -1,0 +1,122 @@
+"""One prediction: its state, its log, its times and its tokens. Knows no protocol and no engine."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from datetime import UTC, datetime
+
+from lavatube.errors import LavatubeError
+from lavatube.predictions.events import LEGAL_MOVES, Completed, FinishReason, Output, Started, Status, Usage
+from lavatube.predictions.log import EventLog
+
+
+def new_id() -> str:
+    """26 lower-case letters and digits, unguessable: who has the id may read the prediction."""
+    return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
+
+
+class Prediction:
+    """Written by the service's one task for it, read by any number of views.
+
+    `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads.
+    """
+
+    def __init__(self, prediction_id: str, *, fingerprint: bytes = b"", is_detached: bool = False) -> None:
+        self.id = prediction_id
+        self.fingerprint = fingerprint
+        self.is_detached = is_detached
+        self.log = EventLog()
+        self.status = Status.STARTING
+        self.usage = Usage()
+        self.error: LavatubeError | None = None
+        self.finish_reason: FinishReason | None = None
+        self.created_at = datetime.now(UTC)
+        self.started_at: datetime | None = None
+        self.completed_at: datetime | None = None
+        self.created = time.monotonic()
+        self.started: float | None = None
+        self.first_output: float | None = None
+        self.completed: float | None = None
+        self._num_outputs = 0
+        self._num_characters = 0
+        self._ended = asyncio.Event()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.log.outputs)
+
+    @property
+    def has_output(self) -> bool:
+        return self._num_outputs > 0
+
+    def start(self, prompt_tokens: int, image_tokens: int) -> None:
+        self._move(Status.PROCESSING)
+        self.usage = Usage(prompt_tokens=prompt_tokens, image_tokens=image_tokens)
+        self.started, self.started_at = time.monotonic(), datetime.now(UTC)
+        self.log.append(Started(self.log.next_id))
+
+    def write(self, text: str) -> None:
+        assert self.status is Status.PROCESSING
+        if self.first_output is None:
+            self.first_output = time.monotonic()
+        self.log.append(Output(self.log.next_id, text, self._num_characters, self._num_outputs))
+        self._num_outputs += 1
+        self._num_characters += len(text)
+
+    def succeed(self, reason: FinishReason, usage: Usage) -> None:
+        self.finish_reason, self.usage = reason, usage
+        self._end(Status.SUCCEEDED)
+
+    def fail(self, error: LavatubeError) -> None:
+        self._end(Status.FAILED, error)
+
+    def cancel(self) -> None:
+        self._end(Status.CANCELED)
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end; whether it came in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
+        return self.status.is_terminal
+
+    @property
+    def metrics(self) -> dict[str, float | int]:
+        """What can be said so far. Units: seconds, tokens; `predict_time` starts when the request was prepared."""
+        metrics: dict[str, float | int] = {}
+        if self.started is not None and self.completed is not None:
+            metrics["predict_time"] = round(self.completed - self.started, 6)
+            metrics["total_time"] = round(self.completed - self.created, 6)
+        if self.first_output is not None:
+            metrics["time_to_first_token"] = round(self.first_output - self.created, 6)
+        if self.started is not None:
+            metrics["input_token_count"] = self.usage.prompt_tokens
+            metrics["image_token_count"] = self.usage.image_tokens
+        if self.status is Status.SUCCEEDED:
+            metrics["output_token_count"] = self.usage.completion_tokens
+            metrics |= self._speed()
+        return metrics
+
+    def _speed(self) -> dict[str, float]:
+        """Decoding only: the first token is time_to_first_token's."""
+        if self.first_output is None or self.completed is None or self.usage.completion_tokens < 2:
+            return {}
+        decode_s = max(self.completed - self.first_output, 1e-6)
+        return {"tokens_per_second": round((self.usage.completion_tokens - 1) / decode_s, 3)}
+
+    def _move(self, status: Status) -> None:
+        assert status in LEGAL_MOVES[self.status], f"a prediction does not go from {self.status} to {status}"
+        self.status = status
+
+    def _end(self, status: Status, error: LavatubeError | None = None) -> None:
+        """State first, then those who wait for it."""
+        self._move(status)
+        self.error = error
+        self.completed, self.completed_at = time.monotonic(), datetime.now(UTC)
+        self.log.append(Completed(self.log.next_id, status, error))
+        self._ended.set()

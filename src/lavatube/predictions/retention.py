@@ -1,0 +1,61 @@
+"""Which predictions can still be asked for: all that run, and the finished ones for as long as there is room."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from lavatube.predictions.prediction import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionLimits:
+    """Whatever is reached first forgets the prediction that finished longest ago."""
+
+    max_count: int = 4096
+    max_bytes: int = 64 * 1024 * 1024
+    max_age_s: float = 3600.0
+
+
+class Retention:
+    """Predictions by id."""
+
+    def __init__(self, limits: RetentionLimits) -> None:
+        self._limits = limits
+        self._running: dict[str, Prediction] = {}
+        self._finished: OrderedDict[str, Prediction] = OrderedDict()
+        self._finished_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._finished)
+
+    def find(self, prediction_id: str) -> Prediction | None:
+        self._forget_old()
+        return self._running.get(prediction_id) or self._finished.get(prediction_id)
+
+    def add(self, prediction: Prediction) -> None:
+        assert self.find(prediction.id) is None, "an id means one prediction"
+        self._running[prediction.id] = prediction
+
+    def finish(self, prediction: Prediction) -> None:
+        """Its log has ended, so its size no longer changes."""
+        assert prediction.log.has_ended
+        del self._running[prediction.id]
+        self._finished[prediction.id] = prediction
+        self._finished_bytes += prediction.log.size_bytes
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        while self._finished:
+            oldest = next(iter(self._finished.values()))
+            assert oldest.completed is not None
+            is_old = now - oldest.completed > self._limits.max_age_s
+            is_full = (
+                len(self._finished) > self._limits.max_count or self._finished_bytes > self._limits.max_bytes
+            )
+            if not (is_old or is_full):
+                return
+            self._finished.popitem(last=False)
+            self._finished_bytes -= oldest.log.size_bytes

@@ -1,0 +1,250 @@
+"""Predictions from request to end: admit, prepare in a thread, generate, write to the log, stop when nobody reads.
+
+The one owner of running predictions: one asyncio task each. Knows the preparer and the engine by what they do; knows no
+protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, Protocol
+
+from lavatube.engine.wire import Done, Failed, RequestEvent, Submit, Tokens
+from lavatube.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Draining,
+    EngineCrashed,
+    InternalError,
+    LavatubeError,
+    NotFound,
+    from_code,
+)
+from lavatube.predictions.admission import Admission, Ticket
+from lavatube.predictions.events import FinishReason
+from lavatube.predictions.prediction import Prediction, new_id
+from lavatube.predictions.retention import Retention, RetentionLimits
+from lavatube.prompt.chat import Chat, Generation
+from lavatube.prompt.detokenize import Detokenizer
+from lavatube.prompt.prepare import Prepared
+from lavatube.prompt.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+DRAIN_RETRY_AFTER_S: Final = 10
+
+
+class Prepares(Protocol):
+    """What the service asks of prompt.prepare.Preparer: blocking, from several threads at once."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def prepare(self, chat: Chat, generation: Generation) -> Prepared: ...
+
+
+class Engine(Protocol):
+    """What the service asks of engine.client.EngineClient: closing the stream aborts the request."""
+
+    def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """How much is taken on at once, and for how long."""
+
+    max_running: int = 16
+    max_waiting: int = 64
+    max_waiting_bytes: int = 256 * 1024 * 1024
+    timeout_s: float = 600.0
+    prepare_threads: int = 16
+    retention: RetentionLimits = field(default_factory=RetentionLimits)
+
+
+class PredictionService:
+    """Creates, finds and ends predictions. Everything here belongs to the event loop that it is used from."""
+
+    def __init__(self, preparer: Prepares, engine: Engine, limits: ServiceLimits) -> None:
+        self._preparer = preparer
+        self._engine = engine
+        self._limits = limits
+        self._admission = Admission(limits.max_running, limits.max_waiting, limits.max_waiting_bytes)
+        self._retention = Retention(limits.retention)
+        self._threads = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="prepare")
+        self._tasks: dict[Prediction, asyncio.Task[None]] = {}
+        self._readers: dict[Prediction, int] = {}
+        self._is_draining = False
+
+    @property
+    def is_busy(self) -> bool:
+        """One more prediction would have to wait."""
+        return self._admission.is_busy
+
+    @property
+    def num_active(self) -> int:
+        """Predictions that have not ended."""
+        return len(self._tasks)
+
+    def find(self, prediction_id: str) -> Prediction | None:
+        return self._retention.find(prediction_id)
+
+    def get(self, prediction_id: str) -> Prediction:
+        """Raises NotFound."""
+        prediction = self.find(prediction_id)
+        if prediction is None:
+            raise NotFound(
+                "There is no such prediction.",
+                param="id",
+                remedy="Finished predictions are kept for a while only.",
+            )
+        return prediction
+
+    def create(
+        self,
+        chat: Chat,
+        generation: Generation,
+        *,
+        prediction_id: str | None = None,
+        fingerprint: bytes = b"",
+        is_detached: bool = False,
+    ) -> Prediction:
+        """A new prediction, or the one that this id already means.
+
+        `is_detached`: it goes on when nobody reads it.
+        Raises: Conflict if the id means another request; Overloaded; Draining.
+        """
+        if prediction_id is not None and (known := self.find(prediction_id)) is not None:
+            if known.fingerprint != fingerprint:
+                raise Conflict("This id was used for another request.", param="id", remedy="Choose a new id.")
+            known.is_detached |= is_detached
+            return known
+        if self._is_draining:
+            raise _draining("The server is shutting down and takes no new predictions.")
+        size_bytes = sum(len(image.source) for image in chat.images)
+        ticket = self._admission.enter(size_bytes)
+        prediction = Prediction(prediction_id or new_id(), fingerprint=fingerprint, is_detached=is_detached)
+        self._retention.add(prediction)
+        task = asyncio.create_task(self._run(prediction, chat, generation, ticket), name=prediction.id)
+        self._tasks[prediction] = task
+        task.add_done_callback(partial(self._finish, prediction, ticket))
+        return prediction
+
+    def cancel(self, prediction: Prediction) -> bool:
+        """End it now; its engine request is aborted at the next step. False if it had already ended."""
+        if prediction.status.is_terminal:
+            return False
+        prediction.cancel()
+        self._tasks[prediction].cancel()
+        return True
+
+    @contextmanager
+    def attached(self, prediction: Prediction) -> Iterator[None]:
+        """Read a prediction: when the last reader of one that is not detached leaves, it is cancelled."""
+        self._readers[prediction] = self._readers.get(prediction, 0) + 1
+        try:
+            yield
+        finally:
+            self._readers[prediction] -= 1
+            if not self._readers[prediction]:
+                del self._readers[prediction]
+                if not prediction.is_detached and self.cancel(prediction):
+                    logger.info("prediction %s: cancelled, its last reader left", prediction.id)
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new, let what runs finish for `grace_s`, then end the rest as failed."""
+        self._is_draining = True
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=grace_s)
+        for prediction, task in list(self._tasks.items()):
+            _fail(prediction, _draining("The server shut down before this prediction was finished."))
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, prediction: Prediction, chat: Chat, generation: Generation, ticket: Ticket) -> None:
+        """The task of one prediction: whatever happens in here becomes its end."""
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                try:
+                    prepared = await asyncio.get_running_loop().run_in_executor(
+                        self._threads, self._preparer.prepare, chat, generation
+                    )
+                finally:
+                    del chat
+                    self._admission.release_bytes(ticket)
+                prediction.start(prepared.prompt_tokens, prepared.image_tokens)
+                await self._generate(prediction, prepared)
+        except TimeoutError:
+            seconds = self._limits.timeout_s
+            _fail(prediction, DeadlineExceeded(f"The prediction was not finished within {seconds:g} s."))
+        except LavatubeError as error:
+            _fail(prediction, error)
+        except Exception:
+            logger.exception("prediction %s: a defect of the server", prediction.id)
+            _fail(prediction, InternalError("The server failed to answer; its log says why."))
+
+    async def _generate(self, prediction: Prediction, prepared: Prepared) -> None:
+        usage = prediction.usage
+        if prepared.sampling.max_tokens == 0:
+            prediction.succeed("length", usage)
+            return
+        detokenizer = Detokenizer(self._preparer.tokenizer, prepared.stop)
+        submit = Submit(prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling)
+        num_tokens = 0
+        async with aclosing(self._engine.submit(submit)) as events:
+            async for event in events:
+                match event:
+                    case Tokens():
+                        num_tokens += len(event.token_ids)
+                        text = detokenizer.push(event.token_ids)
+                    case Done():
+                        text = detokenizer.finish()
+                    case Failed():
+                        raise from_code(event.code, event.message)
+                if text:
+                    prediction.write(text)
+                if detokenizer.has_stopped:
+                    prediction.succeed("stop", replace(usage, completion_tokens=num_tokens))
+                    return
+                if isinstance(event, Done):
+                    cached, completion = event.cached_tokens, event.completion_tokens
+                    usage = replace(usage, cached_tokens=cached, completion_tokens=completion)
+                    prediction.succeed(_finish_reason(event), usage)
+                    return
+        raise EngineCrashed("The engine ended the stream without a result.", remedy="Try again.")
+
+    def _finish(self, prediction: Prediction, ticket: Ticket, _task: asyncio.Task[None]) -> None:
+        """The task is over, even one that was cancelled before it began."""
+        del self._tasks[prediction]
+        if not prediction.status.is_terminal:
+            prediction.cancel()
+        started = prediction.started
+        self._admission.leave(ticket, None if started is None else time.monotonic() - started)
+        self._retention.finish(prediction)
+        logger.info("prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status)
+
+
+def _fail(prediction: Prediction, error: LavatubeError) -> None:
+    """An error of the way down from a cancellation changes nothing: the prediction has its end."""
+    if not prediction.status.is_terminal:
+        prediction.fail(error)
+
+
+def _finish_reason(done: Done) -> FinishReason:
+    match done.reason:
+        case "stop" | "length":
+            return done.reason
+        case _:
+            raise EngineCrashed("The engine stopped before the answer was complete.", remedy="Try again.")
+
+
+def _draining(message: str) -> Draining:
+    return Draining(message, remedy="Try again in a moment.", retry_after_s=DRAIN_RETRY_AFTER_S)

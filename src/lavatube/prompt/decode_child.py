@@ -1,0 +1,32 @@
+"""The program that opens pictures: `python -m lavatube.prompt.decode_child`, started by ImageDecoder.
+
+Imports Pillow and nothing heavy, writes no file, and dies of the first thing that it does not understand.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from PIL import Image
+
+from lavatube.errors import ImageRejected
+from lavatube.prompt.decoder import Decoded, DecodeReply, Refused, encoder, request_decoder
+from lavatube.prompt.pixels import tile
+from lavatube.prompt.raster import rasterise
+from lavatube.prompt.sandbox import serve_frames
+
+
+def _decode(body: bytes) -> DecodeReply:
+    request = request_decoder.decode(body)
+    Image.MAX_IMAGE_PIXELS = request.limits.max_pixels  # a second line; check_size is the first
+    try:
+        image = rasterise(request.data, request.form, request.limits)
+        tiles = tile(image, request.pixels)
+    except ImageRejected as error:
+        return Refused(error.code, error.message, error.remedy)
+    return Decoded(tiles.data, tiles.count, tiles.size, *image.size)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    serve_frames(lambda body: encoder.encode(_decode(body)))

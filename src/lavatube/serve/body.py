@@ -1,0 +1,128 @@
+"""One request's body → JSON values: its headers are checked before a byte is read, and reading has limits.
+
+Every route that takes a body reads it here. Bodies that are being read share one budget of memory; what waits behind
+them is bounded by predictions/admission.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+
+from lavatube.errors import (
+    BodyTooLarge,
+    InvalidInput,
+    InvalidRequest,
+    Overloaded,
+    RequestTimeout,
+    UnsupportedEncoding,
+    UnsupportedMediaType,
+)
+from lavatube.serve.connection import ClientGone
+from lavatube.serve.strict_json import parse_json
+
+MIB: Final = 1024 * 1024
+PATIENCE_S: Final = 30.0
+SLOWEST_BYTES_S: Final = 64 * 1024
+
+
+@dataclass(slots=True)
+class _Hold:
+    """One body's share of the budget: what it announced, or what has come of it."""
+
+    size_bytes: int = 0
+
+
+@dataclass(slots=True)
+class BodyReader:
+    """Reads bodies of at most `max_bytes`, of at most `budget_bytes` together."""
+
+    max_bytes: int
+    budget_bytes: int = 256 * MIB
+    patience_s: float = PATIENCE_S
+    held_bytes: int = 0
+
+    async def read_json(self, request: Request) -> dict[str, object]:
+        """The object in a request's body.
+
+        Raises: UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge, RequestTimeout, Overloaded, InvalidJson;
+        InvalidInput for JSON that is no object; ClientGone.
+        """
+        _check_type(request)
+        with self._hold(self._declared_bytes(request)) as hold:
+            value = parse_json(await self._read(request, hold))
+        if not isinstance(value, dict):
+            raise InvalidInput("The body is not a JSON object.")
+        return value
+
+    async def _read(self, request: Request, hold: _Hold) -> bytes:
+        """The body, as long as it comes: half a minute, and what a slow line needs for the bytes that have come."""
+        body = bytearray()
+        deadline = time.monotonic() + self.patience_s
+        more = True
+        while more:
+            left_s = deadline + len(body) / SLOWEST_BYTES_S - time.monotonic()
+            try:
+                async with asyncio.timeout(left_s):
+                    message = await request.receive()
+            except TimeoutError:
+                raise RequestTimeout("The body did not arrive in time.", remedy="Send it faster.") from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            body += message.get("body", b"")
+            if len(body) > self.max_bytes:
+                raise self._too_large()
+            self._grow(hold, len(body))
+            more = message.get("more_body", False)
+        return bytes(body)
+
+    @contextmanager
+    def _hold(self, size_bytes: int) -> Iterator[_Hold]:
+        hold = _Hold()
+        try:
+            self._grow(hold, size_bytes)
+            yield hold
+        finally:
+            self.held_bytes -= hold.size_bytes
+
+    def _grow(self, hold: _Hold, size_bytes: int) -> None:
+        more_bytes = max(size_bytes - hold.size_bytes, 0)
+        if self.held_bytes and self.held_bytes + more_bytes > self.budget_bytes:
+            raise Overloaded("Too many large requests are arriving at once.", remedy="Try again.", retry_after_s=1)
+        self.held_bytes += more_bytes
+        hold.size_bytes += more_bytes
+
+    def _declared_bytes(self, request: Request) -> int:
+        """What Content-Length says; 0 for a body in chunks, which is counted as it comes."""
+        text = request.headers.get("content-length", "0")
+        if not (text.isascii() and text.isdigit()):
+            raise InvalidRequest("Content-Length is not a number.", param="content-length")
+        if len(text) > 18 or int(text) > self.max_bytes:
+            raise self._too_large()
+        return int(text)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The body is larger than {self.max_bytes // MIB} MiB.",
+            remedy="Send a smaller picture, or its URL.",
+        )
+
+
+def _check_type(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedEncoding(
+            "The body is compressed.", param="content-encoding", remedy="Send it without Content-Encoding."
+        )
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.lower().partition("charset=")[2].strip(' "')
+    if kind.strip().lower() != "application/json" or charset not in ("", "utf-8"):
+        raise UnsupportedMediaType(
+            "The body must be JSON in UTF-8.", param="content-type", remedy="Send Content-Type: application/json."
+        )

@@ -1,0 +1,135 @@
+"""One error → status, headers and body, in the words of the API that was called. The one table of them.
+
+The API is told by the path: `/v1/…` is OpenAI's, everything else is Cog's. Cog documents `{"detail": […]}` for what is
+wrong with a request and `{"error": "…", "status": "failed"}` for what is wrong with the server; both carry more here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from starlette.responses import Response
+
+from lavatube.errors import (
+    Conflict,
+    LavatubeError,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    RequestError,
+    RequestTimeout,
+    Unauthorized,
+    UnsupportedImage,
+)
+from lavatube.serve.fields import InvalidFields, Problem
+
+MAX_RETRY_AFTER_S: Final = 120
+OPENAI_PREFIX: Final = "/v1/"
+
+# Characters that some clients take for line ends; JSON may hold them raw, a line-based reader would break on them.
+_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+def dump(value: object) -> bytes:
+    """Compact JSON, in UTF-8, on one line whatever a reader thinks a line is."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(_LINE_ENDS).encode()
+
+
+def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(dump(value), status, headers, media_type="application/json")
+
+
+def error_response(error: LavatubeError, path: str, request_id: str) -> Response:
+    """What a client of the API at `path` expects to see of this error."""
+    if path.startswith(OPENAI_PREFIX):
+        return json_response(openai_body(error), openai_status(error), _headers(error) | _openai_headers(error))
+    return json_response(cog_body(error, request_id), error.status, _headers(error))
+
+
+def openai_status(error: LavatubeError) -> int:
+    """OpenAI says 400 to everything that is wrong with the meaning of a request."""
+    return 400 if error.status == 422 or isinstance(error, UnsupportedImage) else error.status
+
+
+def openai_body(error: LavatubeError) -> dict[str, object]:
+    return {
+        "error": {
+            "message": error.sentence,
+            "type": _openai_type(error),
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def cog_body(error: LavatubeError, request_id: str) -> dict[str, object]:
+    if not isinstance(error, RequestError):
+        return {"error": error.sentence, "code": error.code, "status": "failed", "request_id": request_id}
+    body: dict[str, object] = {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "remedy": error.remedy,
+            "retryable": error.is_retryable,
+            "request_id": request_id,
+        }
+    }
+    if error.status == 422 or error.param is not None:
+        body["detail"] = [_cog_detail(error, problem) for problem in _problems(error)]
+    return body
+
+
+def _problems(error: RequestError) -> tuple[Problem, ...]:
+    if isinstance(error, InvalidFields):
+        return error.problems
+    return (Problem(error.param or "", error.message, error.remedy),)
+
+
+def _cog_detail(error: RequestError, problem: Problem) -> dict[str, object]:
+    location = [int(part) if part.isdigit() else part for part in problem.param.split(".") if part]
+    return {
+        "loc": ["body", *location],
+        "msg": "Field required" if problem.is_missing else f"{problem.message} {problem.remedy}".strip(),
+        "type": "value_error.missing" if problem.is_missing else "value_error",
+        "code": error.code,
+    }
+
+
+def _openai_type(error: LavatubeError) -> str:
+    match error:
+        case Unauthorized():
+            return "authentication_error"
+        case Overloaded():
+            return "rate_limit_error"
+        case RequestError():
+            return "invalid_request_error"
+        case _:
+            return "server_error"
+
+
+def _headers(error: LavatubeError) -> dict[str, str]:
+    headers = {}
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(min(error.retry_after_s or 1, MAX_RETRY_AFTER_S))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def _openai_headers(error: LavatubeError) -> dict[str, str]:
+    """Stock clients retry by status; where that would be wrong or right is told."""
+    if isinstance(error, Conflict | RequestTimeout) or error.status == 429 or error.status >= 500:
+        return {"X-Should-Retry": "true" if error.is_retryable else "false"}
+    return {}
+
+
+def no_such_path(path: str) -> NotFound:
+    del path  # not repeated: it is the client's text
+    return NotFound("There is nothing at this path.", remedy="GET / lists what is there.")
+
+
+def wrong_method(allowed: str) -> MethodNotAllowed:
+    return MethodNotAllowed("This path does not take this method.", remedy=f"It takes {allowed}." if allowed else "")

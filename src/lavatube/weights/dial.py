@@ -1,0 +1,102 @@
+"""Connections to addresses that were resolved, and could be checked, beforehand. Knows no requests."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from lavatube.weights.options import Policy
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Origin = tuple[str, str, int]
+
+
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port: what a secret is bound to."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def redact(url: str) -> str:
+    """A URL that may be shown: signed queries and passwords are secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + ("?…" if parts.query else "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine, going by its name alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def resolve(origin: Origin) -> list[Address]:
+    """Raises: OSError if the name has no address now."""
+    _, host, port = origin
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in infos]
+
+
+class Connection(http.client.HTTPConnection):
+    """A keep-alive connection that dials the given addresses in turn; `abort` may come from another thread."""
+
+    def __init__(self, origin: Origin, addresses: list[Address], policy: Policy) -> None:
+        _, host, port = origin
+        super().__init__(host, port, timeout=policy.read_timeout_s)
+        self._addresses = addresses
+        self._policy = policy
+        self._dialed: socket.socket | None = None
+        self._is_aborted = False
+
+    def connect(self) -> None:
+        self._adopt(self._dial())
+
+    def abort(self) -> None:
+        self._is_aborted = True
+        if self._dialed is not None:
+            with suppress(OSError):
+                # Not the method of an SSLSocket, which would take its state from under the reader's feet.
+                socket.socket.shutdown(self._dialed, socket.SHUT_RDWR)
+
+    def _adopt(self, dialed: socket.socket) -> None:
+        self.sock = self._dialed = dialed
+        if self._is_aborted:
+            raise ConnectionAbortedError("aborted")
+
+    def _dial(self) -> socket.socket:
+        failure: OSError = ConnectionError("the host has no address")
+        for address in self._addresses:
+            try:
+                dialed = socket.create_connection((str(address), self.port), self._policy.connect_timeout_s)
+            except OSError as error:
+                failure = error
+                continue
+            dialed.settimeout(self._policy.read_timeout_s)
+            dialed.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return dialed
+        raise failure
+
+
+class _TlsConnection(Connection):
+    default_port = 443
+
+    def connect(self) -> None:
+        plain = self._dial()
+        try:
+            dialed = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+        self._adopt(dialed)
+
+
+def dial(origin: Origin, addresses: list[Address], policy: Policy) -> Connection:
+    """A connection that is made when it is first used."""
+    return (_TlsConnection if origin[0] == "https" else Connection)(origin, addresses, policy)

@@ -1,0 +1,258 @@
+"""GET over the standard library's HTTP client: keep-alive, ranges, redirects by hand. URLs in, bodies out.
+
+Bulk bytes go from the socket straight into the caller's buffer. No proxies, no cookies, nothing from the environment.
+Headers that carry a secret go to the one origin they were given for. Every failure of the network leaves here as
+`Transient`, every final answer as `SourceUnavailable`. Knows no digests and no hub.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from lavatube.errors import SourceUnavailable
+from lavatube.weights.dial import Address, Connection, Origin, dial, is_loopback, origin_of, redact, resolve
+from lavatube.weights.options import Policy
+from lavatube.weights.patience import Patience, Transient, parse_retry_after
+
+MAX_REDIRECTS: Final = 5
+_REDIRECTS: Final = {301, 302, 303, 307, 308}
+_PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
+_AGENT: Final = "lavatube"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAccess:
+    """Whom the operator configured: the root that files lie under, and what is sent to it."""
+
+    root: str
+    policy: Policy
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    allow_http: bool = False
+
+
+class Body:
+    """Bytes `start` to `stop` of a file, as they come in."""
+
+    def __init__(self, response: http.client.HTTPResponse, start: int, stop: int, on_close: Callable[[], None]) -> None:
+        self.start = start
+        self.stop = stop
+        self.version = response.getheader("ETag") or response.getheader("Last-Modified") or ""
+        self._on_close = on_close
+        self._response = response
+
+    def readinto(self, buffer: memoryview) -> int:
+        """At least one byte. Raises: Transient if the body ends or stalls before `stop`."""
+        try:
+            count = self._response.readinto(buffer)
+        except (OSError, http.client.HTTPException) as error:
+            raise _transient(error) from error
+        if not count:
+            raise Transient("the body ended early")
+        return count
+
+    def close(self) -> None:
+        self._on_close()
+
+
+class HttpClient:
+    """One keep-alive connection an origin; for one thread. `abort` may come from another."""
+
+    def __init__(self, access: HttpAccess) -> None:
+        self._access = access
+        self._origin = origin_of(access.root)
+        self._connections: dict[Origin, Connection] = {}
+        self._pending: tuple[Connection, http.client.HTTPResponse] | None = None
+        self._is_aborted = False
+
+    def open(self, url: str, start: int, stop: int, size: int) -> Body:
+        """Ask for a range of a file of `size` bytes; a server that ignores ranges gives the whole file.
+
+        Raises: Transient, also for a wrong range; SourceUnavailable.
+        """
+        response = self.get(url, {"Range": f"bytes={start}-{stop - 1}"})
+        if response.getheader("Content-Encoding", "identity") != "identity":
+            raise Transient("the body is compressed though it was asked for as it is")
+        if response.status == 200:
+            start, stop = 0, size
+        elif response.status != 206 or _content_range(response) != (start, stop, size):
+            raise Transient(
+                f"bytes {start}-{stop - 1}/{size} were asked for, but the answer is {response.status} with "
+                f"Content-Range {response.getheader('Content-Range')!r:.80}"
+            )
+        length = response.getheader("Content-Length")
+        if length is not None and length != str(stop - start):
+            raise Transient(f"Content-Length is {length:.20}, where {stop - start} bytes belong")
+        return Body(response, start, stop, self._finish_pending)
+
+    def probe(self, url: str) -> int | None:
+        """The length of a file; None if there is none. Raises: Transient, SourceUnavailable."""
+        response = self.get(url, {"Range": "bytes=0-0"}, is_optional=True)
+        if response.status == 404:
+            return None
+        content_range = _content_range(response)
+        length = response.getheader("Content-Length", "") if response.status == 200 else ""
+        if content_range is not None:
+            return content_range[2]
+        if length.isdecimal():
+            return int(length)
+        raise SourceUnavailable(f"{redact(url)}: the server doesn't say how long the file is.")
+
+    def get(
+        self, url: str, headers: Mapping[str, str] | None = None, *, is_optional: bool = False
+    ) -> http.client.HTTPResponse:
+        """The response of status 200 or 206 (404 too, if optional) at the end of the redirects.
+
+        Raises: Transient, SourceUnavailable.
+        """
+        for hop in range(MAX_REDIRECTS + 1):
+            response = self._request(url, headers or {}, hop)
+            if response.status in (200, 206) or (is_optional and response.status == 404):
+                return response
+            if response.status not in _REDIRECTS:
+                raise _refusal(response, url, hop)
+            target = urljoin(url, response.getheader("Location") or "")
+            self._check_redirect(url, target)
+            url = target
+        raise SourceUnavailable(f"{redact(url)}: more than {MAX_REDIRECTS} redirects.")
+
+    def close(self) -> None:
+        self._finish_pending()
+        for connection in self._connections.values():
+            connection.close()
+
+    def abort(self) -> None:
+        """End what another thread is doing with this client: its next read fails."""
+        self._is_aborted = True
+        for connection in list(self._connections.values()):
+            connection.abort()
+
+    def _request(self, url: str, headers: Mapping[str, str], hop: int) -> http.client.HTTPResponse:
+        self._finish_pending()
+        parts = urlsplit(url)
+        sent = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **headers}
+        if origin_of(url) == self._origin:
+            sent |= self._access.secrets
+        try:
+            connection = self._connect(url, hop)
+            connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=sent)
+            response = connection.getresponse()
+        except ssl.SSLCertVerificationError as error:
+            raise SourceUnavailable(
+                f"{redact(url)}: the server's certificate is not trusted: {error.verify_message}."
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            self._drop(origin_of(url))
+            raise _transient(error) from error
+        self._pending = connection, response
+        return response
+
+    def _connect(self, url: str, hop: int) -> Connection:
+        origin = origin_of(url)
+        if origin not in self._connections:
+            addresses = resolve(origin)
+            if hop and origin != self._origin:
+                self._check_addresses(url, addresses)
+            self._connections[origin] = dial(origin, addresses, self._access.policy)
+        if self._is_aborted:
+            raise Transient("aborted")
+        return self._connections[origin]
+
+    def _finish_pending(self) -> None:
+        """A connection whose last body was not read to its end can't be used again."""
+        if self._pending is not None:
+            connection, response = self._pending
+            self._pending = None
+            if not response.isclosed():
+                response.close()
+                connection.close()
+
+    def _drop(self, origin: Origin) -> None:
+        connection = self._connections.pop(origin, None)
+        if connection is not None:
+            connection.close()
+
+    def _check_redirect(self, url: str, target: str) -> None:
+        was, now = urlsplit(url), _split(target)
+        if now is None or now.scheme not in ("http", "https") or not now.hostname or "@" in now.netloc:
+            raise SourceUnavailable(f"{redact(url)}: redirected to something that is no http(s) URL.")
+        if now.scheme == "http" and was.scheme == "https":
+            raise SourceUnavailable(f"{redact(url)}: redirected from https to http, which is refused.")
+        if now.scheme == "http" and not (self._access.allow_http or is_loopback(now.hostname)):
+            raise SourceUnavailable(f"{redact(url)}: redirected to plain http, which is refused.")
+
+    def _check_addresses(self, url: str, addresses: list[Address]) -> None:
+        """A public source must not lead us to a private address; a link-local one (metadata) nobody may."""
+        is_inside = not all(address.is_global for address in resolve(self._origin))
+        for address in addresses:
+            if address.is_link_local or address.is_multicast or not (address.is_global or is_inside):
+                raise SourceUnavailable(f"{redact(url)}: redirected to an address that is not public.")
+
+
+def read_document(access: HttpAccess, url: str, max_bytes: int) -> tuple[bytes, str] | None:
+    """A small file and its `Link` header; None if there is none. Tries again as `access.policy` says.
+
+    Raises: SourceUnavailable.
+    """
+    patience = Patience(redact(url), access.policy)
+    with closing(HttpClient(access)) as client:
+        while True:
+            try:
+                response = client.get(url, is_optional=True)
+                if response.status == 404:
+                    return None
+                data = response.read(max_bytes + 1)
+                if len(data) <= max_bytes:
+                    if response.length:
+                        raise Transient("the body ended early")
+                    return data, response.getheader("Link") or ""
+                raise SourceUnavailable(f"{redact(url)} is longer than {max_bytes} bytes, which no such file is.")
+            except Transient as error:
+                patience.fail(error)
+            except (OSError, http.client.HTTPException) as error:
+                patience.fail(_transient(error))
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        return parts if parts.port != 0 and url.isascii() and url.isprintable() and " " not in url else None
+    except ValueError:
+        return None
+
+
+def _content_range(response: http.client.HTTPResponse) -> tuple[int, int, int] | None:
+    """First byte, one past the last, and the file's length; None unless the header says all three."""
+    unit, _, rest = (response.getheader("Content-Range") or "").partition(" ")
+    span, _, size = rest.partition("/")
+    first, _, last = span.partition("-")
+    if unit != "bytes" or not all(
+        part.isascii() and part.isdecimal() and len(part) < 19 for part in (first, last, size)
+    ):
+        return None
+    return int(first), int(last) + 1, int(size)
+
+
+def _refusal(response: http.client.HTTPResponse, url: str, hop: int) -> Exception:
+    status = response.status
+    if status in _PASSING:
+        return Transient(f"status {status}", parse_retry_after(response.getheader("Retry-After")))
+    if hop and status in (401, 403):
+        return Transient(f"status {status} after a redirect, whose signature may have expired")
+    remedy = "Check the address."
+    if status in (401, 403):
+        remedy = "Check the address, and whether it needs a token (HF_TOKEN for a gated model on the hub)."
+    elif status == 416:
+        remedy = "The file is shorter than its manifest says; write the manifest again with `lavatube lock`."
+    return SourceUnavailable(f"{redact(url)}: status {status}.", remedy=remedy)
+
+
+def _transient(error: Exception) -> Transient:
+    if isinstance(error, TimeoutError):
+        return Transient("nothing came for too long")
+    return Transient(f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__)

@@ -1,0 +1,237 @@
+"""`lavatube.lock.json`: which files make up a checkpoint, how long they are and their sha256. JSON in, values out.
+
+The text is hostile until it has passed `parse_manifest`: a path of a Manifest can be joined to a folder without a
+further look. Knows files and digests; no network, no cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from lavatube.errors import InvalidManifest, SourceUnavailable, UnsupportedCheckpoint
+from lavatube.weights.options import MIB
+
+FILE_NAME: Final = "lavatube.lock.json"
+SCHEMA: Final = 1
+MAX_MANIFEST_BYTES: Final = 8 * MIB
+MAX_FILES: Final = 10_000
+MAX_FILE_BYTES: Final = 1 << 50
+CONTENT: Final = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
+
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One file; `path` is relative, with forward slashes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A set of files, sorted by path."""
+
+    name: str
+    files: tuple[ManifestFile, ...]
+
+    @property
+    def set_digest(self) -> str:
+        """sha256 of the sorted lines that `sha256sum` prints for the files."""
+        lines = sorted(f"{file.sha256}  {file.path}\n" for file in self.files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    def to_json(self) -> str:
+        value = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "setDigest": self.set_digest,
+            "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in self.files],
+        }
+        return json.dumps(value, indent=2) + "\n"
+
+
+def is_content(path: str) -> bool:
+    """Whether a file of this name belongs to a checkpoint; nothing else is ever fetched."""
+    name = path.rsplit("/", 1)[-1]
+    return name != FILE_NAME and any(fnmatchcase(name, pattern) for pattern in CONTENT)
+
+
+def select_content(paths: Iterable[str], where: str) -> list[str]:
+    """The files of a checkpoint's folder that are wanted, in order of their names.
+
+    Raises: UnsupportedCheckpoint if there are no safetensors among them.
+    """
+    names = list(paths)
+    wanted = sorted(name for name in names if "/" not in name and is_content(name))
+    if not any(name.endswith(".safetensors") for name in wanted):
+        raise missing_safetensors(names, where)
+    check_paths(wanted, where)
+    return wanted
+
+
+def missing_safetensors(names: Iterable[str], where: str) -> UnsupportedCheckpoint:
+    """The error for a folder without weights that can be read, with what may be done about it."""
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
+        return UnsupportedCheckpoint(
+            f"{where} has its weights in pickle files (.bin), which can run code and are not read.",
+            remedy="Use a revision or a conversion of the model that has .safetensors files.",
+        )
+    return UnsupportedCheckpoint(f"{where} has no .safetensors files.", remedy="Check the folder or the revision.")
+
+
+def check_paths(paths: Iterable[str], where: str) -> None:
+    """Refuse paths that could leave their folder, hide, or fall on one another on any file system.
+
+    Raises: InvalidManifest.
+    """
+    files: set[str] = set()
+    folders: set[str] = set()
+    for path in paths:
+        segments = path.split("/")
+        if len(segments) > 8 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
+            raise InvalidManifest(f"{where}: {path!r:.200} is not a safe relative path.")
+        folded = [segment.lower().rstrip(".") for segment in segments]
+        parents = {"/".join(folded[:depth]) for depth in range(1, len(folded))}
+        name = "/".join(folded)
+        if name in files or name in folders or parents & files:
+            raise InvalidManifest(f"{where}: {path!r} collides with another path.")
+        files.add(name)
+        folders |= parents
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """A manifest from text that nobody vouches for.
+
+    Raises: InvalidManifest, saying what is wrong; UnsupportedCheckpoint for weights in pickle files.
+    """
+    value = _object(_load_json(data, where), where, {"schema", "name", "files"}, optional={"setDigest"})
+    if value["schema"] != SCHEMA or isinstance(value["schema"], bool):
+        raise InvalidManifest(
+            f"{where}: schema {value['schema']!r:.40} is not known to this version, which reads {SCHEMA}.",
+            remedy="Update lavatube, or write the manifest again with `lavatube lock`.",
+        )
+    name, entries = value["name"], value["files"]
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
+        raise InvalidManifest(f"{where}: name is not a short printable string.")
+    if not isinstance(entries, list) or not 0 < len(entries) <= MAX_FILES:
+        raise InvalidManifest(f"{where}: files is not a list of 1 to {MAX_FILES} entries.")
+    files = [_parse_file(entry, where) for entry in entries]
+    check_paths([file.path for file in files], where)
+    _check_content([file.path for file in files], where)
+    manifest = Manifest(name, tuple(sorted(files, key=lambda file: file.path)))
+    if value.get("setDigest", manifest.set_digest) != manifest.set_digest:
+        raise InvalidManifest(f"{where}: setDigest is not that of the files listed: it was edited by hand, or cut.")
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises: InvalidManifest, also for a file that is missing or can't be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise InvalidManifest(f"{path} can't be read: {error.strerror}.") from error
+    return parse_manifest(data, str(path))
+
+
+def build_manifest(folder: Path, name: str = "", on_bytes: Callable[[int], None] = lambda _: None) -> Manifest:
+    """Hash the checkpoint in `folder`; `on_bytes` hears of each piece that was read.
+
+    Raises: UnsupportedCheckpoint without safetensors; SourceUnavailable if a file can't be read.
+    """
+    files = []
+    for path in list_folder(folder):
+        size, digest = hash_file(folder / path, on_bytes)
+        files.append(ManifestFile(path, size, digest))
+    return Manifest(name or folder.resolve().name, tuple(files))
+
+
+def list_folder(folder: Path) -> list[str]:
+    """Names of the checkpoint files that lie directly in a folder of this machine."""
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_file()]
+    except OSError as error:
+        raise SourceUnavailable(f"{folder} can't be read: {error.strerror}.") from error
+    return select_content(names, str(folder))
+
+
+def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> tuple[int, str]:
+    """Length and sha256 of a file."""
+    digest, size = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(MIB))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(buffer[:count])
+                size += count
+                on_bytes(count)
+    except OSError as error:
+        raise SourceUnavailable(f"{path} can't be read: {error.strerror}.") from error
+    return size, digest.hexdigest()
+
+
+def _parse_file(entry: object, where: str) -> ManifestFile:
+    value = _object(entry, where, {"path", "size", "sha256"})
+    path, size, sha256 = value["path"], value["size"], value["sha256"]
+    if not isinstance(path, str):
+        raise InvalidManifest(f"{where}: a path is not a string.")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_FILE_BYTES:
+        raise InvalidManifest(f"{where}: {path!r:.200} has an impossible size.")
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise InvalidManifest(f"{where}: {path!r:.200} has no sha256 of 64 lower-case hexadecimal digits.")
+    return ManifestFile(path, size, sha256)
+
+
+def _check_content(paths: list[str], where: str) -> None:
+    if not any(path.endswith(".safetensors") for path in paths):
+        raise missing_safetensors(paths, where)
+    for path in paths:
+        if not is_content(path):
+            raise InvalidManifest(
+                f"{where}: {path!r} is no kind of file that a checkpoint needs.",
+                remedy=f"Only {', '.join(CONTENT)} are fetched.",
+            )
+
+
+def _load_json(data: bytes, where: str) -> object:
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise InvalidManifest(f"{where}: a manifest is at most {MAX_MANIFEST_BYTES // MIB} MiB.")
+    try:
+        return json.loads(data.decode(), object_pairs_hook=unique_pairs, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidManifest(f"{where} is not a manifest: {error}.") from error
+
+
+def unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; a key that comes twice could mean one thing to us and another to a reviewer."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key comes twice in one object")
+    return value
+
+
+def _refuse_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _object(
+    value: object, where: str, required: set[str], optional: frozenset[str] | set[str] = frozenset()
+) -> Mapping[str, object]:
+    if not isinstance(value, dict) or not required <= value.keys() <= required | optional:
+        raise InvalidManifest(f"{where}: an object with the keys {', '.join(sorted(required))} was expected.")
+    return value

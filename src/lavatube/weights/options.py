@@ -1,0 +1,48 @@
+"""What the caller decides about provisioning, and how patient it is with a network. Plain values; reads nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+MIB: Final = 1024 * 1024
+
+Trust = Literal["pinned", "hub", "manifest", "local", "unverified"]
+"""Who vouches for the bytes, best first.
+
+pinned: the operator's lock file; hub: digests of the hub's API at one commit, over TLS; manifest: a
+`lavatube.lock.json` beside the files; local: a folder of this machine; unverified: nobody.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How files are cut into requests, and when a source is given up."""
+
+    chunk_bytes: int = 16 * MIB
+    connections: int = 6
+    max_tries: int = 5
+    """Tries in a row that bring less than `min_progress_bytes` (or the rest, where that is less)."""
+    min_progress_bytes: int = MIB
+    backoff_s: float = 0.25
+    max_wait_s: float = 60.0
+    """Longest pause between two tries, whatever `Retry-After` asks for."""
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 20.0
+    min_rate_bytes_s: int = 4096
+    """A body that is slower than this for `read_timeout_s` is given up and asked for again."""
+    lock_wait_s: float = 1800.0
+    """How long another process that fetches the same set is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionOptions:
+    """Where weights are kept, and what is trusted."""
+
+    cache: Path
+    lock: Path | None = None
+    allow_unverified: bool = False
+    hf_endpoint: str = "https://huggingface.co"
+    hf_token: str = field(default="", repr=False)
+    policy: Policy = Policy()

@@ -1,0 +1,170 @@
+"""A file that is being fetched: preallocated, written at fixed offsets, with a map of the chunks that are finished.
+
+Its name is made from what the file must become, so that two writers would write the same bytes; a lock on it keeps
+them from doing so twice. The map is a hint that outlives a kill: only the digest of the whole file decides.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from lavatube.errors import CacheUnusable
+
+_MAGIC: Final = b"LTMAP001"
+_HEADER: Final = struct.Struct("<8sQQ")  # magic, size of the file, size of a chunk
+_UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+
+
+class Part:
+    """One part file and its map; `write` and `mark` may come from several threads."""
+
+    def __init__(self, folder: Path, name: str, size: int, chunk_bytes: int) -> None:
+        """Open the part, or begin it. Raises: CacheUnusable."""
+        self.size = size
+        self.chunk_bytes = chunk_bytes
+        self.num_chunks = -(-size // chunk_bytes)
+        with cache_border(f"{folder} can't be written"):
+            self.path, self._descriptor = _claim(folder, name)
+            is_begun = os.fstat(self._descriptor).st_size == size
+            _allocate(self._descriptor, size)
+            self._map_path = self.path.with_suffix(".map")
+            self._map = os.open(self._map_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            stored = read_map(self._map_path, size, chunk_bytes) if is_begun else None
+            self.done = stored if stored is not None else bytearray(self.num_chunks)
+            if stored is None:
+                self._write_map()
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """First byte of a chunk, and one past its last."""
+        return chunk * self.chunk_bytes, min((chunk + 1) * self.chunk_bytes, self.size)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Raises: CacheUnusable, when the disk is full."""
+        with cache_border(f"{self.path} can't be written"):
+            while data:
+                count = os.pwrite(self._descriptor, data, offset)
+                data, offset = data[count:], offset + count
+
+    def read(self, chunk: int, buffer: memoryview) -> Iterator[memoryview]:
+        """The bytes of a chunk, in pieces that lie in `buffer`."""
+        start, stop = self.span(chunk)
+        while start < stop:
+            with cache_border(f"{self.path} can't be read"):
+                count = os.preadv(self._descriptor, [buffer[: stop - start]], start)
+            if not count:
+                raise CacheUnusable(f"{self.path} was cut by something else.", remedy="Start again.")
+            yield buffer[:count]
+            start += count
+
+    def mark(self, chunk: int) -> None:
+        """Remember that a chunk is whole."""
+        self.done[chunk] = 1
+        with cache_border(f"{self._map_path} can't be written"):
+            os.pwrite(self._map, b"\1", _HEADER.size + chunk)
+
+    def reset(self) -> None:
+        """Forget every chunk."""
+        self.done = bytearray(self.num_chunks)
+        with cache_border(f"{self._map_path} can't be written"):
+            self._write_map()
+
+    def commit(self, target: Path) -> None:
+        """Become the verified file `target`, read-only. It is on the disk before it has that name."""
+        with cache_border(f"{target} can't be written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.fchmod(self._descriptor, 0o444)
+            os.fsync(self._descriptor)
+            self.path.replace(target)
+            sync_folder(target.parent)
+            self._map_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Delete what was fetched: it is known to be wrong."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+            self._map_path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        os.close(self._map)
+        os.close(self._descriptor)
+
+    def _write_map(self) -> None:
+        os.ftruncate(self._map, 0)
+        os.pwrite(self._map, _HEADER.pack(_MAGIC, self.size, self.chunk_bytes) + self.done, 0)
+
+
+def read_map(path: Path, size: int, chunk_bytes: int) -> bytearray | None:
+    """One byte a chunk, 1 where it is finished; None for a map that is missing or of another grid."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    num_chunks = -(-size // chunk_bytes)
+    if len(data) != _HEADER.size + num_chunks or data[: _HEADER.size] != _HEADER.pack(_MAGIC, size, chunk_bytes):
+        return None
+    return bytearray(byte == 1 for byte in data[_HEADER.size :])
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def cache_border(what: str) -> Iterator[None]:
+    """The one place where an error of the file system becomes ours."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Free some space, or set another --cache." if error.errno == errno.ENOSPC else "Check --cache."
+        raise CacheUnusable(f"{what}: {error.strerror or error}.", remedy=remedy) from error
+
+
+def _claim(folder: Path, name: str) -> tuple[Path, int]:
+    """Open and lock the shared part; one of our own where somebody else holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.part"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            path = folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+            continue
+        if _is_same(path, descriptor):
+            return path, descriptor
+        os.close(descriptor)  # it was finished and renamed between the two calls
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Take the disk space now, so that a full disk is met before the first byte."""
+    if os.fstat(descriptor).st_size > size:
+        os.ftruncate(descriptor, size)
+    if size == 0:
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        os.ftruncate(descriptor, size)

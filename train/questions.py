@@ -1,0 +1,388 @@
+"""Asks about a scene and answers from its truth, in many wordings. Knows one question at a time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from train.scene import COLOURS, COLUMNS, DIGITS, LETTERS, ROWS, SHAPES, SIZES, Thing
+from train.strangers import ANSWER, sample_stranger
+from train.words import (
+    NUMBERS,
+    PLACES,
+    Selector,
+    article,
+    full_name,
+    join,
+    list_colours,
+    list_kinds,
+    list_places,
+    list_things,
+    noun,
+    reading_order,
+    sort_of,
+)
+
+Things = Sequence[Thing]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question with its true answer; the selector says what it was about, for follow-ups and for checking."""
+
+    topic: str
+    question: str
+    answer: str
+    selector: Selector | None = None
+
+
+COUNT_WORDINGS = (
+    "How many {them} are there?", "How many {them} are there?", "How many {them} are there?",
+    "How many {them} do you see?", "How many {them} can you see?", "How many {them} are in the picture?",
+    "How many {them} are there in this image?", "How many {them} does the picture show?", "Count the {them}.",
+    "What is the number of {them}?", "How many {them}?", "Tell me how many {them} there are.",
+    "Can you count the {them}?", "Please count the {them} in the picture.", "number of {them}",
+)  # fmt: skip
+COLOUR_WORDINGS = (
+    "What colour is the {it}?", "What color is the {it}?", "What colour is the {it}?", "Which colour is the {it}?",
+    "Which color is the {it}?", "What colour does the {it} have?", "What is the colour of the {it}?",
+    "What is the color of the {it}?", "Tell me the colour of the {it}.", "What color is the {it} in the picture?",
+    "What colour are the {them}?", "What color are the {them}?", "Which colours do the {them} have?",
+    "Name the colour of the {it}.", "colour of the {it}",
+)  # fmt: skip
+ALL_COLOUR_WORDINGS = (
+    "What colours are there?", "What colors do you see?", "Which colours are in the picture?", "Name the colours.",
+    "Which colors can you see?", "What colours does the picture have?", "List all colors.",
+)  # fmt: skip
+SHAPE_WORDINGS = (
+    "What shape is the {it}?", "What shape is the {it}?", "Which shape is the {it}?", "What is the {it}?",
+    "What is the shape of the {it}?", "Which shape does the {it} have?", "What shape does the {it} have?",
+    "What kind of thing is the {it}?", "Tell me the shape of the {it}.", "What are the {them}?",
+    "What shapes are the {them}?", "Which shapes are {colour}?", "Which shape is {colour}?", "What is {colour}?",
+    "Which thing is {colour}?",
+)  # fmt: skip
+ALL_SHAPE_WORDINGS = (
+    "What shapes are there?", "Which shapes do you see?", "What shapes are in the picture?", "Name the shapes.",
+    "Which shapes can you see?", "List all shapes.", "What shapes does the picture show?",
+)  # fmt: skip
+WHERE_WORDINGS = (
+    "Where is the {it}?", "Where is the {it}?", "Where is the {it}?", "Where is the {it} in the picture?",
+    "Where are the {them}?", "Where can I find the {it}?", "Where do you see the {it}?", "In which place is the {it}?",
+    "What is the position of the {it}?", "Where in the image is the {it}?", "Tell me where the {it} is.",
+    "In what part of the picture is the {it}?", "Where's the {it}?",
+)  # fmt: skip
+SIDE_WORDINGS = (
+    "What is {place}?", "What is {place}?", "What do you see {place}?", "What can you see {place}?",
+    "What is there {place}?", "Which things are {place}?", "Is there anything {place}?", "What is {place} of the picture?",
+    "What's {place}?", "Describe what is {place}.", "Name the things {place}.",
+)  # fmt: skip
+EXISTS_WORDINGS = (
+    "Is there {an_it}?", "Is there {an_it}?", "Is there {an_it}?", "Is there {an_it} in the picture?",
+    "Are there any {them}?", "Do you see {an_it}?", "Can you see {an_it}?", "Does the picture show {an_it}?",
+    "Is {an_it} in the image?", "Do you see any {them}?", "Is there {an_it} here?", "Are there {them} in the picture?",
+)  # fmt: skip
+SIZE_WORDINGS = (
+    "How big is the {it}?", "What size is the {it}?", "Is the {it} small or large?", "How large is the {it}?",
+    "What is the size of the {it}?", "Is the {it} big or small?", "Which size does the {it} have?", "Is the {it} large or small?",
+)  # fmt: skip
+BRIEF_WORDINGS = (
+    "Describe the picture.", "Describe the picture.", "Describe this picture.", "Describe the image.",
+    "Describe this image.", "Describe", "Describe it.", "What is in this picture?", "What is in this picture?",
+    "What is in the picture?", "What's in this image?", "What is in this image?", "What is this?",
+    "What does the picture show?", "What does this image show?", "What can be seen in the picture?", "What is shown here?",
+    "What's this?", "Caption this image.", "Write a caption.", "Give a short description of the picture.",
+    "Describe the image briefly.", "Describe what is in the picture.", "What is on the picture?", "Can you describe the picture?",
+    "Please describe the picture.", "Please describe this image in one sentence.", "Tell me about this picture.",
+    "What is depicted?", "Which things are in the picture?", "Name everything in the picture.", "What is there?",
+    "What objects are in this image?", "What is in the photo?", "Describe the scene.", "List the things you see.",
+    "Explain this picture.", "Tell me what is in the image.", "What does the photo show?", "picture", "image?", "?",
+)  # fmt: skip
+SEE_WORDINGS = (
+    "What do you see?", "What do you see?", "What can you see?", "What do you see in this picture?", "What do you see here?",
+    "What can you see in the image?", "Tell me what you see.", "Describe what you see.", "Say what you see.",
+    "Hello!", "Hi", "Hello, what do you see?", "Hi there", "Hey",
+)  # fmt: skip
+DETAIL_WORDINGS = (
+    "Describe the picture in detail.", "Describe this image in detail.", "Give a detailed description.",
+    "Describe everything with its place.", "What is where?", "Where is everything?", "Describe all things and where they are.",
+    "Tell me everything about the picture.", "Give me a full description of the picture.", "What is in the picture, and where?",
+    "Describe the image in detail, please.", "Say what is where in the picture.",
+)  # fmt: skip
+GLYPH_WORDINGS = (
+    "Which {sort} is this?", "Which {sort} is this?", "What {sort} is this?", "What {sort} is it?", "Which {sort} is it?",
+    "Which {sort} do you see?", "What {sort} is in the picture?", "Which {sort} is shown?", "Read the {sort}.",
+    "What is the {sort}?", "Which {sort} can you see?", "Name the {sort}.", "What {sort} does the picture show?",
+    "What {sort} do you see in this image?", "Tell me which {sort} this is.", "Can you read the {sort}?",
+)  # fmt: skip
+READ_WORDINGS = (
+    "What does it say?", "Read this.", "Which character is this?", "What character is it?", "Is this a letter or a digit?",
+    "Is it a digit or a letter?", "What is written here?", "Read the picture.", "What is written in the picture?",
+    "Which symbol is this?", "Can you read it?", "Read the text.",
+)  # fmt: skip
+
+
+def choose(random: np.random.Generator, options: Sequence[T]) -> T:
+    """Draw one of the options."""
+    return options[int(random.integers(len(options)))]
+
+
+def _word(random: np.random.Generator, wordings: Sequence[str], selector: Selector) -> str:
+    name = choose(random, ("thing", "thing", "object", "shape"))
+    one, many = selector.words(noun=name), selector.words(is_plural=True, noun=name)
+    wording = choose(random, wordings)
+    return wording.format(it=one, them=many, an_it=article(one), colour=selector.colour)
+
+
+def _absent(selector: Selector) -> str:
+    return f"There is no {selector.words()} in the picture."
+
+
+def count_answer(things: Things, selector: Selector, name: str = "thing") -> str:
+    """Say how many there are."""
+    number = len(selector.choose(things))
+    words = selector.words(is_plural=number != 1, noun=name)
+    return f"There {'is' if number == 1 else 'are'} {NUMBERS[number]} {words}."
+
+
+def colour_answer(things: Things, selector: Selector) -> str:
+    """Say which colours the chosen things have."""
+    chosen = selector.choose(things)
+    if not chosen:
+        return _absent(selector)
+    if len(chosen) == 1:
+        return f"The {selector.words()} is {chosen[0].colour}."
+    return f"The {selector.words(is_plural=True)} are {list_colours(chosen)}."
+
+
+def shape_answer(things: Things, selector: Selector) -> str:
+    """Say which shapes the chosen things have."""
+    chosen = selector.choose(things)
+    if not chosen:
+        return _absent(selector)
+    if len(chosen) == 1:
+        only = noun(chosen[0].kind)
+        return f"The {selector.words()} is {'the ' + only if chosen[0].is_glyph else article(only)}."
+    return f"The {selector.words(is_plural=True)} are {list_kinds(chosen)}."
+
+
+def where_answer(things: Things, selector: Selector) -> str:
+    """Say where the chosen things are."""
+    chosen = selector.choose(things)
+    if not chosen:
+        return _absent(selector)
+    if len(chosen) == 1:
+        return f"The {selector.words()} is {list_places(chosen)}."
+    return f"The {selector.words(is_plural=True)} are {list_places(chosen)}."
+
+
+def size_answer(things: Things, selector: Selector) -> str:
+    """Say how large the chosen things are."""
+    chosen = selector.choose(things)
+    if not chosen:
+        return _absent(selector)
+    sizes = join(list(dict.fromkeys(thing.size for thing in reading_order(chosen))))
+    if len(chosen) == 1:
+        return f"The {selector.words()} is {sizes}."
+    return f"The {selector.words(is_plural=True)} are {sizes}."
+
+
+def exists_answer(things: Things, selector: Selector) -> str:
+    """Say whether there is one."""
+    if selector.choose(things):
+        return f"Yes, there is {article(selector.words())}."
+    return f"No, there is no {selector.words()} in the picture."
+
+
+def in_place(thing: Thing, row: str | None, column: str | None) -> bool:
+    """Tell whether a thing's centre is in that row and column of ninths; None means any."""
+    return row in (None, thing.row) and column in (None, thing.column)
+
+
+def _sample_selector(
+    random: np.random.Generator, things: Things, *, kind: float, colour: float, size: float = 0.0, present: float = 0.85
+) -> Selector:
+    """Pick what to ask about: mostly something that is there; kind, colour and size are chances to be named."""
+    target = choose(random, things)
+    target_kind = sort_of(target.kind)
+    is_glyph = target.is_glyph
+    named_kind, named_colour, named_size = (random.random() < chance for chance in (kind, colour, size))
+    selector = Selector(
+        target_kind if named_kind else None,
+        target.colour if named_colour or not named_kind else None,
+        target.size if named_size and not is_glyph else None,
+    )
+    if random.random() < present:
+        return selector
+    other_kind = choose(random, (*SHAPES, *SHAPES, "letter", "digit")) if selector.kind else None
+    if selector.kind and selector.colour and random.random() < 0.5:
+        other_kind = selector.kind
+    other_colour = choose(random, COLOURS) if selector.colour and (random.random() < 0.7) else selector.colour
+    return Selector(other_kind, other_colour, selector.size)
+
+
+def ask_count(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask how many there are of a shape, of a colour, of both, or in all."""
+    style = random.random()
+    if style < 0.2:
+        selector = Selector()
+    elif style < 0.65:
+        selector = _sample_selector(random, things, kind=1, colour=0, present=0.75)
+    elif style < 0.8:
+        selector = _sample_selector(random, things, kind=0, colour=1, present=0.85)
+    else:
+        selector = _sample_selector(random, things, kind=1, colour=1, present=0.8)
+    name = choose(random, ("thing", "thing", "object", "shape"))
+    if things[0].is_glyph and name == "shape":
+        name = "thing"
+    wording = choose(random, COUNT_WORDINGS)
+    question = wording.format(them=selector.words(is_plural=True, noun=name))
+    return Exchange("count", question, count_answer(things, selector, name), selector)
+
+
+def ask_colour(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask for the colour of a shape, or for all colours."""
+    if random.random() < 0.1:
+        many = len({thing.colour for thing in things}) > 1
+        answer = f"The colours are {list_colours(things)}." if many else f"The only colour is {things[0].colour}."
+        return Exchange("colour", choose(random, ALL_COLOUR_WORDINGS), answer, Selector())
+    selector = _sample_selector(random, things, kind=1, colour=0, size=0.12, present=0.92)
+    return Exchange("colour", _word(random, COLOUR_WORDINGS, selector), colour_answer(things, selector), selector)
+
+
+def ask_shape(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask for the shape of what has a colour, or for all shapes."""
+    if random.random() < 0.15:
+        return Exchange("shape", choose(random, ALL_SHAPE_WORDINGS), f"The picture shows {list_kinds(things)}.", Selector())
+    selector = _sample_selector(random, things, kind=0, colour=1, size=0.1, present=0.9)
+    return Exchange("shape", _word(random, SHAPE_WORDINGS, selector), shape_answer(things, selector), selector)
+
+
+def ask_where(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask where something is."""
+    selector = _sample_selector(random, things, kind=0.8, colour=0.45, present=0.93)
+    return Exchange("where", _word(random, WHERE_WORDINGS, selector), where_answer(things, selector), selector)
+
+
+def ask_size(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask how large something is."""
+    selector = _sample_selector(random, things, kind=0.85, colour=0.4, present=0.95)
+    return Exchange("size", _word(random, SIZE_WORDINGS, selector), size_answer(things, selector), selector)
+
+
+def ask_exists(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask whether there is one; half of the time there is not."""
+    if random.random() < 0.3:
+        return _ask_attribute(random, things)
+    selector = _sample_selector(random, things, kind=0.8, colour=0.6, size=0.08, present=0.42)
+    return Exchange("yes/no", _word(random, EXISTS_WORDINGS, selector), exists_answer(things, selector), selector)
+
+
+def _ask_attribute(random: np.random.Generator, things: Things) -> Exchange:
+    target = choose(random, things)
+    selector = Selector(sort_of(target.kind))
+    is_unique = len(selector.choose(things)) == 1
+    if target.is_glyph and random.random() < 0.6:
+        glyph = target.kind if random.random() < 0.5 else choose(random, LETTERS if random.random() < 0.6 else DIGITS)
+        question = choose(random, ("Is this the {}?", "Is it the {}?", "Is this a {}?")).format(noun(glyph))
+        answer = "Yes, it is" if glyph == target.kind else "No, it is"
+        return Exchange("yes/no", question, f"{answer} the {noun(target.kind)}.", selector)
+    if not is_unique:
+        return ask_exists(random, things)
+    colour = target.colour if random.random() < 0.5 else choose(random, COLOURS)
+    question = f"Is the {selector.words()} {colour}?"
+    answer = "Yes" if colour == target.colour else "No"
+    return Exchange("yes/no", question, f"{answer}, the {selector.words()} is {target.colour}.", selector)
+
+
+def ask_side(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask what is in one ninth, or along one side, of the picture."""
+    target = choose(random, things)
+    if random.random() < 0.6:
+        row, column = (None, choose(random, COLUMNS)) if random.random() < 0.5 else (choose(random, ROWS), None)
+        row, column = ("middle", "middle") if "middle" in (row, column) else (row, column)
+    elif random.random() < 0.8:
+        row, column = target.row, target.column
+    else:
+        row, column = choose(random, ROWS), choose(random, COLUMNS)
+    place = PLACES[row or "middle", column or "middle"]
+    if "middle" in (row, column):
+        row, column = {"top": ("top", None), "bottom": ("bottom", None)}.get(row or "", (row, column))
+        row, column = (None, column) if column in ("left", "right") else (row, column)
+    chosen = [thing for thing in things if in_place(thing, row, column)]
+    question = choose(random, SIDE_WORDINGS).format(place=place)
+    lead = place[0].upper() + place[1:]
+    answer = f"{lead} I see {list_things(chosen)}." if chosen else f"There is nothing {place}."
+    return Exchange("side", question, answer)
+
+
+def ask_size_list(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask which things are small, or large."""
+    size = choose(random, SIZES)
+    chosen = Selector(size=size).choose(things)
+    question = choose(random, ("Which things are {}?", "What is {}?", "Which shapes are {}?")).format(size)
+    if not chosen:
+        return Exchange("size list", question, f"There is nothing {size} in the picture.")
+    verb = "thing is" if len(chosen) == 1 else "things are"
+    return Exchange("size list", question, f"The {size} {verb} {list_things(chosen)}.")
+
+
+def ask_glyph(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask which digit or letter this is; sometimes of a picture of the other sort."""
+    sort = sort_of(things[0].kind)
+    asked = sort if random.random() < 0.9 else choose(random, ("letter", "digit"))
+    asked = asked if asked in ("letter", "digit") else choose(random, ("letter", "digit"))
+    selector = Selector(asked)
+    wording = choose(random, GLYPH_WORDINGS).format(sort=choose(random, ("digit", "digit", "number")) if asked == "digit" else asked)
+    if not things[0].is_glyph:
+        return Exchange("glyph", wording, f"There is no {asked} in the picture.", selector)
+    if asked != sort:
+        return Exchange("glyph", wording, f"It is not a {asked}; it is the {noun(things[0].kind)}.", selector)
+    if random.random() < 0.15:
+        wording = choose(random, READ_WORDINGS)
+    return Exchange("glyph", wording, f"It is the {noun(things[0].kind)}.", selector)
+
+
+def ask_description(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask for everything: briefly, or with sizes and places."""
+    selector = Selector(sort_of(things[0].kind)) if len(things) == 1 else None
+    style = random.random()
+    if style < 0.5:
+        return Exchange("describe", choose(random, BRIEF_WORDINGS), f"The picture shows {list_things(things)}.", selector)
+    if style < 0.7:
+        return Exchange("describe", choose(random, SEE_WORDINGS), f"I see {list_things(things)}.", selector)
+    parts = join([full_name(thing) for thing in reading_order(things)])
+    return Exchange("describe in detail", choose(random, DETAIL_WORDINGS), f"The picture shows {parts}.", selector)
+
+
+def ask_stranger(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask what cannot be answered from the picture."""
+    return Exchange("other", sample_stranger(random), f"{ANSWER} I see {list_things(things)}.")
+
+
+ASKERS: dict[Callable[[np.random.Generator, Things], Exchange], tuple[float, float]] = {
+    # How often of shapes, how often of a glyph.
+    ask_count: (0.20, 0.06),
+    ask_colour: (0.12, 0.10),
+    ask_shape: (0.12, 0.06),
+    ask_where: (0.12, 0.03),
+    ask_side: (0.07, 0.02),
+    ask_exists: (0.14, 0.15),
+    ask_size: (0.04, 0.0),
+    ask_size_list: (0.02, 0.0),
+    ask_glyph: (0.02, 0.38),
+    ask_description: (0.10, 0.14),
+    ask_stranger: (0.06, 0.06),
+}
+
+
+def ask(random: np.random.Generator, things: Things) -> Exchange:
+    """Ask one question of a random topic."""
+    weights = np.array([chances[int(things[0].is_glyph)] for chances in ASKERS.values()])
+    return choose_weighted(random, tuple(ASKERS), weights)(random, things)
+
+
+def choose_weighted(random: np.random.Generator, options: Sequence[T], weights: np.ndarray) -> T:
+    """Draw one of the options, by weight."""
+    return options[int(np.searchsorted(np.cumsum(weights / weights.sum()), random.random()).clip(0, len(options) - 1))]
