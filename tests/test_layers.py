@@ -25,7 +25,8 @@ LAYERS: list[set[str]] = [
     {"predictions"},
     {"serve"},
     {"assembly"},
-    {"predictor", "boot", "terminal"},
+    {"pulling", "terminal"},
+    {"predictor", "boot"},
     {"platforms", "cli"},
 ]
 ALLOWED = {("model.load", "weights.tensors")}
@@ -132,7 +133,7 @@ def torch_in_front(package: Path) -> list[str]:
                 broken.append(name)
             inner = target.removeprefix("lavatube.")
             if target.startswith("lavatube."):
-                todo += [known for known in (inner, inner.rpartition(".")[0]) if known in top]
+                todo += [known for known in (inner, inner.rpartition(".")[0]) if known and known in top]
     return broken
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lavatube.errors import InvalidSetting
-from lavatube.settings import Settings, options, read_settings
+from lavatube.settings import Settings, environment_of, options, read_settings
 
 
 def test_defaults() -> None:
@@ -76,3 +76,8 @@ def test_served_name() -> None:
     assert Settings(model="hf://llava-hf/llava-1.5-7b-hf@main").served_name == "llava-1.5-7b-hf"
     assert Settings(model="/models/mine/").served_name == "mine"
     assert Settings(model="x", model_name="llava").served_name == "llava"
+
+
+def test_a_child_gets_the_same_settings() -> None:
+    settings = Settings(port=1, cache=Path("/c"), allow_unverified=True, hf_token="t", image_fetch_timeout_s=2.5)
+    assert read_settings(environ=environment_of(settings)) == settings

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from train.scene import COLOURS, COLUMNS, DIGITS, LETTERS, ROWS, SHAPES, SIZES, Thing
+from train.scene import COLOURS, DIGITS, LETTERS, SHAPES, SIZES, Thing
 from train.strangers import ANSWER, sample_stranger
 from train.words import (
     NUMBERS,
@@ -20,6 +20,7 @@ from train.words import (
     list_places,
     list_things,
     noun,
+    place,
     reading_order,
     sort_of,
 )
@@ -116,6 +117,7 @@ GLYPH_WORDINGS = (
     "What is the {sort}?", "Which {sort} can you see?", "Name the {sort}.", "What {sort} does the picture show?",
     "What {sort} do you see in this image?", "Tell me which {sort} this is.", "Can you read the {sort}?",
 )  # fmt: skip
+SIDES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle")
 READ_WORDINGS = (
     "What does it say?", "Read this.", "Which character is this?", "What character is it?", "Is this a letter or a digit?",
     "Is it a digit or a letter?", "What is written here?", "Read the picture.", "What is written in the picture?",
@@ -193,6 +195,14 @@ def exists_answer(things: Things, selector: Selector) -> str:
     if selector.choose(things):
         return f"Yes, there is {article(selector.words())}."
     return f"No, there is no {selector.words()} in the picture."
+
+
+def region(asked: str) -> tuple[str | None, str | None]:
+    """Turn words for a place into a row and a column; a side such as "on the left" is a whole column, any row."""
+    row, column = next(key for key, words in PLACES.items() if words == asked)
+    if (row, column) == ("middle", "middle"):
+        return row, column
+    return (None if row == "middle" else row), (None if column == "middle" else column)
 
 
 def in_place(thing: Thing, row: str | None, column: str | None) -> bool:
@@ -298,22 +308,18 @@ def _ask_attribute(random: np.random.Generator, things: Things) -> Exchange:
 
 def ask_side(random: np.random.Generator, things: Things) -> Exchange:
     """Ask what is in one ninth, or along one side, of the picture."""
-    target = choose(random, things)
-    if random.random() < 0.6:
-        row, column = (None, choose(random, COLUMNS)) if random.random() < 0.5 else (choose(random, ROWS), None)
-        row, column = ("middle", "middle") if "middle" in (row, column) else (row, column)
-    elif random.random() < 0.8:
-        row, column = target.row, target.column
+    style = random.random()
+    if style < 0.6:
+        asked = choose(random, SIDES)
+    elif style < 0.85:
+        asked = place(choose(random, things))
     else:
-        row, column = choose(random, ROWS), choose(random, COLUMNS)
-    place = PLACES[row or "middle", column or "middle"]
-    if "middle" in (row, column):
-        row, column = {"top": ("top", None), "bottom": ("bottom", None)}.get(row or "", (row, column))
-        row, column = (None, column) if column in ("left", "right") else (row, column)
+        asked = choose(random, tuple(PLACES.values()))
+    row, column = region(asked)
     chosen = [thing for thing in things if in_place(thing, row, column)]
-    question = choose(random, SIDE_WORDINGS).format(place=place)
-    lead = place[0].upper() + place[1:]
-    answer = f"{lead} I see {list_things(chosen)}." if chosen else f"There is nothing {place}."
+    question = choose(random, SIDE_WORDINGS).format(place=asked)
+    lead = asked[0].upper() + asked[1:]
+    answer = f"{lead} I see {list_things(chosen)}." if chosen else f"There is nothing {asked}."
     return Exchange("side", question, answer)
 
 

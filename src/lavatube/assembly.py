@@ -25,8 +25,8 @@ def provision_options(settings: Settings) -> ProvisionOptions:
     )
 
 
-def load_command(folder: Path, settings: Settings) -> wire.Load:
-    """Phase 2."""
+def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.Load:
+    """Phase 2; ids that the tokenizer does not have are never sampled."""
     return wire.Load(
         folder=str(folder),
         device=settings.device,
@@ -34,10 +34,11 @@ def load_command(folder: Path, settings: Settings) -> wire.Load:
         max_sequences=settings.max_sequences,
         max_step_tokens=settings.max_step_tokens,
         kv_cache_bytes=settings.kv_cache_mib * MIB,
+        num_token_ids=preparer.tokenizer.vocabulary.size,
     )
 
 
-def preparer(spec: ModelSpec, folder: Path, settings: Settings) -> Preparer:
+def make_preparer(spec: ModelSpec, folder: Path, settings: Settings) -> Preparer:
     """Phase 3, what comes before the engine."""
     limits = ImageLimits(
         max_images=settings.max_images,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from lavatube.errors import InvalidSetting, LavatubeError
-from lavatube.settings import Option, Settings, options, read_settings
+from lavatube.settings import MIB, Option, Settings, options, read_settings
 
 PROVISION = ("cache", "lock", "allow_unverified", "hf_endpoint")
 ENGINE = ("device", "dtype", "threads", "kv_cache_mib")
+URL_SCHEMES = ("http:", "https:", "data:")
 
 MODEL_HELP = "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://… or file://…"
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lavatube",
         description="Host a LLaVA model: weights from a CDN, loaded once, answers streamed token by token.",
-        epilog="Start with `lavatube serve`, then open http://127.0.0.1:5000/. `lavatube COMMAND --help` says more.",
+        epilog="Start with `lavatube serve`; `lavatube COMMAND --help` says more, with examples.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -66,20 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is, and why", _INSPECT_EXAMPLES)
     inspect.add_argument("model", nargs="?", help=MODEL_HELP)
     inspect.add_argument("--json", action="store_true", help="the same as JSON")
-    _add_settings(inspect, (*PROVISION, "dtype"))
+    _add_settings(inspect, (*PROVISION, "device", "dtype"))
 
-    lock = _command(commands, "lock", _lock, "write the manifest of a directory of weights", _LOCK_EXAMPLES)
-    lock.add_argument("folder", type=Path, help="directory with the checkpoint's files")
-    lock.add_argument("--name", help="name in the manifest (default: the directory's)")
+    lock = _command(commands, "lock", _lock, "write the manifest of a model: sizes and digests", _LOCK_EXAMPLES)
+    lock.add_argument("model", help=MODEL_HELP)
+    lock.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: lavatube.lock.json beside the weights, or here"
+    )
+    _add_settings(lock, PROVISION)
 
     cache = _command(commands, "cache", _cache_list, "list what is in the cache, or remove from it", _CACHE_EXAMPLES)
-    _add_settings(cache, ("cache",))
     actions = cache.add_subparsers(metavar="ACTION")
-    _command(actions, "ls", _cache_list, "list the sets of weights")
     remove = _command(actions, "rm", _cache_remove, "remove one set of weights")
-    remove.add_argument("digest", help="its digest, or the beginning of it")
-    collect = _command(actions, "gc", _cache_collect, "remove the sets used longest ago")
-    collect.add_argument("--max-size", type=float, required=True, metavar="GIB", help="what the cache may hold")
+    remove.add_argument("set", help="its name, its source, or the first 6 digits of its digest")
+    collect = _command(actions, "gc", _cache_collect, "remove what no set of weights needs")
+    for action in (cache, _command(actions, "ls", _cache_list, "list the sets of weights"), remove, collect):
+        _add_settings(action, ("cache",))
     return parser
 
 
@@ -98,11 +100,12 @@ _INSPECT_EXAMPLES = """examples:
   lavatube inspect                                  the embedded model
   lavatube inspect ./my-checkpoint --json"""
 _LOCK_EXAMPLES = """examples:
-  lavatube lock ./my-checkpoint                     writes ./my-checkpoint/lavatube.lock.json"""
+  lavatube lock ./my-checkpoint                     writes ./my-checkpoint/lavatube.lock.json
+  lavatube lock llava-hf/llava-1.5-7b-hf            pins what the hub has now, in ./lavatube.lock.json"""
 _CACHE_EXAMPLES = """examples:
   lavatube cache ls
-  lavatube cache rm 3f2a
-  lavatube cache gc --max-size 50"""
+  lavatube cache rm llava-1.5-7b-hf
+  lavatube cache gc"""
 
 
 def _command(
@@ -166,61 +169,61 @@ def _predict(arguments: argparse.Namespace) -> int:
     from lavatube.predictor import Predictor
     from lavatube.terminal import progress_bar
 
-    settings = _settings(arguments)
-    predictor = Predictor(**asdict(settings))
-    with progress_bar() as on_progress:
-        predictor.setup(on_progress)
-    with predictor:
-        image = (
-            arguments.image
-            if "://" in arguments.image or arguments.image.startswith("data:")
-            else Path(arguments.image)
-        )
-        for text in predictor.predict(
-            image,
+    image = arguments.image
+    with Predictor(**asdict(_settings(arguments))) as predictor:
+        with progress_bar() as on_progress:
+            predictor.setup(on_progress)
+        pieces = predictor.predict(
+            image if image.startswith(URL_SCHEMES) else Path(image),
             arguments.prompt,
             temperature=arguments.temperature,
             top_p=arguments.top_p,
             max_tokens=arguments.max_tokens,
             seed=arguments.seed,
-        ):
+        )
+        for text in pieces:
             print(text, end="", flush=True)
-    print()
+        print()
     return 0
 
 
 def _pull(arguments: argparse.Namespace) -> int:
     from lavatube.assembly import provision_options
-    from lavatube.weights.provision import Progress, provision
+    from lavatube.terminal import progress_bar, show_provisioned
+    from lavatube.weights.provision import provision
 
     settings = _settings(arguments)
     if arguments.json:
-
-        def on_progress(progress: Progress) -> None:
-            print(json.dumps(asdict(progress)), flush=True)
-
-        try:
-            provisioned = provision(settings.model, provision_options(settings), on_progress)
-        except LavatubeError as error:
-            print(
-                json.dumps({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}}),
-                flush=True,
-            )
-            return 1
-        print(json.dumps({**asdict(provisioned), "folder": str(provisioned.folder)}), flush=True)
-        return 0
-
-    from lavatube.terminal import progress_bar, show_provisioned
-
-    with progress_bar() as on_bar:
-        provisioned = provision(settings.model, provision_options(settings), on_bar)
+        return _pull_json(settings)
+    with progress_bar() as on_progress:
+        provisioned = provision(settings.model, provision_options(settings), on_progress)
     show_provisioned(provisioned)
+    return 0
+
+
+def _pull_json(settings: Settings) -> int:
+    """Lines of progress, then one with the result or the error: what `lavatube serve` reads of its child."""
+    from lavatube.assembly import provision_options
+    from lavatube.weights.provision import provision
+
+    def say(line: object) -> None:
+        print(json.dumps(line, default=str), flush=True)
+
+    try:
+        provisioned = provision(settings.model, provision_options(settings), lambda progress: say(asdict(progress)))
+    except LavatubeError as error:
+        say({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}})
+        return 1
+    say(asdict(provisioned))
     return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from lavatube.assembly import provision_options
     from lavatube.checkpoint import read_spec
+    from lavatube.engine.capacity import free_bytes
+    from lavatube.engine.load import choose_device, choose_dtype
+    from lavatube.memory import plan_memory
     from lavatube.terminal import progress_bar, show_spec
     from lavatube.weights.provision import provision
 
@@ -228,10 +231,57 @@ def _inspect(arguments: argparse.Namespace) -> int:
     with progress_bar() as on_progress:
         provisioned = provision(settings.model, provision_options(settings), on_progress)
     spec = read_spec(provisioned.folder)
+    device = choose_device(settings.device)
+    plan = plan_memory(spec, choose_dtype(settings.dtype, spec.dtype, device), free_bytes(device))
     if arguments.json:
-        print(json.dumps({"model": settings.model, "set_digest": provisioned.set_digest, **asdict(spec)}))
+        result = {"model": settings.model, "device": device, "weights": asdict(provisioned)}
+        print(json.dumps({**result, "spec": asdict(spec), "memory": asdict(plan)}, default=str))
     else:
-        show_spec(settings.model, provisioned, spec, settings.dtype)
+        show_spec(settings.model, str(device), provisioned, spec, plan)
+    return 0
+
+
+def _lock(arguments: argparse.Namespace) -> int:
+    from lavatube.assembly import provision_options
+    from lavatube.terminal import progress_bar
+    from lavatube.weights.manifest import FILE_NAME
+    from lavatube.weights.provision import lock_model, parse_model
+
+    settings = _settings(arguments)
+    model = parse_model(settings.model)
+    folder = Path(model.location) if model.kind == "folder" else Path()
+    output = arguments.output or folder / FILE_NAME
+    with progress_bar() as on_progress:
+        manifest = lock_model(settings.model, provision_options(settings), on_progress)
+    output.write_text(manifest.to_json(), encoding="utf-8")
+    print(f"{output}: {len(manifest.files)} files, set digest {manifest.set_digest}")
+    return 0
+
+
+def _cache_list(arguments: argparse.Namespace) -> int:
+    from lavatube.terminal import show_cache
+    from lavatube.weights.cache import Cache
+    from lavatube.weights.upkeep import list_sets
+
+    cache = Cache(_settings(arguments).cache_folder)
+    show_cache(cache.root, list_sets(cache))
+    return 0
+
+
+def _cache_remove(arguments: argparse.Namespace) -> int:
+    from lavatube.weights.cache import Cache
+    from lavatube.weights.upkeep import remove_set
+
+    removed, freed_bytes = remove_set(Cache(_settings(arguments).cache_folder), arguments.set)
+    print(f"removed {removed.name} ({removed.set_digest:.12}), {freed_bytes / MIB:.1f} MiB")
+    return 0
+
+
+def _cache_collect(arguments: argparse.Namespace) -> int:
+    from lavatube.weights.cache import Cache
+    from lavatube.weights.upkeep import collect
+
+    print(f"removed {collect(Cache(_settings(arguments).cache_folder)) / MIB:.1f} MiB")
     return 0
 
 

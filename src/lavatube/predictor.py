@@ -5,15 +5,18 @@ Everything runs in the caller's process: phase 1 in setup(), the engine on a bac
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+from uuid import uuid4
 
+import torch
+
+from lavatube import assembly
 from lavatube.checkpoint import read_spec
 from lavatube.engine import wire
+from lavatube.engine.load import load_core
 from lavatube.engine.local import LocalEngine
 from lavatube.errors import InvalidInput, NotReady, from_code
 from lavatube.prompt.chat import Chat, Generation, single_turn
@@ -22,7 +25,7 @@ from lavatube.prompt.prepare import Prepared, Preparer
 from lavatube.settings import Setting, Settings, read_settings
 from lavatube.weights.provision import Progress, provision
 
-logger = logging.getLogger(__name__)
+URL_SCHEMES: Final = ("http:", "https:", "data:")
 
 
 class Predictor:
@@ -44,11 +47,12 @@ class Predictor:
         if self._engine is not None:
             return
         settings = self.settings
-        provisioned = provision(settings.model, provision_options(settings), on_progress)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        provisioned = provision(settings.model, assembly.provision_options(settings), on_progress)
         spec = read_spec(provisioned.folder)
-        self._preparer = preparer(spec, provisioned.folder, settings)
-        self._engine = LocalEngine(load_command(provisioned.folder, settings), threads=settings.threads)
-        logger.info("ready: %s", settings.model)
+        self._preparer = assembly.make_preparer(spec, provisioned.folder, settings)
+        self._engine = LocalEngine(load_core(assembly.load_command(provisioned.folder, self._preparer, settings)))
 
     def predict(
         self,
@@ -94,9 +98,11 @@ class Predictor:
 
     def _stream(self, engine: LocalEngine, prepared: Prepared) -> Iterator[str]:
         assert self._preparer is not None
+        if prepared.sampling.max_tokens == 0:
+            return
         detokenizer = Detokenizer(self._preparer.tokenizer, prepared.stop)
-        submit = wire.Submit(new_request_id(), prepared.token_ids, list(prepared.images), prepared.sampling)
-        with closing(engine.submit(submit)) as events:
+        request = wire.Submit(uuid4().hex, prepared.token_ids, list(prepared.images), prepared.sampling)
+        with engine.submit(request) as events:
             for event in events:
                 match event:
                     case wire.Tokens():
@@ -109,3 +115,13 @@ class Predictor:
                     yield text
                 if detokenizer.has_stopped:
                     return
+
+
+def _source(image: Path | bytes | str) -> bytes | str:
+    """A file's bytes, or the URL as it is. In the caller's own process a path may be read; over HTTP it never is."""
+    if isinstance(image, bytes) or (isinstance(image, str) and image.startswith(URL_SCHEMES)):
+        return image
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"Can't read the picture {image}: {error.strerror}.", param="image") from error

@@ -114,7 +114,9 @@ class Option:
 
     @property
     def metavar(self) -> str:
-        return "{" + ",".join(self.choices) + "}" if self.choices else self.type.__name__.upper()
+        if self.choices:
+            return "{" + ",".join(self.choices) + "}"
+        return {str: "TEXT", int: "N", float: "SECONDS", Path: "PATH"}[self.type]
 
     def check(self, value: Any, where: str) -> None:
         """Raises InvalidSetting for a value of the wrong type or out of its range."""
@@ -123,9 +125,9 @@ class Option:
             raise InvalidSetting(f"{where}: {value!r} is not a {self.type.__name__}.")
         if self.choices and value not in self.choices:
             raise InvalidSetting(f"{where}: {value!r} is none of {', '.join(self.choices)}.")
-        if self.type in (int, float) and not 0 <= value < 2**53:
+        if isinstance(value, int | float) and not 0 <= value < 2**53:
             raise InvalidSetting(f"{where}: {value!r} is out of range.")
-        if self.name == "port" and value > 65535:
+        if self.name == "port" and isinstance(value, int) and value > 65535:
             raise InvalidSetting(f"{where}: a port is at most 65535.")
 
 
@@ -174,6 +176,12 @@ def read_settings(
         elif option.name in from_file:
             values[option.name] = option.parse(str(from_file[option.name]), f"{file}: {option.name}")
     return Settings(**values)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """For a child process that is to have the same settings; unlike a command line, not for everybody to read."""
+    values = {option.variable: str(getattr(settings, option.name)) for option in options()}
+    return {**os.environ, **values}
 
 
 def _read_file(file: Path | None) -> Mapping[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -12,6 +13,7 @@ from rich.table import Table
 from lavatube.memory import MemoryPlan
 from lavatube.spec import ModelSpec
 from lavatube.weights import provision
+from lavatube.weights.upkeep import CachedSet
 
 
 @contextmanager
@@ -45,7 +47,18 @@ def show_provisioned(provisioned: provision.Provisioned) -> None:
     Console().print(table)
 
 
-def show_spec(model: str, provisioned: provision.Provisioned, spec: ModelSpec, plan: MemoryPlan) -> None:
+def show_cache(root: Path, sets: Sequence[CachedSet]) -> None:
+    """The sets of weights that are ready, or that there are none."""
+    table = Table(title=str(root), title_justify="left")
+    for column in ("name", "size", "files", "digest", "source"):
+        table.add_column(column, overflow="fold")
+    for cached in sets:
+        size, files = _size(cached.total_bytes), str(cached.num_files)
+        table.add_row(cached.name, size, files, cached.set_digest[:12], cached.source)
+    Console().print(table if sets else f"{root} holds no weights.")
+
+
+def show_spec(model: str, device: str, provisioned: provision.Provisioned, spec: ModelSpec, plan: MemoryPlan) -> None:
     """Every decision with its reason, and what the model needs of this machine."""
     console = Console()
     decisions = Table(title=f"{model}  ({provisioned.trust}, {_size(provisioned.total_bytes)})", title_justify="left")
@@ -59,9 +72,14 @@ def show_spec(model: str, provisioned: provision.Provisioned, spec: ModelSpec, p
     memory = _pairs()
     memory.add_row("parameters", f"{spec.num_parameters / 1e6:,.1f} M")
     memory.add_row("weights", f"{_size(plan.weights_bytes)} as {plan.dtype}")
-    memory.add_row("keys and values", f"{_size(plan.kv_bytes_per_token)} a token, {_size(plan.kv_bytes_per_context)} a full context")
-    memory.add_row("free memory", _size(plan.free_bytes))
-    memory.add_row("full contexts that fit", f"{plan.num_contexts:,}" if plan.fits else "[red]the weights do not fit[/red]")
+    memory.add_row(
+        "keys and values",
+        f"{_size(plan.kv_bytes_per_token)} a token, {_size(plan.kv_bytes_per_context)} a full context",
+    )
+    memory.add_row(f"free memory of {device}", _size(plan.free_bytes))
+    memory.add_row(
+        "full contexts that fit", f"{plan.num_contexts:,}" if plan.fits else "[red]the weights do not fit[/red]"
+    )
     console.print(memory)
 
 

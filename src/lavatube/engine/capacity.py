@@ -40,6 +40,11 @@ def num_cache_blocks(
     return min(size_bytes // block_bytes, useful)
 
 
+def free_bytes(device: torch.device) -> int:
+    """What a device has free."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+
+
 def spare_bytes(device: torch.device) -> int:
     """What a device has to spare for keys and values, beside the model and the work of a step."""
     if device.type == "cuda":

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from typing import Any, assert_never
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final
 
 import msgspec
 
@@ -19,7 +19,6 @@ from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy, Wat
 from lavatube.engine.wire import (
     Abort,
     Done,
-    Event,
     Failed,
     Heartbeat,
     Load,
@@ -34,7 +33,7 @@ from lavatube.errors import Conflict, Draining, EngineCrashed, InternalError, La
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS_S = 0.5
+LAST_WORDS_S: Final = 0.5
 """How long a worker's remaining events are read once its process has ended, or the other way round."""
 
 Inbox = asyncio.Queue[RequestEvent | LavatubeError]
@@ -49,7 +48,7 @@ class EngineClient:
         *,
         threads: int = 0,
         restarts: RestartPolicy | None = None,
-        patience: Patience = Patience(),
+        patience: Patience | None = None,
     ) -> None:
         """`command` starts a worker; by default ours, with so many CPU threads."""
         self.state = EngineState.STARTING
@@ -59,8 +58,8 @@ class EngineClient:
         self.failure: LavatubeError | None = None
         self._command = list(command) if command is not None else worker_command(threads)
         self._restarts = restarts or RestartPolicy()
-        self._patience = patience
-        self._watchdog = Watchdog(patience, time.monotonic())
+        self._patience = patience or Patience()
+        self._watchdog = Watchdog(self._patience, time.monotonic())
         self._load: Load | None = None
         self._worker: WorkerProcess | None = None
         self._streams: dict[str, Inbox | None] = {}  # None: closed here, its end is not yet told by the worker
@@ -88,10 +87,10 @@ class EngineClient:
         while self.ready is None:
             await self._is_settled.wait()
             if self.state is not EngineState.READY:
-                raise self.failure or Draining("The engine was stopped.")
+                raise (self.failure or Draining("The engine was stopped.")).with_traceback(None)
         return self.ready
 
-    async def submit(self, request: Submit) -> AsyncGenerator[RequestEvent]:
+    async def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
         """The events of one request, up to its Done or Failed. To close the iterator is to abort.
 
         Raises: NotReady; EngineCrashed if the worker dies meanwhile; Draining; Conflict for an id in use.
@@ -108,7 +107,7 @@ class EngineClient:
             while True:
                 item = await inbox.get()
                 if isinstance(item, LavatubeError):
-                    raise item
+                    raise item.with_traceback(None)
                 yield item
                 if isinstance(item, Done | Failed):
                     return
@@ -120,6 +119,7 @@ class EngineClient:
     async def stop(self) -> None:
         """End the worker; streams that are still open end with Draining."""
         if self.state is not EngineState.STOPPED:
+            self.ready = self.loading = self.heartbeat = None
             self._move(EngineState.STOPPED)
             self._fail_streams(Draining("The server is shutting down."))
         if self._supervision is not None:
@@ -127,35 +127,129 @@ class EngineClient:
             await asyncio.wait({self._supervision})
 
     async def _supervise(self) -> None:
-        """One worker's life after the other, until that makes no sense any more."""
-        while True:
-            cause = await self._live()
-            if isinstance(cause, EngineCrashed):
-                delay_s = self._restarts.delay_after_failure(time.monotonic())
-            else:
-                delay_s = None  # the same again would end the same
-            if delay_s is None:
-                logger.error("the engine has failed for good: %s", cause.message)
-                self._move(EngineState.FAILED)
-                return
-            logger.info("the engine starts again in %.0f s", delay_s)
-            await asyncio.sleep(delay_s)
-            self._move(EngineState.STARTING)
+        """One worker's life after the other, until another would end the same."""
+        try:
+            while (delay_s := await self._live()) is not None:
+                await asyncio.sleep(delay_s)
+                self._move(EngineState.STARTING)
+        except Exception:
+            logger.exception("the supervision of the engine broke")
+            self._bury(InternalError("The engine is no longer supervised."))
 
-    async def _live(self) -> LavatubeError:
-        """One life; returns why it ended, when all streams know."""
+    async def _live(self) -> float | None:
+        """One life. Returns seconds to wait before the next, None for never."""
         self._watchdog = Watchdog(self._patience, time.monotonic())
         try:
             async with start_worker(self._command, self._patience.start_s) as worker:
                 self._worker = worker
                 self._order_load()
-                try:
-                    cause = await self._end_of(worker)
-                    worker.kill()
-                    self._bury(cause)
-                finally:
-                    self._worker = None
+                cause = await self._end_of(worker)
+                worker.kill()
+                return self._bury(cause)  # here, not below: the process's end can take a while
+        except OSError:
+            logger.exception("the engine's process can't be started")
+            return self._bury(EngineCrashed("The engine's process can't be started."))
         except EngineCrashed as error:
-            cause = error
-            self._bury(cause)
-        return cause
+            return self._bury(error)
+        finally:
+            self._worker = None
+
+    async def _end_of(self, worker: WorkerProcess) -> LavatubeError:
+        """Waits for what comes first: the end of its process, of its connection, or of our patience."""
+        talk = asyncio.create_task(self._listen(worker))
+        exit_ = asyncio.create_task(worker.exited())
+        watch = asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait({talk, exit_, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                return EngineCrashed(f"The engine hung: {watch.result()}.")
+            await asyncio.wait({talk, exit_}, timeout=LAST_WORDS_S)
+            if talk.done() and (said := talk.result()):
+                return said
+            how = exit_.result() if exit_.done() else "it closed its connection"
+            return EngineCrashed(f"The engine crashed: {how}.")
+        finally:
+            for task in (talk, exit_, watch):
+                task.cancel()
+            await asyncio.wait({talk, exit_, watch})
+
+    async def _listen(self, worker: WorkerProcess) -> LavatubeError | None:
+        """Until it hangs up; returns the error that it gave as the reason, if it gave one."""
+        try:
+            while events := await worker.receive():
+                for event in events:
+                    self._watchdog.hear(event, time.monotonic())
+                    if isinstance(event, LoadFailed):
+                        return from_code(event.code, event.message)
+                    self._receive(event)
+        except (ValueError, msgspec.DecodeError):
+            logger.exception("the engine sent something that is no event")
+            return EngineCrashed("The engine crashed: it sent something that is no event.")
+        return None
+
+    async def _watch(self) -> str:
+        """Until there is a complaint; returns it."""
+        while True:
+            await asyncio.sleep(self._patience.check_every_s)
+            is_ready, has_work = self.state is EngineState.READY, bool(self._streams)
+            complaint = self._watchdog.complaint(time.monotonic(), is_ready=is_ready, has_work=has_work)
+            if complaint:
+                return complaint
+
+    def _receive(self, event: Tokens | Done | Failed | Ready | Loading | Heartbeat) -> None:
+        match event:
+            case Tokens():
+                self._deliver(event, self._streams.get(event.request_id))
+            case Done() | Failed():
+                self._deliver(event, self._streams.pop(event.request_id, None))
+            case Ready():
+                self.ready, self.failure = event, None
+                self._move(EngineState.READY)
+            case Loading():
+                self.loading = event
+            case Heartbeat():
+                self.heartbeat = event
+
+    def _deliver(self, event: RequestEvent, inbox: Inbox | None) -> None:
+        if inbox is not None:
+            inbox.put_nowait(event)
+
+    def _order_load(self) -> None:
+        """Send the order, once there is a worker and an order."""
+        if self._worker and self._load and self.state is EngineState.STARTING:
+            self._move(EngineState.LOADING)
+            self._worker.post(self._load)
+
+    def _bury(self, cause: LavatubeError) -> float | None:
+        """The worker is as good as dead: set the state, then tell the streams."""
+        logger.error("%s", cause)
+        delay_s = None
+        if isinstance(cause, EngineCrashed):  # any other error would come again
+            delay_s = self._restarts.delay_after_failure(time.monotonic())
+        self.failure = cause
+        self.ready = self.loading = self.heartbeat = self._worker = None
+        self._move(EngineState.FAILED if delay_s is None else EngineState.RESTARTING)
+        self._fail_streams(cause)
+        return delay_s
+
+    def _fail_streams(self, cause: LavatubeError) -> None:
+        streams, self._streams = self._streams, {}
+        for inbox in streams.values():
+            if inbox is not None:
+                inbox.put_nowait(cause)
+
+    def _move(self, state: EngineState) -> None:
+        assert self.state.can_become(state), f"the engine can't go from {self.state} to {state}"
+        logger.info("engine: %s", state)
+        self.state = state
+        if state in (EngineState.READY, EngineState.FAILED, EngineState.STOPPED):
+            self._is_settled.set()
+        else:
+            self._is_settled.clear()
+
+    def _refusal(self) -> LavatubeError:
+        if self.state is EngineState.STOPPED:
+            return Draining("The server is shutting down.")
+        if self.state is EngineState.FAILED:
+            return NotReady("The engine has failed and does not come back by itself.")
+        return NotReady(f"The engine is {self.state}.", remedy="Try again in a moment.")

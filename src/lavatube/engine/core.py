@@ -37,6 +37,7 @@ class EngineCore:
         cache = KVCache.allocate(spec.language, num_blocks, BLOCK_SIZE, model.dtype, model.device)
         vocab_size = spec.language.vocab_size
         sampler = Sampler(vocab_size, [spec.image_token_id], num_token_ids or vocab_size, model.device)
+        self.device, self.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
         self._spec = spec
         self._runner = Runner(model, cache, sampler)
         self._scheduler = Scheduler(BlockAllocator(num_blocks, BLOCK_SIZE), max_sequences, max_step_tokens)

@@ -67,4 +67,5 @@ def choose_dtype(name: str, stored: str, device: torch.device) -> str:
         return name
     if device.type == "cuda" or stored == "float32":
         return stored
-    return "bfloat16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    has_bfloat16 = any(can for name, can in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+    return "bfloat16" if has_bfloat16 else "float32"

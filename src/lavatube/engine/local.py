@@ -20,7 +20,7 @@ Inbox = SimpleQueue[RequestEvent | LavatubeError | None]
 
 
 class LocalStream:
-    """The events of one request, up to its Done or Failed. Any thread may iterate it or close it; to drop it closes it."""
+    """The events of one request, up to its Done or Failed. Any thread may iterate, close or drop it."""
 
     def __init__(self, inbox: Inbox, abort: Callable[[], None]) -> None:
         self._inbox = inbox
@@ -37,7 +37,7 @@ class LocalStream:
         if item is None:
             raise StopIteration
         if isinstance(item, LavatubeError):
-            raise item
+            raise item.with_traceback(None)
         return item
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class LocalEngine:
         inbox: Inbox = SimpleQueue()
         with self._lock:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)
             if request.request_id in self._inboxes:
                 raise Conflict(f"Request {request.request_id} is running already.", param="request_id")
             self._inboxes[request.request_id] = inbox

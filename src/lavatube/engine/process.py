@@ -9,7 +9,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lavatube.engine.wire import Command, Event, Frames, decode_event, frame
 from lavatube.errors import EngineCrashed
@@ -26,12 +26,11 @@ def worker_command(threads: int = 0) -> list[str]:
 class WorkerProcess:
     """A worker that is connected."""
 
-    def __init__(
-        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._frames = Frames()
 
     @property
     def pid(self) -> int:
@@ -44,16 +43,16 @@ class WorkerProcess:
     async def send(self, command: Command) -> None:
         """Send, and wait while too much is unread."""
         self.post(command)
-        with suppress(ConnectionError):  # its death is told by `exited` and by the end of `events`
+        with suppress(ConnectionError):  # its death is told by `exited` and by `receive`
             await self._writer.drain()
 
-    async def events(self) -> AsyncIterator[Event]:
-        """What it says, until it hangs up. Raises ValueError or msgspec.DecodeError for what is no event."""
-        frames = Frames()
+    async def receive(self) -> list[Event]:
+        """What it said next; nothing when it has hung up. Raises ValueError or msgspec.DecodeError for no event."""
         with suppress(ConnectionError):
             while data := await self._reader.read(_READ_BYTES):
-                for body in frames.feed(data):
-                    yield decode_event(body)
+                if bodies := self._frames.feed(data):
+                    return [decode_event(body) for body in bodies]
+        return []
 
     async def exited(self) -> str:
         """Waits for the process to end; says how it did."""
@@ -84,17 +83,20 @@ async def start_worker(command: Sequence[str], connect_timeout_s: float) -> Asyn
         server = await asyncio.start_unix_server(accept, path)
         stack.callback(server.close)
         process = await asyncio.create_subprocess_exec(*command, "--socket", path, stdin=DEVNULL, stdout=DEVNULL)
-        stack.push_async_callback(_end, process)
+        stack.push_async_callback(_end, process, connection)
         exit_status = asyncio.ensure_future(process.wait())
         stack.callback(exit_status.cancel)
-        await asyncio.wait({connection, exit_status}, timeout=connect_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {connection, exit_status}
+        await asyncio.wait(first, timeout=connect_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not connection.done():
             raise EngineCrashed("The engine's process did not come up.")
         reader, writer = connection.result()
         yield WorkerProcess(process, reader, writer)
 
 
-async def _end(process: Process) -> None:
+async def _end(process: Process, connection: asyncio.Future[Any]) -> None:
+    if not connection.done():
+        process.kill()  # it has nothing yet whose end would tell it
     try:
         async with asyncio.timeout(EXIT_GRACE_S):
             await process.wait()

@@ -1,4 +1,4 @@
-"""The engine's hands: runs the model over the chunks of one step. The only one that owns tensors: cache and features."""
+"""Runs the model over the chunks of one step: images, embeddings, forward pass, next ids. Decides nothing."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Runner:
         size = spans[0].pixels.size
         data = bytearray().join(span.pixels.data for span in spans)  # writable, as torch wants it
         tiles = torch.frombuffer(data, dtype=torch.uint8).view(-1, 3, size, size)
-        encoded = torch.cat([self._model.encode_images(part) for part in tiles.split(MAX_ENCODE_TILES)])
-        parts = encoded.split([span.pixels.tiles for span in spans])  # each (tiles, features, hidden)
+        encoded = torch.cat([self._model.encode_images(part) for part in torch.split(tiles, MAX_ENCODE_TILES)])
+        parts = torch.split(encoded, [span.pixels.tiles for span in spans])  # each (tiles, features, hidden)
         return [part.flatten(0, 1) for part in parts]
 
     def _count_layers(self) -> None:

@@ -43,7 +43,7 @@ class Sampler:
         chosen = allowed.argmax(dim=-1)
         for row, (sampling, position) in enumerate(zip(samplings, positions, strict=True)):
             if sampling.temperature > 0:
-                chosen[row] = _draw(allowed[row], sampling, uniform(sampling.seed, position))
+                chosen[row] = draw(allowed[row], sampling, uniform(sampling.seed, position))
         pairs = zip(chosen.tolist(), is_finite.tolist(), strict=True)
         return [token_id if is_good else None for token_id, is_good in pairs]
 
@@ -55,7 +55,7 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest) >> 11) / 2**53
 
 
-def _draw(row: torch.Tensor, sampling: Sampling, point: float) -> torch.Tensor:
+def draw(row: torch.Tensor, sampling: Sampling, point: float) -> torch.Tensor:
     """The id at `point` of the cumulative distribution.
 
     In double precision and relative to the largest, so that no temperature overflows and sums are exact enough.

@@ -57,7 +57,7 @@ class RestartPolicy:
             self._failed_s.popleft()
         if len(self._failed_s) >= self._max_failures:
             return None
-        return min(self._max_delay_s, self._first_delay_s * 2 ** (len(self._failed_s) - 1))
+        return min(self._max_delay_s, self._first_delay_s * 2.0 ** (len(self._failed_s) - 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,9 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
         return 1
     heart.measure = lambda: Heartbeat(core.progress, core.num_running, core.num_waiting, core.free_cache_tokens)
     load_s = time.monotonic() - begun_s
-    logger.info("ready on %s in %s after %.1f s, cache of %d tokens", core.device, core.dtype, load_s, core.cache_tokens)
+    logger.info(
+        "ready on %s in %s after %.1f s, cache of %d tokens", core.device, core.dtype, load_s, core.cache_tokens
+    )
     connection.send(Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens))
     run(core, commands, lambda events: connection.send(*events))
     return 0
@@ -147,7 +149,9 @@ def _progress_sender(connection: Connection) -> Callable[[int, int], None]:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="lavatube.engine.worker", description="The engine's process; the front starts it.")
+    parser = argparse.ArgumentParser(
+        prog="lavatube.engine.worker", description="The engine's process; the front starts it."
+    )
     parser.add_argument("--socket", required=True, help="Unix socket that the front listens on")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
     return parser.parse_args()

@@ -53,7 +53,7 @@ class KVCache:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decode:
+class _DecodePlan:
     """The sequences with one row each: read together, padded to the longest."""
 
     rows: Tensor  # (S,)
@@ -64,7 +64,7 @@ class _Decode:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prefill:
+class _PrefillPlan:
     """One sequence with several rows. Without `slots` the rows are its whole context, and nothing is read back."""
 
     rows: slice  # n of them
@@ -94,16 +94,16 @@ class Attention:
         values.index_copy_(1, self._write_slots, new_values)
         out = torch.empty_like(query)
         if self._decode is not None:
-            out[self._decode.rows] = _decode(query[self._decode.rows], keys, values, self._decode)
+            out[self._decode.rows] = _attend_decode(query[self._decode.rows], keys, values, self._decode)
         for chunk in self._prefills:
             if chunk.slots is None:
                 context_keys, context_values = new_keys[:, chunk.rows], new_values[:, chunk.rows]
             else:
                 context_keys, context_values = keys[:, chunk.slots], values[:, chunk.slots]
-            out[chunk.rows] = _prefill(query[chunk.rows], context_keys, context_values, chunk.mask)
+            out[chunk.rows] = _attend_prefill(query[chunk.rows], context_keys, context_values, chunk.mask)
         return out
 
-    def _plan_decode(self, layout: Layout, sequences: list[int]) -> _Decode:
+    def _plan_decode(self, layout: Layout, sequences: list[int]) -> _DecodePlan:
         device = layout.slots.device
         context_lengths = [layout.context_lengths[sequence] for sequence in sequences]
         longest = max(context_lengths)
@@ -119,15 +119,15 @@ class Attention:
         # One buffer for all layers: fresh memory of this size would cost more in page faults than the attention itself.
         gathered = self._cache.keys.new_empty(2, num_kv_heads, len(sequences), longest, head_dim)
         rows = torch.tensor([layout.query_starts[sequence] for sequence in sequences], device=device)
-        return _Decode(rows, slots.flatten(), is_padding, keys=gathered[0], values=gathered[1])
+        return _DecodePlan(rows, slots.flatten(), is_padding, keys=gathered[0], values=gathered[1])
 
-    def _plan_prefill(self, layout: Layout, sequence: int) -> _Prefill:
+    def _plan_prefill(self, layout: Layout, sequence: int) -> _PrefillPlan:
         start, end = layout.query_starts[sequence : sequence + 2]
         count, length = end - start, layout.context_lengths[sequence]
         if count == length:
-            return _Prefill(slice(start, end), slots=None, mask=None)
+            return _PrefillPlan(slice(start, end), slots=None, mask=None)
         mask = self._cache.keys.new_full((count, length), -torch.inf).triu_(length - count + 1)
-        return _Prefill(slice(start, end), self._slots(layout.block_tables[sequence], length), mask)
+        return _PrefillPlan(slice(start, end), self._slots(layout.block_tables[sequence], length), mask)
 
     def _slots(self, block_tables: Tensor, length: int) -> Tensor:
         """Slots of the first `length` tokens. Shapes: in (…, B), out (…, length)."""
@@ -136,7 +136,7 @@ class Attention:
         return block_tables[..., offsets // block_size] * block_size + offsets % block_size
 
 
-def _decode(query: Tensor, keys: Tensor, values: Tensor, plan: _Decode) -> Tensor:
+def _attend_decode(query: Tensor, keys: Tensor, values: Tensor, plan: _DecodePlan) -> Tensor:
     """One row of each of S sequences.
 
     Plain products, because the fused attention of CPUs is slow for single rows (20 times in bfloat16). The heads that
@@ -155,7 +155,7 @@ def _decode(query: Tensor, keys: Tensor, values: Tensor, plan: _Decode) -> Tenso
     return out.transpose(0, 1).reshape(query.shape)
 
 
-def _prefill(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def _attend_prefill(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Several rows of one sequence; without a mask, row i sees the keys up to i.
 
     Shapes: query (n, heads, head_dim), keys and values (kv_heads, context, head_dim); out as query.

@@ -17,7 +17,7 @@ from lavatube.errors import UnsupportedCheckpoint
 from lavatube.model.linear import MergedLinear
 from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
-from lavatube.weights.tensors import open_tensors
+from lavatube.weights.tensors import Tensors, open_tensors
 
 EMBEDDINGS: Final = "language.embed_tokens.weight"
 HEAD: Final = "head.weight"
@@ -60,7 +60,7 @@ def load_model(
     model = allocate(spec, device, dtype)
     sources = _sources(tensors.names)
     places = dict(_places(model))
-    _check(spec, places, sources, {name: tuple(tensors.shape(source)) for name, source in sources.items()})
+    _check(spec, places, sources, tensors)
     if spec.language.has_tied_embeddings and HEAD in sources:
         _check_tied(tensors.tensor(sources[EMBEDDINGS]), tensors.tensor(sources[HEAD]))
     total_bytes, done_bytes = sum(place.nbytes for place in places.values()), 0
@@ -114,20 +114,21 @@ def _own_name(source: str) -> str:
     return source
 
 
-def _check(
-    spec: ModelSpec, places: dict[str, Tensor], sources: dict[str, str], shapes: dict[str, tuple[int, ...]]
-) -> None:
-    missing = [name for name in places if name not in sources]
-    surplus = [source for name, source in sources.items() if name not in places and not _is_superfluous(name, spec)]
-    misshapen = [
-        f"{sources[name]} is {list(shapes[name])}, not {list(place.shape)}"
-        for name, place in places.items()
-        if name in sources and shapes[name] != tuple(place.shape)
-    ]
-    faults = [("missing", missing), ("unknown", surplus), ("of another shape than config.json says", misshapen)]
+def _check(spec: ModelSpec, places: dict[str, Tensor], sources: dict[str, str], tensors: Tensors) -> None:
+    missing, unfit = [], []
+    for name, place in places.items():
+        source = sources.get(name)
+        if source is None:
+            missing.append(name)
+        elif tensors.shape(source) != place.shape:
+            unfit.append(f"{source} is {list(tensors.shape(source))}, not {list(place.shape)}")
+        elif not tensors.dtype(source).is_floating_point:
+            unfit.append(f"{source} holds {tensors.dtype(source)}")
+    unknown = [source for name, source in sources.items() if name not in places and not _is_superfluous(name, spec)]
+    faults = [("missing", missing), ("not of this model", unknown), ("other than config.json says", unfit)]
     listed = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults if names]
     if listed:
-        raise UnsupportedCheckpoint(f"The weights do not fit the model. Tensors {'; '.join(listed)}.")
+        raise UnsupportedCheckpoint(f"The weights do not fit config.json. Tensors {'; '.join(listed)}.")
 
 
 def _is_superfluous(name: str, spec: ModelSpec) -> bool:

@@ -1,4 +1,4 @@
-"""A bounded line in front of the engine: who may enter, and when to come back otherwise. Pure arithmetic, no waiting."""
+"""A bounded line in front of the engine: who may enter, and when to come back otherwise. Pure arithmetic."""
 
 from __future__ import annotations
 

@@ -52,9 +52,7 @@ class Retention:
             oldest = next(iter(self._finished.values()))
             assert oldest.completed is not None
             is_old = now - oldest.completed > self._limits.max_age_s
-            is_full = (
-                len(self._finished) > self._limits.max_count or self._finished_bytes > self._limits.max_bytes
-            )
+            is_full = len(self._finished) > self._limits.max_count or self._finished_bytes > self._limits.max_bytes
             if not (is_old or is_full):
                 return
             self._finished.popitem(last=False)

@@ -229,7 +229,9 @@ class PredictionService:
         started = prediction.started
         self._admission.leave(ticket, None if started is None else time.monotonic() - started)
         self._retention.finish(prediction)
-        logger.info("prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status)
+        logger.info(
+            "prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status
+        )
 
 
 def _fail(prediction: Prediction, error: LavatubeError) -> None:

@@ -9,7 +9,7 @@ import warnings
 
 from PIL import Image
 
-from lavatube.errors import ImageRejected
+from lavatube.errors import ImageRejected, ImageTooLarge
 from lavatube.prompt.decoder import Decoded, DecodeReply, Refused, encoder, request_decoder
 from lavatube.prompt.pixels import tile
 from lavatube.prompt.raster import rasterise
@@ -24,6 +24,8 @@ def _decode(body: bytes) -> DecodeReply:
         tiles = tile(image, request.pixels)
     except ImageRejected as error:
         return Refused(error.code, error.message, error.remedy)
+    except MemoryError:
+        return Refused(ImageTooLarge.code, "The picture takes more memory to decode than one may use.", "")
     return Decoded(tiles.data, tiles.count, tiles.size, *image.size)
 
 

@@ -75,7 +75,7 @@ class ImageDecoder:
         """
         request = DecodeRequest(data, recognise(data, limits), pixels, limits)
         try:
-            reply = _reply_decoder.decode(self._pool.ask(encoder.encode(request)))
+            reply: DecodeReply = _reply_decoder.decode(self._pool.ask(encoder.encode(request)))
         except SandboxBusy:
             raise Overloaded("Too many pictures are waiting to be decoded.", retry_after_s=5) from None
         except (SandboxError, msgspec.DecodeError):

@@ -51,7 +51,7 @@ def recognise(data: bytes, limits: ImageLimits) -> Format:
     Raises: ImageTooLarge, UnsupportedImage for formats known but not taken, ImageRejected for anything else.
     """
     if len(data) > limits.max_bytes:
-        raise ImageTooLarge(f"The picture's file is larger than {limits.max_bytes} bytes.", remedy="Send a smaller one.")
+        raise ImageTooLarge(f"The picture's file has more than {limits.max_bytes} bytes.", remedy="Send a smaller one.")
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):

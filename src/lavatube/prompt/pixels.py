@@ -13,8 +13,6 @@ from PIL import Image
 
 from lavatube.spec import PixelSpec
 
-PREPROCESS_VERSION: Final = 1  # part of every digest: raise it when the same image gives other bytes
-
 _BICUBIC: Final = Image.Resampling.BICUBIC
 _BAND_ROWS: Final = 256
 
@@ -53,7 +51,7 @@ def _resize_padded(image: Image.Image, spec: PixelSpec) -> Image.Image:
     """Pad to a square of the mean colour and resize that, without ever holding the square.
 
     16384×82 would be a square of 268 million pixels. Pillow resizes across first, then down, with bytes in between; so
-    bands of padded rows can be narrowed one by one, and the narrow picture be shortened at the end, bit for bit the same.
+    bands of padded rows are narrowed one by one, and the narrow picture is shortened at the end, bit for bit the same.
     """
     side, edge = max(image.size), spec.resize
     mean = tuple(int(value * 255) for value in spec.mean)

@@ -11,12 +11,12 @@ import struct
 import zlib
 from typing import Final
 
-# Imported by name, so that decoding never imports: the child may not open files by then.
 from PIL import GifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from lavatube.errors import ImageRejected, ImageTooLarge
 from lavatube.prompt.images import Format, ImageLimits, check_size
 
+# Pillow imports its plugins when it first needs them; here they are there before the first picture.
 PLUGINS: Final = (GifImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin)
 
 _BROKEN: Final = (
@@ -55,8 +55,8 @@ def rasterise(data: bytes, form: Format, limits: ImageLimits) -> Image.Image:
         check_size(*image.size, limits)
         image.load()
         return _upright(_rgb(image), _orientation(image))
-    except (MemoryError, Image.DecompressionBombError):
-        raise ImageTooLarge("The picture takes more memory to decode than one may use.") from None
+    except Image.DecompressionBombError:
+        raise ImageTooLarge(f"The picture has more than {limits.max_pixels} pixels.") from None
     except _BROKEN:
         raise ImageRejected("The picture's file is broken: it can't be decoded.") from None
 
@@ -79,7 +79,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         return _from_16_bits(image)
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         return _on_white(image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

@@ -1,12 +1,13 @@
 """Small processes that do what a hostile file could abuse, within limits, and that are killed when they pass them.
 
 Both ends of the line are here: `Sandbox` in the front, `serve_frames` in the child. A frame is a 4-byte big-endian
-length and that many bytes, over one socket pair, which is also the child's life line: it ends when the other end closes.
-Knows no pictures and no templates.
+length and that many bytes, over one socket pair, which is also the child's life line: it ends when the other end
+closes. Knows no pictures and no templates.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import resource
 import signal
@@ -58,14 +59,19 @@ class Sandbox:
         if self._process.poll() is not None:
             self._restart()  # it ended between two questions: not this one's fault
         try:
-            deadline = time.monotonic() + self._limits.wall_limit_s
+            return self._exchange(body)
+        except BaseException:
+            self._restart()  # or the reply to this question would be taken for that to the next
+            raise
+
+    def _exchange(self, body: bytes) -> bytes:
+        deadline = time.monotonic() + self._limits.wall_limit_s
+        try:
             _send(self._socket, body, deadline)
             reply = _receive(self._socket, deadline)
         except (OSError, ValueError) as error:
-            self._restart()
             raise SandboxError from error
         if reply is None:
-            self._restart()
             raise SandboxError
         return reply
 
@@ -79,10 +85,10 @@ class Sandbox:
         self._socket, theirs = socket.socketpair()
         limits = (str(self._limits.memory_limit_bytes), str(self._limits.cpu_limit_s))
         with theirs:
-            self._process = subprocess.Popen(
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
                 # -P: a module that happens to lie in the working directory is not ours
                 [sys.executable, "-P", "-m", self._module, *limits],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the server, which then closes the line
             )
@@ -139,7 +145,8 @@ def serve_frames(answer: Callable[[bytes], bytes]) -> None:
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),  # a core file would hold somebody's picture
     ):
-        resource.setrlimit(limit, (value, value))
+        with contextlib.suppress(ValueError, OSError):  # macOS knows no limit on address space
+            resource.setrlimit(limit, (value, value))
     with socket.socket(fileno=0) as line:
         while (body := _receive(line)) is not None:
             # The default action of this timer's signal ends the process, even within a C function that never returns.

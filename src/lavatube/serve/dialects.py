@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from lavatube.errors import (
     Conflict,
+    Draining,
+    ImageRejected,
     LavatubeError,
-    MethodNotAllowed,
-    NotFound,
     Overloaded,
+    PromptTooLong,
     RequestError,
     RequestTimeout,
     Unauthorized,
@@ -58,7 +59,7 @@ def openai_body(error: LavatubeError) -> dict[str, object]:
         "error": {
             "message": error.sentence,
             "type": _openai_type(error),
-            "param": error.param,
+            "param": _param(error, "messages"),
             "code": error.code,
         }
     }
@@ -67,25 +68,27 @@ def openai_body(error: LavatubeError) -> dict[str, object]:
 def cog_body(error: LavatubeError, request_id: str) -> dict[str, object]:
     if not isinstance(error, RequestError):
         return {"error": error.sentence, "code": error.code, "status": "failed", "request_id": request_id}
+    param = _param(error, "input.prompt")
     body: dict[str, object] = {
         "error": {
             "code": error.code,
             "message": error.message,
-            "param": error.param,
+            "param": param,
             "remedy": error.remedy,
             "retryable": error.is_retryable,
             "request_id": request_id,
         }
     }
-    if error.status == 422 or error.param is not None:
-        body["detail"] = [_cog_detail(error, problem) for problem in _problems(error)]
+    if error.status == 422 or isinstance(error, ImageRejected):
+        whole = Problem(param or "", error.message, error.remedy)
+        problems = error.problems if isinstance(error, InvalidFields) else (whole,)
+        body["detail"] = [_cog_detail(error, problem) for problem in problems]
     return body
 
 
-def _problems(error: RequestError) -> tuple[Problem, ...]:
-    if isinstance(error, InvalidFields):
-        return error.problems
-    return (Problem(error.param or "", error.message, error.remedy),)
+def _param(error: LavatubeError, text_param: str) -> str | None:
+    """The field at fault; who counts the prompt's tokens does not know what the API calls the prompt."""
+    return text_param if error.param is None and isinstance(error, PromptTooLong) else error.param
 
 
 def _cog_detail(error: RequestError, problem: Problem) -> dict[str, object]:
@@ -114,6 +117,8 @@ def _headers(error: LavatubeError) -> dict[str, str]:
     headers = {}
     if error.status in (429, 503):
         headers["Retry-After"] = str(min(error.retry_after_s or 1, MAX_RETRY_AFTER_S))
+    if isinstance(error, Draining):
+        headers["Connection"] = "close"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return headers
@@ -124,12 +129,3 @@ def _openai_headers(error: LavatubeError) -> dict[str, str]:
     if isinstance(error, Conflict | RequestTimeout) or error.status == 429 or error.status >= 500:
         return {"X-Should-Retry": "true" if error.is_retryable else "false"}
     return {}
-
-
-def no_such_path(path: str) -> NotFound:
-    del path  # not repeated: it is the client's text
-    return NotFound("There is nothing at this path.", remedy="GET / lists what is there.")
-
-
-def wrong_method(allowed: str) -> MethodNotAllowed:
-    return MethodNotAllowed("This path does not take this method.", remedy=f"It takes {allowed}." if allowed else "")

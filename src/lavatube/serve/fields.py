@@ -62,7 +62,7 @@ def validate(model: type[Body], value: Mapping[str, object]) -> Body:
 def invalid(problems: Iterable[Problem]) -> InvalidFields:
     found = tuple(problems)
     first = found[0]
-    return InvalidFields(first.message, param=first.param, remedy=first.remedy, problems=found)
+    return InvalidFields(first.message, param=first.param or None, remedy=first.remedy, problems=found)
 
 
 def _problem(model: type[BaseModel], details: ErrorDetails) -> Problem:
@@ -75,8 +75,10 @@ def _problem(model: type[BaseModel], details: ErrorDetails) -> Problem:
             return Problem(param, f"There is no field {param}.", _nearest(model, path))
         case "value_error":
             return Problem(param, str(details["ctx"]["error"]))
+        case "union_tag_invalid" | "union_tag_not_found":
+            return Problem(f"{param}.type", f"{param}.type is none of {details['ctx']['expected_tags']}.")
         case _:
-            return Problem(param, f"{param}: {_lower(details['msg'])}.")
+            return Problem(param, f"{param} {details['msg'].removeprefix('Input ')}.")
 
 
 def _path(loc: tuple[int | str, ...]) -> list[str]:
@@ -105,7 +107,3 @@ def _names(model: type[BaseModel], path: list[str]) -> list[str]:
             return []
         model = field.annotation
     return list(model.model_fields)
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]

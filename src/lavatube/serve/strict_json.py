@@ -50,7 +50,7 @@ def _count_keys(value: object) -> int:
 
 
 def _refuse_repeated_keys(raw: bytes) -> None:
-    """The slow, exact look at a body that seems to have more keys than its objects hold; a text may contain `":` too."""
+    """The slow, exact look at a body that seems to have more keys than its objects; a text may hold `":` too."""
 
     def unique(pairs: list[tuple[str, object]]) -> None:
         if len({key for key, _ in pairs}) != len(pairs):

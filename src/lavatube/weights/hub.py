@@ -15,7 +15,7 @@ from urllib.parse import quote, urljoin
 
 from lavatube.errors import SourceUnavailable
 from lavatube.weights.dial import origin_of
-from lavatube.weights.http import HttpAccess, read_document
+from lavatube.weights.http import HttpAccess, HttpClient, read_document
 from lavatube.weights.manifest import MAX_FILE_BYTES, unique_pairs
 from lavatube.weights.options import MIB
 
@@ -59,6 +59,9 @@ class Hub:
     def location(self, commit: str, path: str) -> str:
         """Where a file is fetched; the hub redirects from there to its storage."""
         return f"{self._endpoint}/{self._repository}/resolve/{commit}/{quote(path)}"
+
+    def connect(self) -> HttpClient:
+        return HttpClient(self._access)
 
     def _entries(self, commit: str) -> Iterator[object]:
         url: str | None = f"{self._endpoint}/api/models/{self._repository}/tree/{commit}?recursive=true"

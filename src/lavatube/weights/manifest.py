@@ -55,14 +55,16 @@ class Manifest:
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
-    def to_json(self) -> str:
-        value = {
+    def to_value(self) -> dict[str, object]:
+        return {
             "schema": SCHEMA,
             "name": self.name,
             "setDigest": self.set_digest,
             "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in self.files],
         }
-        return json.dumps(value, indent=2) + "\n"
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_value(), indent=2) + "\n"
 
 
 def is_content(path: str) -> bool:
@@ -119,7 +121,12 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
     Raises: InvalidManifest, saying what is wrong; UnsupportedCheckpoint for weights in pickle files.
     """
-    value = _object(_load_json(data, where), where, {"schema", "name", "files"}, optional={"setDigest"})
+    return check_manifest(_load_json(data, where), where)
+
+
+def check_manifest(parsed: object, where: str) -> Manifest:
+    """A manifest from parsed JSON. Raises: as `parse_manifest`."""
+    value = _object(parsed, where, {"schema", "name", "files"}, optional={"setDigest"})
     if value["schema"] != SCHEMA or isinstance(value["schema"], bool):
         raise InvalidManifest(
             f"{where}: schema {value['schema']!r:.40} is not known to this version, which reads {SCHEMA}.",

@@ -33,14 +33,12 @@ class Part:
         self.num_chunks = -(-size // chunk_bytes)
         with cache_border(f"{folder} can't be written"):
             self.path, self._descriptor = _claim(folder, name)
-            is_begun = os.fstat(self._descriptor).st_size == size
-            _allocate(self._descriptor, size)
             self._map_path = self.path.with_suffix(".map")
-            self._map = os.open(self._map_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            stored = read_map(self._map_path, size, chunk_bytes) if is_begun else None
-            self.done = stored if stored is not None else bytearray(self.num_chunks)
-            if stored is None:
-                self._write_map()
+            try:
+                self.done = self._begin()
+            except BaseException:
+                os.close(self._descriptor)
+                raise
 
     def span(self, chunk: int) -> tuple[int, int]:
         """First byte of a chunk, and one past its last."""
@@ -74,12 +72,12 @@ class Part:
         """Forget every chunk."""
         self.done = bytearray(self.num_chunks)
         with cache_border(f"{self._map_path} can't be written"):
-            self._write_map()
+            self._write_map(self.done)
 
     def commit(self, target: Path) -> None:
         """Become the verified file `target`, read-only. It is on the disk before it has that name."""
         with cache_border(f"{target} can't be written"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(mode=0o755, exist_ok=True)
             os.fchmod(self._descriptor, 0o444)
             os.fsync(self._descriptor)
             self.path.replace(target)
@@ -96,9 +94,24 @@ class Part:
         os.close(self._map)
         os.close(self._descriptor)
 
-    def _write_map(self) -> None:
+    def _begin(self) -> bytearray:
+        """Take the space, open the map and say which chunks are there."""
+        is_begun = os.fstat(self._descriptor).st_size == self.size
+        try:
+            _allocate(self._descriptor, self.size)
+        except OSError:
+            self.discard()  # give back what little there was
+            raise
+        self._map = os.open(self._map_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        stored = read_map(self._map_path, self.size, self.chunk_bytes) if is_begun else None
+        if stored is None:
+            stored = bytearray(self.num_chunks)
+            self._write_map(stored)
+        return stored
+
+    def _write_map(self, done: bytearray) -> None:
         os.ftruncate(self._map, 0)
-        os.pwrite(self._map, _HEADER.pack(_MAGIC, self.size, self.chunk_bytes) + self.done, 0)
+        os.pwrite(self._map, _HEADER.pack(_MAGIC, self.size, self.chunk_bytes) + done, 0)
 
 
 def read_map(path: Path, size: int, chunk_bytes: int) -> bytearray | None:
@@ -134,7 +147,6 @@ def cache_border(what: str) -> Iterator[None]:
 
 def _claim(folder: Path, name: str) -> tuple[Path, int]:
     """Open and lock the shared part; one of our own where somebody else holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.part"
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

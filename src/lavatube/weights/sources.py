@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from lavatube.errors import InvalidManifest, InvalidSetting, SourceUnavailable, UntrustedSource
+from lavatube.errors import InvalidManifest, InvalidSetting, UntrustedSource
 from lavatube.weights import manifest as manifests
 from lavatube.weights.dial import is_loopback, redact
+from lavatube.weights.headers import INDEX, SINGLE
 from lavatube.weights.http import HttpAccess, HttpClient, read_document
 from lavatube.weights.hub import Hub
 from lavatube.weights.local import LocalReader, fingerprint
@@ -20,7 +21,6 @@ from lavatube.weights.options import ProvisionOptions, Trust
 from lavatube.weights.patience import Patience, Transient
 from lavatube.weights.uri import ModelUri
 
-INDEX: Final = "model.safetensors.index.json"
 # What is asked for, by name, where nobody says what there is.
 USUAL: Final = (
     "added_tokens.json",
@@ -97,8 +97,15 @@ class Source:
         return sum(file.size for file in self.files)
 
 
+def settle(model: ModelUri, options: ProvisionOptions) -> ModelUri:
+    """The same model with its branch or tag replaced by the commit that it means now. Raises: SourceUnavailable."""
+    if model.kind != "hub" or model.is_immutable:
+        return model
+    return replace(model, revision=_hub(model, options).commit(model.revision))
+
+
 def resolve(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
-    """Find out what `model` consists of; with a pinned manifest only its files count.
+    """Find out what a settled model consists of; with a pinned manifest only its files count.
 
     Raises: SourceUnavailable, UntrustedSource, InvalidManifest, UnsupportedCheckpoint.
     """
@@ -109,8 +116,9 @@ def resolve(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None)
     return _resolve_folder(model, pinned)
 
 
-def hub_identity(model: ModelUri, endpoint: str, commit: str) -> str:
-    return f"{endpoint.rstrip('/')} hf://{model.location}@{commit}"
+def hub_identity(model: ModelUri, endpoint: str) -> str:
+    """What names the files of a settled model of the hub."""
+    return f"{endpoint.rstrip('/')} hf://{model.location}@{model.revision}"
 
 
 def _resolve_folder(model: ModelUri, pinned: Manifest | None) -> Source:
@@ -126,20 +134,22 @@ def _resolve_folder(model: ModelUri, pinned: Manifest | None) -> Source:
 
 
 def _resolve_hub(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
-    secrets = {"Authorization": f"Bearer {options.hf_token}"} if options.hf_token else {}
-    access = HttpAccess(options.hf_endpoint.rstrip("/"), options.policy, secrets)
-    _check_scheme(access)
-    hub = Hub(access, model.location)
-    commit = model.revision if model.is_immutable else hub.commit(model.revision)
-    uri, connect = f"hf://{model.location}@{commit}", lambda: HttpClient(access)
+    hub, commit = _hub(model, options), model.revision
+    uri = f"hf://{model.location}@{commit}"
     if pinned is not None:
         files = _listed(pinned, lambda path: hub.location(commit, path))
-        return Source(uri, pinned.name, "pinned", files, connect)
+        return Source(uri, pinned.name, "pinned", files, hub.connect)
     listed = {file.path: file for file in hub.files(commit)}
     wanted = [listed[path] for path in manifests.select_content(listed, uri)]
     files = tuple(SourceFile(f.path, f.size, hub.location(commit, f.path), f.sha256, f.git_sha1) for f in wanted)
-    identity = hub_identity(model, options.hf_endpoint, commit)
-    return Source(uri, model.name, "hub", files, connect, identity)
+    return Source(uri, model.name, "hub", files, hub.connect, hub_identity(model, options.hf_endpoint))
+
+
+def _hub(model: ModelUri, options: ProvisionOptions) -> Hub:
+    secrets = {"Authorization": f"Bearer {options.hf_token}"} if options.hf_token else {}
+    access = HttpAccess(options.hf_endpoint.rstrip("/"), options.policy, secrets)
+    _check_scheme(access)
+    return Hub(access, model.location)
 
 
 def _resolve_http(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
@@ -172,7 +182,7 @@ def _manifest_beside(access: HttpAccess) -> Manifest | None:
 
 def _probe(access: HttpAccess, options: ProvisionOptions) -> tuple[SourceFile, ...]:
     """Ask for the usual files by name, and for the shards that an index names."""
-    paths = [*USUAL, "model.safetensors"]
+    paths = [*USUAL, SINGLE]
     index = read_document(access, _below(access.root, INDEX), manifests.MAX_MANIFEST_BYTES)
     if index is not None:
         paths = [*USUAL, INDEX, *_shards(index[0], redact(access.root))]

@@ -9,13 +9,13 @@ from cog import BasePredictor, ConcatenateIterator, Input, Path
 from lavatube.predictor import Predictor as Lavatube
 
 
-class Predictor(BasePredictor):  # type: ignore[misc]  # Cog has no types
+class Predictor(BasePredictor):  # type: ignore[misc]
     def setup(self) -> None:
         """Phases 1 and 2, once."""
         self.lavatube = Lavatube()
         self.lavatube.setup()
 
-    @cog.streaming  # type: ignore[misc]
+    @cog.streaming  # type: ignore[untyped-decorator]
     def predict(
         self,
         image: Path = Input(description="The picture to ask about."),

@@ -1,0 +1,174 @@
+"""A conversation in, the text that the checkpoint was trained on out: its own Jinja template, or the built-in llava_v1.
+
+A checkpoint's template is a stranger's program. It runs in a sandboxed environment in a limited, killable child
+(`template_child`), and how it wants its messages is found out by trying it once, at start-up. Texts arrive shielded
+(see tokenizer.py); the only image placeholders in the output are those of the chat's pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from lavatube.errors import InternalError, InvalidInput, Overloaded, UnsupportedCheckpoint
+from lavatube.prompt.chat import Chat, ImageInput, Part, Role, Text, Turn
+from lavatube.prompt.sandbox import SandboxBusy, SandboxError, SandboxLimits, SandboxPool
+
+_CHILD: Final = "lavatube.prompt.template_child"
+_LIMITS: Final = SandboxLimits(memory_limit_bytes=512 * 1024 * 1024, cpu_limit_s=2.0, wall_limit_s=15.0)
+_PROBE: Final = "a question that a template has no reason to know"
+_SYSTEM_PROBE: Final = "an instruction that a template has no reason to know"
+_LLAVA_V1_SYSTEM: Final = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+
+Content = str | list[dict[str, str]]
+Form = Literal["parts", "string"]
+
+
+class RenderRequest(msgspec.Struct, frozen=True):
+    """`variables` are the named tokens, as in `bos_token`."""
+
+    source: str
+    messages: list[dict[str, Content]]
+    variables: dict[str, str]
+
+
+class Rendered(msgspec.Struct, frozen=True, tag="rendered"):
+    text: str
+
+
+class NotRendered(msgspec.Struct, frozen=True, tag="not_rendered"):
+    """`reason` is what the template itself said with raise_exception; empty when it just failed."""
+
+    reason: str
+
+
+RenderReply = Rendered | NotRendered
+
+request_decoder: Final = msgspec.msgpack.Decoder(RenderRequest)
+_reply_decoder: Final = msgspec.msgpack.Decoder(RenderReply)
+encoder: Final = msgspec.msgpack.Encoder()
+
+
+class Template(Protocol):
+    """What turns a chat into one string, ready for its answer. Any thread may call."""
+
+    def render(self, chat: Chat) -> str:
+        """Raises InvalidInput for a conversation that the template has no place for."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LlavaV1:
+    """The template of LLaVA 1.5 and of 1.6 on Vicuna. A system turn, first only, replaces the usual sentence.
+
+    Source: haotian-liu/LLaVA@c121f04 llava/conversation.py, `conv_llava_v1`.
+    """
+
+    def __init__(self, image_token: str, end_token: str) -> None:
+        self._image_token = image_token
+        self._end_token = end_token
+
+    def render(self, chat: Chat) -> str:
+        turns = chat.turns
+        system = _LLAVA_V1_SYSTEM
+        if turns and turns[0].role is Role.SYSTEM:
+            system, turns = _flat(turns[0].parts, self._image_token), turns[1:]
+        return f"{system} {''.join(map(self._turn, turns))}ASSISTANT:"
+
+    def _turn(self, turn: Turn) -> str:
+        text = _flat(turn.parts, self._image_token)
+        match turn.role:
+            case Role.USER:
+                return f"USER: {text} "
+            case Role.ASSISTANT:
+                return f"ASSISTANT: {text}{self._end_token}"
+            case Role.SYSTEM:
+                raise InvalidInput("This model takes one system message, before all others.")
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class JinjaTemplate:
+    """The checkpoint's own template."""
+
+    def __init__(self, source: str, image_token: str, variables: Mapping[str, str]) -> None:
+        self._source = source
+        self._image_token = image_token
+        self._variables = dict(variables)
+        self._pool = SandboxPool(_CHILD, 1, _LIMITS)
+        try:
+            self._form: Form = self._find_form()
+            self._has_system = self._knows_system()
+        except BaseException:
+            self.close()
+            raise
+
+    def render(self, chat: Chat) -> str:
+        if not self._has_system and any(turn.role is Role.SYSTEM for turn in chat.turns):
+            raise InvalidInput("This model's chat template has no place for a system message.")
+        try:
+            reply = self._ask(chat, self._form)
+        except SandboxBusy:
+            raise Overloaded("Too many conversations are waiting for the chat template.", retry_after_s=5) from None
+        except (SandboxError, msgspec.DecodeError):
+            raise InternalError("The model's chat template ran for too long.") from None
+        if isinstance(reply, NotRendered):
+            raise InvalidInput(
+                f"The model's chat template refuses this conversation: {reply.reason}"
+                if reply.reason
+                else "The model's chat template can't render this conversation."
+            )
+        return reply.text
+
+    def close(self) -> None:
+        """End the child."""
+        self._pool.close()
+
+    def _find_form(self) -> Form:
+        """Messages as lists of parts, or as strings: the first that brings out a picture and a question."""
+        chat = Chat((Turn(Role.USER, (ImageInput(""), Text(_PROBE))),))
+        for form in ("parts", "string"):
+            text = self._try(chat, form)
+            if text.count(self._image_token) == 1 and text.count(_PROBE) == 1:
+                return form
+        raise UnsupportedCheckpoint("The chat template can't render one picture and one question.")
+
+    def _knows_system(self) -> bool:
+        question = Turn(Role.USER, (Text(_PROBE),))
+        chat = Chat((Turn(Role.SYSTEM, (Text(_SYSTEM_PROBE),)), question))
+        return _SYSTEM_PROBE in self._try(chat, self._form)
+
+    def _try(self, chat: Chat, form: Form) -> str:
+        try:
+            reply = self._ask(chat, form)
+        except (SandboxError, msgspec.DecodeError):
+            raise UnsupportedCheckpoint("The chat template ran for too long, or took too much memory.") from None
+        return reply.text if isinstance(reply, Rendered) else ""
+
+    def _ask(self, chat: Chat, form: Form) -> RenderReply:
+        messages = [_message(turn, form, self._image_token) for turn in chat.turns]
+        request = RenderRequest(self._source, messages, self._variables)
+        reply: RenderReply = _reply_decoder.decode(self._pool.ask(encoder.encode(request)))
+        return reply
+
+
+def _message(turn: Turn, form: Form, image_token: str) -> dict[str, Content]:
+    content: Content = [_part(part) for part in turn.parts] if form == "parts" else _flat(turn.parts, image_token)
+    return {"role": turn.role.value, "content": content}
+
+
+def _part(part: Part) -> dict[str, str]:
+    return {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image"}
+
+
+def _flat(parts: tuple[Part, ...], image_token: str) -> str:
+    """Pictures first, each on a line of its own: where LLaVA was trained to find them."""
+    pictures = f"{image_token}\n" * sum(isinstance(part, ImageInput) for part in parts)
+    return pictures + "\n".join(part.text for part in parts if isinstance(part, Text))

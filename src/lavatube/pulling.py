@@ -1,0 +1,51 @@
+"""Phase 1 of a server: `lavatube pull MODEL --json` as a child process; progress and the result from its JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lavatube.errors import SourceUnavailable, from_code
+from lavatube.settings import Settings, environment_of
+from lavatube.weights.progress import Progress
+from lavatube.weights.provision import Provisioned
+
+
+async def pull(settings: Settings, on_progress: Callable[[Progress], None]) -> Provisioned:
+    """Provision the model of these settings. Cancelling ends the child; what it has fetched stays for the next time.
+
+    Raises: OperatorError, as the child said it.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "lavatube.cli", "pull", settings.model, "--json"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment_of(settings),
+    )
+    assert process.stdout is not None
+    last: dict[str, Any] = {}
+    try:
+        async for line in process.stdout:
+            last = json.loads(line)
+            if "done_bytes" in last:
+                on_progress(Progress(**last))
+        status = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()  # it may be killed at any instant: that is what its cache is made for
+            await process.wait()
+    return _result(last, status)
+
+
+def _result(last: dict[str, Any], status: int) -> Provisioned:
+    match last:
+        case {"error": {"code": str(code), "message": str(message), "remedy": str(remedy)}}:
+            raise from_code(code, message, remedy=remedy)
+        case {"folder": str(folder)} if status == 0:
+            return Provisioned(**{**last, "folder": Path(folder)})
+        case _:
+            raise SourceUnavailable(f"Provisioning ended with status {status} and no result.", remedy="See the log.")

@@ -1,0 +1,59 @@
+"""The HTTP application: all routes of all protocols on one port, inside the rings that every request passes."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lavatube.errors import InvalidRequest, LavatubeError, MethodNotAllowed, NotFound
+from lavatube.serve.body import MIB, BodyReader
+from lavatube.serve.boundary import Boundary
+from lavatube.serve.cog import CogRoutes
+from lavatube.serve.health import health_routes
+from lavatube.serve.limits import BearerKey, HeaderLimit
+from lavatube.serve.openai import OpenAIRoutes
+from lavatube.serve.serving import Serving
+from lavatube.settings import Settings
+
+
+def build_app(serving: Serving, settings: Settings) -> Starlette:
+    """The application for these settings; it answers before there is a model, and says so."""
+    bodies = BodyReader(max_bytes=settings.max_body_mib * MIB)
+    cog = CogRoutes(serving, bodies, max_new_tokens=settings.max_new_tokens, has_key=bool(settings.api_key))
+    openai = OpenAIRoutes(
+        serving,
+        bodies,
+        names=(settings.served_name, settings.model),
+        created=int(time.time()),
+        max_new_tokens=settings.max_new_tokens,
+    )
+    key = [Middleware(BearerKey, key=settings.api_key)] if settings.api_key else []
+    app = Starlette(
+        routes=[*health_routes(serving.health), *cog.routes(), *openai.routes()],
+        middleware=[Middleware(Boundary), Middleware(HeaderLimit), *key],
+        exception_handlers={HTTPException: _as_ours},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _as_ours(request: Request, error: Exception) -> Response:
+    """The router's own errors; the boundary answers them like all others."""
+    assert isinstance(error, HTTPException)
+    raise _ours(error)
+
+
+def _ours(error: HTTPException) -> LavatubeError:
+    match error.status_code:
+        case 404:
+            return NotFound("There is nothing at this path.", remedy="GET / lists what is there.")
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            return MethodNotAllowed("This path does not take this method.", remedy=f"It takes {allowed}.")
+        case _:
+            return InvalidRequest(str(error.detail))

@@ -1,0 +1,190 @@
+"""The Cog container API: discovery, health, predictions as JSON or server-sent events, and what Cog lacks: reading one.
+
+Cog's routes, bodies and states, so that its tooling works unchanged; where the behaviour is better, docs say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lavatube import __version__
+from lavatube.errors import Forbidden, InvalidRequest
+from lavatube.predictions.events import Completed
+from lavatube.predictions.prediction import Prediction
+from lavatube.serve.body import BodyReader
+from lavatube.serve.cog_inputs import PredictionRequest, fingerprint
+from lavatube.serve.cog_views import COG_VERSION, event_frame, health_body, refusal, snapshot
+from lavatube.serve.connection import while_connected
+from lavatube.serve.dialects import json_response
+from lavatube.serve.fields import Problem, invalid, validate
+from lavatube.serve.openapi import openapi_document
+from lavatube.serve.prefer import Preference, parse_prefer
+from lavatube.serve.serving import Serving
+from lavatube.serve.sse import KEEP_ALIVE, KEEP_ALIVE_S, EventStream
+
+
+class CogRoutes:
+    """The handlers; `has_key` says that whoever gets here has shown the API key."""
+
+    def __init__(self, serving: Serving, bodies: BodyReader, *, max_new_tokens: int, has_key: bool) -> None:
+        self._serving = serving
+        self._bodies = bodies
+        self._max_new_tokens = max_new_tokens
+        self._has_key = has_key
+        self._document = openapi_document(max_new_tokens)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self.discover),
+            Route("/health-check", self.health_check),
+            Route("/openapi.json", self.openapi),
+            Route("/predictions", self.create, methods=["POST"]),
+            Route("/predictions/{id}", self.one, methods=["GET", "PUT"]),
+            Route("/predictions/{id}/stream", self.stream, methods=["GET"]),
+            Route("/predictions/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/shutdown", self.shutdown, methods=["POST"]),
+        ]
+
+    async def discover(self, request: Request) -> Response:
+        return json_response(
+            {
+                "cog_version": COG_VERSION,
+                "lavatube_version": __version__,
+                "openapi_url": "/openapi.json",
+                "shutdown_url": "/shutdown",
+                "healthcheck_url": "/health-check",
+                "predictions_url": "/predictions",
+                "predictions_idempotent_url": "/predictions/{prediction_id}",
+                "predictions_cancel_url": "/predictions/{prediction_id}/cancel",
+                "predictions_stream_url": "/predictions/{prediction_id}/stream",
+            }
+        )
+
+    async def health_check(self, request: Request) -> Response:
+        """Always 200, as Cog documents; /readyz says the same by its status."""
+        service = self._serving.service
+        return json_response(health_body(self._serving.health(), is_busy=service is not None and service.is_busy))
+
+    async def openapi(self, request: Request) -> Response:
+        return json_response(self._document)
+
+    async def create(self, request: Request) -> Response | EventStream:
+        return await self._create(request, None)
+
+    async def one(self, request: Request) -> Response | EventStream:
+        prediction_id = request.path_params["id"]
+        if request.method == "PUT":
+            return await self._create(request, prediction_id)
+        return json_response(snapshot(self._serving.find(prediction_id)))
+
+    async def stream(self, request: Request) -> EventStream:
+        prediction = self._serving.find(request.path_params["id"])
+        return await self._events(request, prediction)
+
+    async def cancel(self, request: Request) -> Response:
+        self._serving.cancel(request.path_params["id"])
+        return json_response({})
+
+    async def shutdown(self, request: Request) -> Response:
+        """For an operator on this machine, or with the key; never for a web page, whose browser sends Origin."""
+        if "origin" in request.headers or not (self._has_key or _is_local(request)):
+            raise Forbidden("Only this machine itself may stop the server.", remedy="Set an API key to allow others.")
+        self._serving.shutdown()
+        return json_response({})
+
+    async def _create(self, request: Request, path_id: str | None) -> Response | EventStream:
+        """One create, three ways to answer: as events, at once, or when it is done."""
+        asked = validate(PredictionRequest, _with_id(await self._bodies.read_json(request), path_id))
+        generation = asked.input.generation(self._max_new_tokens)
+        seal = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
+        service = self._serving.service_for(asked.id)
+        is_known = asked.id is not None and service.find(asked.id) is not None
+        wants_events = _accepts_events(request)
+        preference = parse_prefer(request.headers.getlist("prefer"))
+        prediction = service.create(
+            asked.input.chat,
+            generation,
+            prediction_id=asked.id,
+            fingerprint=seal,
+            is_detached=preference.is_async and not wants_events,
+        )
+        del asked  # the picture is the preparer's now; a long answer must not keep it
+        if wants_events:
+            return await self._events(request, prediction)
+        if is_known and preference.wait_s is None:
+            return _now(prediction, Preference())
+        return await self._answer(request, prediction, preference)
+
+    async def _answer(self, request: Request, prediction: Prediction, preference: Preference) -> Response:
+        """Wait as long as the client prefers; what is not done by then goes on without it."""
+        limit_s = preference.wait_limit_s
+        if limit_s != 0:
+            with self._serving.attached(prediction):
+                is_done = await while_connected(request.receive, prediction.wait(limit_s))
+                prediction.is_detached |= not is_done
+        return _now(prediction, preference)
+
+    async def _events(self, request: Request, prediction: Prediction) -> EventStream:
+        """The first event is awaited before the headers go out, so that a refusal is a status code."""
+        frames = self._frames(prediction, _last_event_id(request))
+        first = await while_connected(request.receive, _first(frames))
+        return EventStream(frames, first=first)
+
+    async def _frames(self, prediction: Prediction, after: int) -> AsyncGenerator[bytes, None]:
+        is_first = True
+        with self._serving.attached(prediction):
+            async with aclosing(prediction.log.read(after, idle_s=KEEP_ALIVE_S)) as events:
+                async for event in events:
+                    if is_first and isinstance(event, Completed) and (error := refusal(prediction)) is not None:
+                        raise error
+                    is_first = False
+                    yield KEEP_ALIVE if event is None else event_frame(prediction, event)
+
+
+def _now(prediction: Prediction, preference: Preference) -> Response:
+    """The prediction as it is. Raises what refused it."""
+    error = refusal(prediction)
+    if error is not None:
+        raise error
+    return json_response(snapshot(prediction), 200 if prediction.status.is_terminal else 202, preference.headers)
+
+
+async def _first(frames: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(frames, KEEP_ALIVE)
+
+
+def _with_id(body: dict[str, object], path_id: str | None) -> dict[str, object]:
+    if path_id is None:
+        return body
+    if body.get("id", path_id) != path_id:
+        raise invalid([Problem("id", "prediction ID must match the ID supplied in the URL")])
+    return body | {"id": path_id}
+
+
+def _accepts_events(request: Request) -> bool:
+    accepted = ",".join(request.headers.getlist("accept")).lower().split(",")
+    return any(item.partition(";")[0].strip() == "text/event-stream" for item in accepted)
+
+
+def _last_event_id(request: Request) -> int:
+    text = request.headers.get("last-event-id", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InvalidRequest("Last-Event-ID is not the id of an event.", param="last-event-id")
+    return int(text)
+
+
+def _is_local(request: Request) -> bool:
+    """A Unix socket has no address."""
+    if request.client is None or not request.client.host:
+        return True
+    try:
+        return ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,79 @@
+"""The inputs of a prediction on the Cog routes, those of the original hosted LLaVA predictor and two more.
+
+The one declaration of them: validation and the OpenAPI document both come from here.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Annotated, Final
+
+from pydantic import Field, field_validator
+
+from lavatube.prompt.chat import Chat, Generation, single_turn
+from lavatube.serve.fields import Problem, StrictModel, invalid
+
+ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
+MAX_SEED: Final = 2**63 - 1
+MAX_TOP_K: Final = 2**31 - 1
+
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
+
+
+class Inputs(StrictModel):
+    image: str = Field(
+        description="The picture: an http(s) URL or a data URL. PNG, JPEG, WebP or GIF (its first frame).",
+        json_schema_extra={"format": "uri"},
+    )
+    prompt: str = Field(description="What to ask about the picture.")
+    top_p: float = Field(
+        1.0, ge=0, le=1, description="Sample from the most likely tokens whose share of probability is this."
+    )
+    temperature: float = Field(
+        0.2, ge=0, description="Randomness: 0 always takes the most likely token, 1 samples as the model says."
+    )
+    max_tokens: int = Field(1024, ge=0, description="Most tokens to answer with.")
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Makes sampling repeatable; without it each run has its own."
+    )
+    top_k: int = Field(0, ge=0, le=MAX_TOP_K, description="Sample from this many most likely tokens; 0: from all.")
+
+    @property
+    def chat(self) -> Chat:
+        return single_turn(self.prompt, self.image, param="input.image")
+
+    def generation(self, max_new_tokens: int) -> Generation:
+        """Raises InvalidFields for more tokens than the server gives; the default is cut to them."""
+        if self.max_tokens > max_new_tokens and "max_tokens" in self.model_fields_set:
+            raise invalid(
+                [Problem("input.max_tokens", f"input.max_tokens should be less than or equal to {max_new_tokens}.")]
+            )
+        return Generation(
+            max_tokens=min(self.max_tokens, max_new_tokens),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+        )
+
+
+class PredictionRequest(StrictModel):
+    """The body of a create. What Cog knows and this server does not do is refused by name, not dropped."""
+
+    id: Id | None = None
+    input: Inputs
+    webhook: None = None
+    webhook_events_filter: None = None
+
+    @field_validator("webhook", "webhook_events_filter", mode="before")
+    @classmethod
+    def _no_webhooks(cls, value: object) -> object:
+        if value is not None:
+            raise ValueError("Webhooks are not served. Leave the field out, and poll GET /predictions/{id} instead.")
+        return value
+
+
+def fingerprint(inputs: Inputs) -> bytes:
+    """The same for the same request, however its JSON was written. Takes a while for a large picture."""
+    return sha256(json.dumps(inputs.model_dump(), sort_keys=True).encode()).digest()

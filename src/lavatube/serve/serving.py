@@ -1,0 +1,55 @@
+"""What the routes reach: the state of the server, and the predictions once there is a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from lavatube.errors import NotFound
+from lavatube.predictions.prediction import Prediction
+from lavatube.predictions.service import PredictionService
+from lavatube.serve.health import HealthView
+
+
+@dataclass(slots=True)
+class Serving:
+    """Made before there is a model; boot.py puts the service in once there is one.
+
+    `health` is asked at each request. `shutdown` begins a graceful end and returns at once.
+    """
+
+    health: Callable[[], HealthView]
+    shutdown: Callable[[], None]
+    service: PredictionService | None = None
+
+    def ready_service(self) -> PredictionService:
+        """For a new prediction. Raises NotReady or Draining, with the reason and when to come back."""
+        view = self.health()
+        if self.service is None or not view.is_ready:
+            raise view.refusal()
+        return self.service
+
+    def service_for(self, prediction_id: str | None) -> PredictionService:
+        """For a create, which may repeat the id of a prediction that is there, ready or not."""
+        if prediction_id is not None and self.service is not None and self.service.find(prediction_id) is not None:
+            return self.service
+        return self.ready_service()
+
+    def find(self, prediction_id: str) -> Prediction:
+        """An existing prediction, ready or not. Raises NotFound."""
+        if self.service is None:
+            raise NotFound("There is no such prediction.", param="id")
+        return self.service.get(prediction_id)
+
+    def attached(self, prediction: Prediction) -> AbstractContextManager[None]:
+        """See PredictionService.attached."""
+        assert self.service is not None, "a prediction comes from a service"
+        return self.service.attached(prediction)
+
+    def cancel(self, prediction_id: str) -> None:
+        """Raises NotFound, also for one that has ended."""
+        prediction = self.find(prediction_id)
+        assert self.service is not None
+        if not self.service.cancel(prediction):
+            raise NotFound(f"This prediction has ended: {prediction.status}.", param="id")

@@ -1,0 +1,68 @@
+"""Server-sent events, by hand: frames of bytes in, a response that ends when its client does.
+
+Source: WHATWG HTML, section 9.2 (server-sent events).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from lavatube.serve.connection import ClientGone, while_connected
+from lavatube.serve.dialects import dump
+
+KEEP_ALIVE_S: Final = 15.0
+STALLED_READER_S: Final = 30.0
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+
+def frame(data: object, *, event: str = "", event_id: int | None = None) -> bytes:
+    """One event, its data as JSON on one line."""
+    return raw_frame(dump(data), event=event, event_id=event_id)
+
+
+def raw_frame(data: bytes, *, event: str = "", event_id: int | None = None) -> bytes:
+    name = b"event: %s\n" % event.encode() if event else b""
+    number = b"" if event_id is None else b"id: %d\n" % event_id
+    return b"%s%sdata: %s\n\n" % (name, number, data)
+
+
+class EventStream:
+    """An ASGI response of frames. Its generator is closed when the last is sent, or when nobody reads any more."""
+
+    def __init__(
+        self, frames: AsyncGenerator[bytes, None], *, first: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._frames = frames
+        self._first = first
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._frames):
+            await while_connected(receive, self._write(send))
+
+    async def _write(self, send: Send) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            *self._headers,
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await _send_frame(send, self._first)
+        async for piece in self._frames:
+            await _send_frame(send, piece)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_frame(send: Send, piece: bytes) -> None:
+    """Waits while the client's buffers are full, but not for ever. Raises ClientGone."""
+    try:
+        async with asyncio.timeout(STALLED_READER_S):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    except TimeoutError:
+        raise ClientGone from None

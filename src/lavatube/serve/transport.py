@@ -1,0 +1,145 @@
+"""The HTTP server: uvicorn on h11, with the patience and the limits that it lacks.
+
+What is added to a connection: a deadline for the request's head, JSON for what can't be parsed, an end to the rest of a
+body that was refused, and an answer to a client that has closed its sending half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lavatube.errors import HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
+from lavatube.serve.dialects import cog_body, dump
+from lavatube.serve.limits import MAX_HEADER_BYTES
+
+logger = logging.getLogger(__name__)
+
+HEAD_DEADLINE_S: Final = 10.0
+KEEP_ALIVE_S: Final = 75
+REFUSED_BODY_S: Final = 5.0
+HALF_CLOSED_S: Final = 0.1
+BACKLOG: Final = 2048
+
+
+class Connection(H11Protocol):
+    """One client's connection."""
+
+    head_deadline_s = HEAD_DEADLINE_S
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._after(self.head_deadline_s, self._on_late_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self.conn.their_state is h11.IDLE:
+            if self._timer is None and data:
+                self._after(self.head_deadline_s, self._on_late_head)
+        elif self.conn.our_state is not h11.DONE:
+            self._cancel_timer()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A half-closed client may still read: what can be answered at once is, the rest stops as for one that left."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        self._after(HALF_CLOSED_S, self.transport.close)
+        return True
+
+    def on_response_complete(self) -> None:
+        """The rest of a body that nobody wanted is read past, so that the answer arrives, but not for ever."""
+        self._cancel_timer()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._after(REFUSED_BODY_S, self.transport.abort)
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called where h11 gave up on what came; only the error in flight knows whether it was the size."""
+        error = sys.exception()
+        if getattr(error, "error_status_hint", 400) == 431:
+            self._refuse(HeadersTooLarge(f"The head of the request is larger than {MAX_HEADER_BYTES // 1024} KiB."))
+        else:
+            self._refuse(InvalidRequest("This is not an HTTP request."))
+
+    def _on_late_head(self) -> None:
+        self._timer = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self._refuse(RequestTimeout("The head of the request did not arrive in time."))
+
+    def _refuse(self, error: LavatubeError) -> None:
+        """Answer without the application, where the protocol still allows it, and hang up."""
+        logger.info("connection refused: %s", error.code)
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = dump(cog_body(error, "-"))
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"connection", b"close"),
+            ]
+            for event in (h11.Response(status_code=error.status, headers=headers), h11.Data(body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _after(self, delay_s: float, act: Callable[[], None]) -> None:
+        self._cancel_timer()
+        self._timer = self.loop.call_later(delay_s, act)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Server(uvicorn.Server):
+    """uvicorn that does not end by itself: the first signal calls `on_signal`, the second ends at once.
+
+    Whoever runs it drains the predictions and then sets `should_exit`.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_signal = on_signal
+        self._has_signal = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._has_signal:
+            self.should_exit = self.force_exit = True
+        self._has_signal = True
+        self._on_signal()
+
+
+def build_server(app: ASGIApp, *, host: str, port: int, on_signal: Callable[[], None], grace_s: float = 2.0) -> Server:
+    """A server for the application. `grace_s`: for answers still being sent when it is told to exit."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+    )
+    return Server(config, on_signal)

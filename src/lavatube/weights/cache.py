@@ -1,0 +1,259 @@
+"""Files by their content on this machine's disk, and whole sets of them as folders that models load from.
+
+    blobs/sha256/ab/<hex>     one verified file, read-only; appears only by rename
+    parts/<name>.part, .map   a file that is being fetched
+    trees/<set digest>/…      links to blobs: an ordinary model folder
+    trees/<set digest>.ready  written last: what belongs to the set, and how it looked when it was verified
+    refs/<hex>.json           the set that a source meant when it was last met
+    locks/                    advisory
+
+Safe to share between processes and to delete. Knows digests; no network, no models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, get_args
+
+from lavatube.errors import CacheUnusable, InvalidManifest, SourceUnavailable, UnsupportedCheckpoint
+from lavatube.weights.manifest import Manifest, ManifestFile, check_manifest, hash_file
+from lavatube.weights.options import MIB, Trust
+from lavatube.weights.parts import cache_border, sync_folder
+
+SPARE: Final = 0.05
+_SET_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+Stamp = tuple[int, int, int]
+"""Size, mtime in ns and inode: what changes when somebody else writes to a file."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadySet:
+    """A set whose every file was verified, and where it lies."""
+
+    manifest: Manifest
+    folder: Path
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What a source meant when it was last met, and who vouched for it then."""
+
+    set_digest: str
+    trust: Trust
+
+
+class Cache:
+    """One cache folder. Reading a ready set writes nothing."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises: CacheUnusable if anybody may write to it."""
+        self.root = root
+        self.blobs = root / "blobs" / "sha256"
+        self.parts = root / "parts"
+        self.trees = root / "trees"
+        self.refs = root / "refs"
+        self.locks = root / "locks"
+        self.upkeep_lock = self.locks / "upkeep.lock"
+        """Shared while sets are fetched; whoever removes what no set needs takes it alone."""
+        with suppress(OSError):
+            mode = root.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                raise CacheUnusable(
+                    f"{root} may be written to by everybody, so what lies in it can't be trusted.",
+                    remedy=f"chmod o-w {root}, or set another --cache.",
+                )
+
+    def prepare(self) -> None:
+        """Make the folders, before the first write. Raises: CacheUnusable."""
+        with cache_border(f"{self.root} can't be made"):
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, self.blobs.parent, self.blobs, self.parts, self.trees, self.refs, self.locks):
+                folder.mkdir(mode=0o755, exist_ok=True)
+
+    def blob(self, sha256: str) -> Path:
+        return self.blobs / sha256[:2] / sha256
+
+    def has_blob(self, sha256: str, size: int) -> bool:
+        """Whether a verified file is here, and not cut since."""
+        path = self.blob(sha256)
+        return path.is_file() and path.stat().st_size == size
+
+    def allocated_bytes(self, part_name: str) -> int:
+        """Disk space that a part of an earlier run has taken already."""
+        try:
+            return (self.parts / f"{part_name}.part").stat().st_blocks * 512
+        except OSError:
+            return 0
+
+    def set_lock(self, name: str) -> Path:
+        return self.locks / f"{hashlib.sha256(name.encode()).hexdigest()}.lock"
+
+    def check_space(self, need_bytes: int) -> None:
+        """Raises: CacheUnusable, naming what is needed and what is free."""
+        with cache_border(f"{self.root} can't be read"):
+            free_bytes = shutil.disk_usage(self.root).free
+        if free_bytes < need_bytes * (1 + SPARE):
+            raise CacheUnusable(
+                f"{self.root} needs {need_bytes / MIB:,.1f} MiB more and has {free_bytes / MIB:,.1f} MiB free.",
+                remedy="Free some space (`lavatube cache gc`), or set another --cache.",
+            )
+
+    def find(self, set_digest: str, on_bytes: Callable[[int], None] = lambda _: None) -> ReadySet | None:
+        """A ready set, in constant time a file; only what changed since it was verified is hashed again.
+
+        Raises: CacheUnusable if a file is damaged and can't be removed.
+        """
+        marker = self._read_marker(set_digest)
+        if marker is None:
+            return None
+        ready, stamps = marker
+        changed = [file for file in ready.manifest.files if _stamp(ready.folder / file.path) != stamps.get(file.path)]
+        if not changed:
+            return ready
+        damaged = [file for file in changed if not self._is_intact(ready.folder / file.path, file, on_bytes)]
+        if damaged:
+            self._evict(ready, damaged)
+            return None
+        logger.info("set %.12s looked different, was verified again and is intact", set_digest)
+        with suppress(CacheUnusable):  # a read-only cache is used as it is
+            self._write_marker(ready)
+        return ready
+
+    def publish(self, manifest: Manifest, source: str) -> ReadySet:
+        """Make a folder of blobs that are all here, and mark it ready. Raises: CacheUnusable."""
+        ready = ReadySet(manifest, self.trees / manifest.set_digest, source)
+        with cache_border(f"{ready.folder} can't be written"):
+            for file in manifest.files:
+                _link(self.blob(file.sha256), ready.folder / file.path)
+        self._write_marker(ready)
+        return ready
+
+    def ready_sets(self) -> list[ReadySet]:
+        """Sets that have a marker; their files are not looked at."""
+        markers = [self._read_marker(path.stem) for path in sorted(self.trees.glob("*.ready"))]
+        return [marker[0] for marker in markers if marker is not None]
+
+    def recall(self, identity: str) -> Recalled | None:
+        """What `remember` noted."""
+        return self.read_ref(self._ref(identity)) if identity else None
+
+    def read_ref(self, path: Path) -> Recalled | None:
+        """None for a note that is missing or broken."""
+        match _read_json(path):
+            case {"setDigest": str(digest), "trust": str(trust)} if _SET_DIGEST.fullmatch(digest):
+                return next((Recalled(digest, known) for known in get_args(Trust) if known == trust), None)
+            case _:
+                return None
+
+    def remember(self, identities: Iterable[str], set_digest: str, trust: Trust) -> None:
+        """Note which set these sources mean. Raises: CacheUnusable."""
+        for identity in filter(None, identities):
+            _write_json(self._ref(identity), {"setDigest": set_digest, "trust": trust})
+
+    def marker(self, set_digest: str) -> Path:
+        return self.trees / f"{set_digest}.ready"
+
+    def _ref(self, identity: str) -> Path:
+        return self.refs / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
+
+    def _read_marker(self, set_digest: str) -> tuple[ReadySet, dict[str, Stamp]] | None:
+        path = self.marker(set_digest)
+        match _read_json(path):
+            case {"source": str(source), "manifest": manifest, "stamps": dict(stamps)}:
+                pass
+            case _:
+                return None
+        try:
+            checked = check_manifest(manifest, str(path))
+        except (InvalidManifest, UnsupportedCheckpoint):
+            return None
+        if checked.set_digest != set_digest:
+            return None
+        return ReadySet(checked, self.trees / set_digest, source), {
+            str(name): (value[0], value[1], value[2])
+            for name, value in stamps.items()
+            if isinstance(value, list) and len(value) == 3
+        }
+
+    def _write_marker(self, ready: ReadySet) -> None:
+        stamps = {file.path: _stamp(ready.folder / file.path) for file in ready.manifest.files}
+        value = {"source": ready.source, "manifest": ready.manifest.to_value(), "stamps": stamps}
+        _write_json(self.marker(ready.manifest.set_digest), value)
+
+    def _is_intact(self, path: Path, file: ManifestFile, on_bytes: Callable[[int], None]) -> bool:
+        stamp = _stamp(path)
+        if stamp is None or stamp[0] != file.size:
+            return False
+        try:
+            return hash_file(path, on_bytes)[1] == file.sha256
+        except SourceUnavailable:  # a disk that can't give it back
+            return False
+
+    def _evict(self, ready: ReadySet, damaged: list[ManifestFile]) -> None:
+        logger.warning("%s is damaged in the cache and is fetched again", ", ".join(file.path for file in damaged))
+        with cache_border(f"{ready.folder / damaged[0].path} is damaged, and the cache can't be written"):
+            self.marker(ready.manifest.set_digest).unlink(missing_ok=True)
+            for file in damaged:
+                blob, link = self.blob(file.sha256), ready.folder / file.path
+                if _stamp(blob) == _stamp(link) or not self.has_blob(file.sha256, file.size):
+                    blob.unlink(missing_ok=True)
+                link.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_size, status.st_mtime_ns, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _link(blob: Path, target: Path) -> None:
+    """A hard link; where the file system has none, a relative symbolic one. Raises: OSError."""
+    if _stamp(target) == _stamp(blob):
+        return
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fresh = target.with_name(f".{secrets.token_hex(8)}")
+    try:
+        os.link(blob, fresh)
+    except OSError:
+        fresh.symlink_to(os.path.relpath(blob, target.parent))
+    fresh.replace(target)
+
+
+def _read_json(path: Path) -> object:
+    """None for a file that is missing or broken: the cache is made anew from what is true."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _write_json(path: Path, value: object) -> None:
+    """All or nothing, also through a loss of power. Raises: CacheUnusable."""
+    fresh = path.with_name(f".{secrets.token_hex(8)}")
+    with cache_border(f"{path} can't be written"):
+        try:
+            with fresh.open("x", encoding="utf-8") as file:
+                json.dump(value, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        sync_folder(path.parent)

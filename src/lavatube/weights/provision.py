@@ -1,0 +1,252 @@
+"""Phase 1: MODEL in; a folder of trusted files out. Ties sources, fetch and cache together.
+
+A set that is in the cache costs one look at each of its files, and no write. What is fetched is verified before it has
+a name. Knows no models and no settings.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lavatube.errors import CacheUnusable, DigestMismatch, SourceUnavailable
+from lavatube.weights import manifest as manifests
+from lavatube.weights.cache import Cache, ReadySet
+from lavatube.weights.download import part_name
+from lavatube.weights.fetch import fetch
+from lavatube.weights.local import fingerprint
+from lavatube.weights.locks import hold
+from lavatube.weights.manifest import Manifest, ManifestFile
+from lavatube.weights.options import Policy, ProvisionOptions, Trust
+from lavatube.weights.parts import read_map
+from lavatube.weights.progress import Meter, OnProgress, Pace, Phase, Progress
+from lavatube.weights.sources import Source, SourceFile, hub_identity, resolve, settle
+from lavatube.weights.uri import ModelUri, parse_model
+
+__all__ = ["Policy", "Progress", "ProvisionOptions", "Provisioned", "Trust", "lock_model", "parse_model", "provision"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """The outcome of phase 1.
+
+    `source` has the revision filled in and no secrets. `set_digest` is empty for a folder that is used in place without
+    a manifest. `from_cache`: every file was there already.
+    """
+
+    folder: Path
+    set_digest: str
+    trust: Trust
+    total_bytes: int
+    from_cache: bool
+    source: str
+
+
+def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> Provisioned:
+    """Make the model's files available on this machine. `on_progress` is called in this thread.
+
+    Raises: OperatorError, of a kind that says whether the setting, the source, the digests or the cache is at fault.
+    """
+    model = parse_model(uri)
+    pinned = manifests.read_manifest(options.lock) if options.lock else None
+    on_progress(Progress("resolving"))
+    if model.kind == "folder":
+        provisioned = _use_folder(Path(model.location), pinned, options, on_progress)
+    else:
+        provisioned = _Provisioning(model, pinned, options, on_progress).run()
+    logger.info(
+        "provisioned %s: %d bytes, trust %s, set %.12s, from cache: %s",
+        provisioned.source, provisioned.total_bytes, provisioned.trust, provisioned.set_digest, provisioned.from_cache,
+    )  # fmt: skip
+    on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
+    return provisioned
+
+
+def lock_model(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> Manifest:
+    """The manifest of a model, from its verified files; a folder of this machine is hashed where it lies.
+
+    Raises: as `provision`.
+    """
+    model = parse_model(uri)
+    if model.kind in ("folder", "file"):
+        folder = Path(model.location)
+        total_bytes = _size_of(folder)
+        return manifests.build_manifest(folder, model.name, _counter("verifying", total_bytes, on_progress))
+    provisioned = provision(uri, options, on_progress)
+    ready = Cache(options.cache).find(provisioned.set_digest)
+    if ready is None:
+        raise CacheUnusable(f"The set {provisioned.set_digest:.12} went from the cache meanwhile.", remedy="Try again.")
+    return ready.manifest
+
+
+class _Provisioning:
+    """One call, for a source whose files go through the cache."""
+
+    def __init__(
+        self, model: ModelUri, pinned: Manifest | None, options: ProvisionOptions, on_progress: OnProgress
+    ) -> None:
+        self._model = model
+        self._pinned = pinned
+        self._options = options
+        self._on_progress = on_progress
+        self._cache = Cache(options.cache)
+        endpoint = options.hf_endpoint.rstrip("/")
+        self._alias = f"last {model.kind} {endpoint} {model.location}@{model.revision}"
+
+    def run(self) -> Provisioned:
+        found = self._find_offline(self._model)
+        if found is not None:
+            return found
+        try:
+            settled = settle(self._model, self._options)
+            found = self._find_offline(settled)
+            if found is not None:
+                return found
+            source = resolve(settled, self._options, self._pinned)
+        except SourceUnavailable as error:
+            found = self._find_recalled(self._alias)
+            if found is None:
+                raise
+            logger.warning("%s Going on with the files that it had when it was last met.", error.message)
+            return found
+        return self._find(source) or self._fetch(source)
+
+    def _find_offline(self, model: ModelUri) -> Provisioned | None:
+        """A set that is named by its content, or by a commit, needs no look at its source."""
+        if self._pinned is not None:
+            ready = self._look_up(self._pinned.set_digest)
+            return self._provisioned(ready, "pinned") if ready else None
+        if model.is_immutable:
+            return self._find_recalled(hub_identity(model, self._options.hf_endpoint))
+        return None
+
+    def _find(self, source: Source) -> Provisioned | None:
+        if not source.set_digest:
+            return self._find_recalled(source.identity)
+        ready = self._look_up(source.set_digest)
+        return self._provisioned(ready, source.trust) if ready else None
+
+    def _find_recalled(self, identity: str) -> Provisioned | None:
+        if self._pinned is not None:
+            return None
+        recalled = self._cache.recall(identity)
+        if recalled is None or (recalled.trust == "unverified" and not self._options.allow_unverified):
+            return None
+        ready = self._look_up(recalled.set_digest)
+        return self._provisioned(ready, recalled.trust) if ready else None
+
+    def _look_up(self, set_digest: str) -> ReadySet | None:
+        return self._cache.find(set_digest, _counter("verifying", 0, self._on_progress))
+
+    def _fetch(self, source: Source) -> Provisioned:
+        """Bring what is missing, while no other process does the same."""
+        cache, wait_s = self._cache, self._options.policy.lock_wait_s
+        cache.prepare()
+        with (
+            hold(cache.upkeep_lock, wait_s, is_shared=True),
+            hold(cache.set_lock(source.set_digest or source.identity or source.uri), wait_s, self._watcher(source)),
+        ):
+            return self._find(source) or self._fetch_missing(source)
+
+    def _fetch_missing(self, source: Source) -> Provisioned:
+        cache, policy = self._cache, self._options.policy
+        missing = [file for file in source.files if not file.sha256 or not cache.has_blob(file.sha256, file.size)]
+        cache.check_space(sum(file.size - cache.allocated_bytes(part_name(source, file)) for file in missing))
+        logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
+        digests = fetch(source, missing, cache, policy, self._on_progress) if missing else {}
+        files = [ManifestFile(f.path, f.size, f.sha256 or digests[f.path]) for f in source.files]
+        manifest = Manifest(source.name, tuple(sorted(files, key=lambda file: file.path)))
+        ready = cache.publish(manifest, source.uri)
+        cache.remember((self._alias, source.identity), manifest.set_digest, source.trust)
+        return self._provisioned(ready, source.trust, from_cache=not missing)
+
+    def _watcher(self, source: Source) -> Callable[[], None]:
+        """Reports what another process has fetched so far."""
+        meter = Meter()
+        chunk_bytes = self._options.policy.chunk_bytes
+
+        def report() -> None:
+            done_bytes = sum(self._present_bytes(source, file, chunk_bytes) for file in source.files)
+            self._on_progress(Progress("fetching", done_bytes, source.total_bytes, meter.rate(done_bytes)))
+
+        return report
+
+    def _present_bytes(self, source: Source, file: SourceFile, chunk_bytes: int) -> int:
+        if file.sha256 and self._cache.has_blob(file.sha256, file.size):
+            return file.size
+        chunks = read_map(self._cache.parts / f"{part_name(source, file)}.map", file.size, chunk_bytes)
+        return min(file.size, sum(chunks or b"") * chunk_bytes)
+
+    def _provisioned(self, ready: ReadySet, trust: Trust, *, from_cache: bool = True) -> Provisioned:
+        digest, size = ready.manifest.set_digest, ready.manifest.total_bytes
+        return Provisioned(ready.folder, digest, trust, size, from_cache, ready.source)
+
+
+def _use_folder(
+    folder: Path, pinned: Manifest | None, options: ProvisionOptions, on_progress: OnProgress
+) -> Provisioned:
+    """A folder of this machine, where it lies: sizes are looked at, and digests if they are pinned."""
+    beside = folder / manifests.FILE_NAME
+    manifest = pinned or (manifests.read_manifest(beside) if beside.is_file() else None)
+    if manifest is None:
+        return Provisioned(folder, "", "local", _size_of(folder), from_cache=False, source=folder.as_uri())
+    for file in manifest.files:
+        _check_size(folder, file)
+    if pinned is not None:
+        _check_pinned(folder, pinned, Cache(options.cache), on_progress)
+    trust: Trust = "pinned" if pinned is not None else "local"
+    return Provisioned(folder, manifest.set_digest, trust, manifest.total_bytes, False, folder.as_uri())
+
+
+def _check_pinned(folder: Path, pinned: Manifest, cache: Cache, on_progress: OnProgress) -> None:
+    """Hash a folder against the operator's manifest, unless it looks as it did when that was done last."""
+    identity = f"{folder.as_uri()} {fingerprint(folder, [file.path for file in pinned.files])}"
+    recalled = cache.recall(identity)
+    if recalled is not None and recalled.set_digest == pinned.set_digest:
+        return
+    on_bytes = _counter("verifying", pinned.total_bytes, on_progress)
+    for file in pinned.files:
+        _, sha256 = manifests.hash_file(folder / file.path, on_bytes)
+        if sha256 != file.sha256:
+            raise DigestMismatch(
+                f"{folder / file.path} has sha256 {sha256}, but {file.sha256} was expected.",
+                remedy="Get the file again, or give another --lock.",
+            )
+    try:
+        cache.prepare()
+        cache.remember([identity], pinned.set_digest, "pinned")
+    except CacheUnusable as error:
+        logger.info("the next start verifies again: %s", error.message)
+
+
+def _check_size(folder: Path, file: ManifestFile) -> None:
+    try:
+        size = (folder / file.path).stat().st_size
+    except OSError as error:
+        raise SourceUnavailable(f"{folder / file.path} can't be read: {error.strerror}.") from error
+    if size != file.size:
+        raise DigestMismatch(
+            f"{folder / file.path} has {size} bytes, but its manifest says {file.size}.",
+            remedy="Get the file again, or write the manifest again with `lavatube lock`.",
+        )
+
+
+def _size_of(folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in manifests.list_folder(folder))
+
+
+def _counter(phase: Phase, total_bytes: int, on_progress: OnProgress) -> Callable[[int], None]:
+    """Takes the lengths of pieces and reports their sum now and then."""
+    meter, pace, done_bytes = Meter(), Pace(), 0
+
+    def count(piece_bytes: int) -> None:
+        nonlocal done_bytes
+        done_bytes += piece_bytes
+        if pace.is_due():
+            on_progress(Progress(phase, done_bytes, total_bytes, meter.rate(done_bytes)))
+
+    return count

@@ -1,0 +1,117 @@
+"""A folder of safetensors files as named tensors: every header checked first, then views of the mapped files.
+
+The only module of `weights` that imports torch. Knows no models.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from lavatube.errors import UnsupportedCheckpoint
+from lavatube.weights.headers import INDEX, SINGLE, TensorPlace, read_header, read_index
+from lavatube.weights.manifest import missing_safetensors
+
+_DTYPES: Final = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class Tensors:
+    """Tensors by name, read when they are asked for, in any order."""
+
+    def __init__(self, folder: Path, places: dict[str, tuple[str, TensorPlace]]) -> None:
+        self._folder = folder
+        self._places = places
+        self._maps: dict[str, mmap.mmap] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of the files, and in each as the tensors lie: reading in this order reads straight on."""
+        return tuple(self._places)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(place.stop - place.start for _, place in self._places.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Raises: UnsupportedCheckpoint if there is no such tensor."""
+        return self._find(name)[1].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Raises: UnsupportedCheckpoint if there is no such tensor."""
+        return _DTYPES[self._find(name)[1].dtype]
+
+    def size_bytes(self, name: str) -> int:
+        """Raises: UnsupportedCheckpoint if there is no such tensor."""
+        place = self._find(name)[1]
+        return place.stop - place.start
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A view of the mapped file, which lives as long as the view; writing to it never reaches the file.
+
+        Raises: UnsupportedCheckpoint if there is no such tensor.
+        """
+        file, place = self._find(name)
+        dtype = _DTYPES[place.dtype]
+        count = place.stop - place.start
+        if count == 0:
+            return torch.empty(place.shape, dtype=dtype)
+        data = torch.frombuffer(self._map(file), dtype=torch.uint8, count=count, offset=place.start)
+        if data.data_ptr() % dtype.itemsize:
+            data = data.clone()  # legal in the format, but no processor likes it
+        return data.view(dtype).view(place.shape)
+
+    def _find(self, name: str) -> tuple[str, TensorPlace]:
+        if name not in self._places:
+            raise UnsupportedCheckpoint(f"The checkpoint has no tensor {name}.")
+        return self._places[name]
+
+    def _map(self, file: str) -> mmap.mmap:
+        if file not in self._maps:
+            try:
+                with (self._folder / file).open("rb") as opened:
+                    # Private and writable, as torch warns of read-only buffers; a page is copied only if written to.
+                    self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+            except OSError as error:
+                raise UnsupportedCheckpoint(f"{file} can't be mapped: {error.strerror}.") from error
+        return self._maps[file]
+
+
+def open_tensors(folder: Path) -> Tensors:
+    """The tensors of a checkpoint: of `model.safetensors`, or else of the shards that its index names.
+
+    Raises: UnsupportedCheckpoint, DigestMismatch, both with the file's name.
+    """
+    if (folder / SINGLE).is_file():
+        return Tensors(folder, {place.name: (SINGLE, place) for place in read_header(folder / SINGLE)})
+    if (folder / INDEX).is_file():
+        return Tensors(folder, _read_shards(folder, read_index(folder / INDEX)))
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    single = [name for name in names if name.endswith(".safetensors")]
+    if len(single) == 1:
+        return Tensors(folder, {place.name: (single[0], place) for place in read_header(folder / single[0])})
+    if single:
+        raise UnsupportedCheckpoint(f"{folder} has several .safetensors files, but no {INDEX}.")
+    raise missing_safetensors(names, str(folder))
+
+
+def _read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, tuple[str, TensorPlace]]:
+    places: dict[str, tuple[str, TensorPlace]] = {}
+    for shard in sorted(set(weight_map.values())):
+        if not (folder / shard).is_file():
+            raise UnsupportedCheckpoint(f"{INDEX} names {shard}, which is not there.", remedy="Fetch it again.")
+        found = {place.name: (shard, place) for place in read_header(folder / shard)}
+        places |= {name: place for name, place in found.items() if weight_map.get(name) == shard}
+    for name, shard in weight_map.items():
+        if name not in places:
+            raise UnsupportedCheckpoint(f"{shard} has no tensor {name}, which {INDEX} says it has.")
+    return places

@@ -1,0 +1,127 @@
+"""What lies in a cache, and how it gets smaller: list sets, remove one, collect what no set needs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lavatube.errors import CacheUnusable, InvalidSetting
+from lavatube.weights.cache import Cache, ReadySet
+from lavatube.weights.locks import hold
+from lavatube.weights.parts import cache_border
+
+PART_AGE_S: Final = 7 * 24 * 3600.0
+MIN_QUERY: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class CachedSet:
+    """One ready set, as it is listed."""
+
+    set_digest: str
+    name: str
+    source: str
+    total_bytes: int
+    num_files: int
+
+
+def list_sets(cache: Cache) -> list[CachedSet]:
+    """Ready sets, by name. Raises: CacheUnusable."""
+    sets = [_describe(ready) for ready in cache.ready_sets()]
+    return sorted(sets, key=lambda cached: (cached.name, cached.set_digest))
+
+
+def remove_set(cache: Cache, query: str) -> tuple[CachedSet, int]:
+    """Remove the set that a digest (its first 6 digits or more), a name or a source means; gives the bytes freed.
+
+    A process that has mapped the files keeps them until it ends.
+
+    Raises: InvalidSetting if none or several are meant; CacheUnusable.
+    """
+    found = [
+        cached
+        for cached in list_sets(cache)
+        if query in (cached.name, cached.source) or (len(query) >= MIN_QUERY and cached.set_digest.startswith(query))
+    ]
+    if len(found) != 1:
+        what = "no set" if not found else f"{len(found)} sets"
+        raise InvalidSetting(f"{query!r:.200} means {what} of {cache.root}.", remedy="`lavatube cache ls` lists them.")
+    with _alone(cache), cache_border(f"{cache.root} can't be written"):
+        cache.marker(found[0].set_digest).unlink(missing_ok=True)
+        shutil.rmtree(cache.trees / found[0].set_digest)
+        return found[0], _collect(cache, PART_AGE_S)
+
+
+def collect(cache: Cache, part_age_s: float = PART_AGE_S) -> int:
+    """Remove blobs that no ready set needs, sets that never became ready, and old parts; gives the bytes freed.
+
+    Raises: CacheUnusable, also while a set is being fetched.
+    """
+    if not cache.root.is_dir():
+        return 0
+    with _alone(cache), cache_border(f"{cache.root} can't be written"):
+        return _collect(cache, part_age_s)
+
+
+def _describe(ready: ReadySet) -> CachedSet:
+    manifest = ready.manifest
+    return CachedSet(manifest.set_digest, manifest.name, ready.source, manifest.total_bytes, len(manifest.files))
+
+
+@contextmanager
+def _alone(cache: Cache) -> Iterator[None]:
+    cache.prepare()
+    with hold(cache.upkeep_lock, wait_s=0.0) as is_held:
+        if not is_held:
+            raise CacheUnusable(f"A set is being fetched into {cache.root}.", remedy="Try again when it is there.")
+        yield
+
+
+def _collect(cache: Cache, part_age_s: float) -> int:
+    ready = cache.ready_sets()
+    needed = {file.sha256 for one in ready for file in one.manifest.files}
+    digests = {one.manifest.set_digest for one in ready}
+    for tree in cache.trees.iterdir():
+        if tree.is_dir() and tree.name not in digests:
+            shutil.rmtree(tree)
+    for ref in cache.refs.glob("*.json"):
+        recalled = cache.read_ref(ref)
+        if recalled is None or recalled.set_digest not in digests:
+            ref.unlink(missing_ok=True)
+    blobs = [blob for blob in cache.blobs.glob("*/*") if blob.name not in needed]
+    return sum(_remove(path) for path in [*blobs, *_stale_parts(cache, part_age_s)])
+
+
+def _stale_parts(cache: Cache, part_age_s: float) -> Iterator[Path]:
+    newest = time.time() - part_age_s
+    for part in cache.parts.glob("*.part"):
+        if part.stat().st_mtime <= newest and not _is_locked(part):
+            yield part
+            yield part.with_suffix(".map")
+
+
+def _is_locked(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _remove(path: Path) -> int:
+    try:
+        size = path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+    path.unlink()
+    return size

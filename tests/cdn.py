@@ -1,0 +1,221 @@
+"""A real HTTP server on loopback that misbehaves on command: the scenario is the first part of the path.
+
+`http://127.0.0.1:PORT/<scenario>/<file>` serves the files of one folder. A scenario touches `.safetensors` files only;
+the manifest and the small files come as they are, so that a test says what goes wrong and where.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import struct
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+BLOCK = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked for; `span` is None where it sent no Range."""
+
+    scenario: str
+    name: str
+    span: tuple[int, int] | None
+    headers: dict[str, str]
+
+
+@dataclass
+class Log:
+    """What the server saw and sent, in order."""
+
+    requests: list[Request] = field(default_factory=list)
+    sent_bytes: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def weights(self) -> list[Request]:
+        return [request for request in self.requests if request.name.endswith(".safetensors")]
+
+
+class Gone(Exception):
+    """The connection was ended on purpose."""
+
+
+class LoopbackServer:
+    """A threaded server that is up inside a `with`; subclasses say which handler."""
+
+    handler: type[BaseHTTPRequestHandler]
+
+    def __init__(self, certificate: Path | None = None) -> None:
+        self.log = Log()
+        self.closing = threading.Event()
+        self._scheme = "http" if certificate is None else "https"
+        self._server = _Server(("127.0.0.1", 0), self.handler)
+        self._server.owner = self
+        if certificate is not None:
+            self._server.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._server.context.load_cert_chain(certificate)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def root(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+    owner: LoopbackServer
+    context: ssl.SSLContext | None = None
+
+    def finish_request(self, request: socket.socket, client_address: object) -> None:
+        """In the connection's own thread, so that a slow handshake holds up nobody."""
+        if self.context is None:
+            self.RequestHandlerClass(request, client_address, self)
+            return
+        with self.context.wrap_socket(request, server_side=True) as secure:
+            self.RequestHandlerClass(secure, client_address, self)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Connections end in every way here; that is the point."""
+
+
+class LoopbackHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def reply(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.pour(body)
+
+    def pour(self, body: bytes, pause_s: float = 0.0) -> None:
+        for start in range(0, len(body), BLOCK):
+            piece = body[start : start + BLOCK]
+            self.wfile.write(piece)
+            self.server.owner.log.sent_bytes += len(piece)
+            if pause_s and self.server.owner.closing.wait(pause_s):
+                raise Gone
+
+
+class Cdn(LoopbackServer):
+    """Serves `folder`; `away` is where the scenario of that name redirects to."""
+
+    def __init__(self, folder: Path, away: str = "", certificate: Path | None = None) -> None:
+        self.handler = _CdnHandler
+        super().__init__(certificate)
+        self.folder = folder
+        self.away = away
+
+    def url(self, scenario: str) -> str:
+        return f"{self.root}/{scenario}"
+
+
+class _CdnHandler(LoopbackHandler):
+    def do_GET(self) -> None:
+        cdn = self.server.owner
+        assert isinstance(cdn, Cdn)
+        scenario, _, name = self.path.partition("?")[0].lstrip("/").partition("/")
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        span = (int(found[1]), int(found[2]) + 1) if found else None
+        cdn.log.requests.append(Request(scenario, name, span, dict(self.headers)))
+        path = cdn.folder / name
+        if not path.is_file() or (scenario == "bare" and name == "lavatube.lock.json"):
+            self.reply(404, {})
+            return
+        data = path.read_bytes()
+        kind, _, often = scenario.partition("-")
+        if name.endswith(".safetensors") and self._is_due(cdn, f"{scenario} {name}", often):
+            self._misbehave(cdn, kind, name, data, span)
+        else:
+            self._serve(data, span)
+
+    def _is_due(self, cdn: Cdn, key: str, often: str) -> bool:
+        cdn.log.counts[key] += 1
+        return cdn.log.counts[key] <= {"once": 1, "twice": 2}.get(often, 1 << 30)
+
+    def _serve(self, data: bytes, span: tuple[int, int] | None, headers: dict[str, str] | None = None) -> None:
+        if span is None:
+            self.reply(200, headers or {}, data)
+            return
+        start, stop = span[0], min(span[1], len(data))
+        extent = {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"} | (headers or {})
+        self.reply(206, extent, data[start:stop])
+
+    def _misbehave(self, cdn: Cdn, kind: str, name: str, data: bytes, span: tuple[int, int] | None) -> None:
+        start, stop = span or (0, len(data))
+        piece = data[start : min(stop, len(data))]
+        match kind:
+            case "whole":
+                self.reply(200, {}, data)
+            case "shifted":
+                self._serve(data, span, {"Content-Range": f"bytes {start + 1}-{stop}/{len(data)}"})
+            case "gzip":
+                self._serve(data, span, {"Content-Encoding": "gzip"})
+            case "short" | "reset" | "stall":
+                self._serve_half(kind, len(data), start, piece)
+            case "flip":
+                middle = len(data) // 2
+                self._serve(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :], span)
+            case "slow":
+                self.send_response(206)
+                self.send_header("Content-Length", str(len(piece)))
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+                self.end_headers()
+                self.pour(piece, pause_s=0.02)
+            case "versions":
+                self._serve(data, span, {"ETag": f'"{cdn.log.counts[f"versions {name}"]}"'})
+            case "429" | "503":
+                self.reply(int(kind), {"Retry-After": "1"})
+            case "401" | "403" | "404" | "416" | "500":
+                self.reply(int(kind), {})
+            case "away":
+                self.reply(302, {"Location": f"{cdn.away}/{name}"})
+            case "loop":
+                self.reply(302, {"Location": self.path})
+            case "file":
+                self.reply(302, {"Location": "file:///etc/hostname"})
+            case "metadata":
+                self.reply(302, {"Location": "http://169.254.169.254/latest/meta-data"})
+            case _:
+                self._serve(data, span)
+
+    def _serve_half(self, kind: str, size: int, start: int, piece: bytes) -> None:
+        """A body that promises all of `piece` and gives half."""
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(piece)))
+        self.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{size}")
+        self.end_headers()
+        self.pour(piece[: (len(piece) + 1) // 2])
+        if kind == "stall":
+            self.server.owner.closing.wait(30)
+        elif kind == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.wfile.close()
+            self.rfile.close()
+            self.connection.close()
+        self.close_connection = True
+        raise Gone

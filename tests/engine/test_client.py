@@ -1,0 +1,264 @@
+"""The front's end, against a worker without a model that really dies, hangs, lies and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from lavatube.engine.client import EngineClient
+from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy
+from lavatube.engine.wire import Done, Load, RequestEvent, Sampling, Submit, Tokens
+from lavatube.errors import Conflict, Draining, EngineCrashed, NotReady, UnsupportedCheckpoint
+
+LOAD = Load(folder="", device="cpu", dtype="auto", max_sequences=1, max_step_tokens=1, kv_cache_bytes=0)
+PATIENCE = Patience(hang_s=0.6, start_s=20.0, check_every_s=0.1)
+Started = Callable[..., Awaitable[EngineClient]]
+
+
+def request(name: str = "a", max_tokens: int = 5) -> Submit:
+    return Submit(name, [1], [], Sampling(max_tokens))
+
+
+@pytest.fixture
+def lives(tmp_path: Path) -> Path:
+    return tmp_path / "lives"
+
+
+@pytest.fixture
+async def new_client(lives: Path) -> AsyncIterator[Callable[..., EngineClient]]:
+    """Builds clients of stub workers, and stops them in the end."""
+    clients: list[EngineClient] = []
+
+    def build(habit: str, max_failures: int = 5) -> EngineClient:
+        command = [sys.executable, str(Path(__file__).with_name("stub_worker.py")), habit, "--lives", str(lives)]
+        restarts = RestartPolicy(first_delay_s=0.05, max_delay_s=0.1, max_failures=max_failures)
+        clients.append(EngineClient(command, restarts=restarts, patience=PATIENCE))
+        return clients[-1]
+
+    yield build
+    for client in clients:
+        await client.stop()
+    for pid in pids(lives):
+        assert not Path(f"/proc/{pid}").exists(), "a worker outlived its client"
+
+
+def pids(lives: Path) -> list[int]:
+    return [int(line) for line in lives.read_text().splitlines()] if lives.exists() else []
+
+
+async def ready(client: EngineClient) -> EngineClient:
+    await client.start(LOAD)
+    async with asyncio.timeout(10):
+        await client.wait_ready()
+    return client
+
+
+async def collect(client: EngineClient, submit: Submit) -> list[RequestEvent]:
+    return [event async for event in client.submit(submit)]
+
+
+async def reaches(client: EngineClient, state: EngineState) -> None:
+    async with asyncio.timeout(10):
+        while client.state is not state:
+            await asyncio.sleep(0.005)
+
+
+async def test_from_start_to_answer(new_client: Callable[[str], EngineClient]) -> None:
+    client = new_client("good")
+    assert client.state is EngineState.STARTING
+    await ready(client)
+    assert client.state is EngineState.READY
+    assert client.loading is not None
+    events = await collect(client, request())
+    assert [event.token_ids for event in events[:-1] if isinstance(event, Tokens)] == [[0], [1], [2], [3], [4]]
+    assert isinstance(events[-1], Done)
+    assert client.heartbeat is not None
+
+
+async def test_a_worker_may_start_before_the_order_to_load(
+    new_client: Callable[[str], EngineClient], lives: Path
+) -> None:
+    client = new_client("good")
+    client.launch()
+    while client.worker_pid is None:
+        await asyncio.sleep(0.005)
+    assert client.state is EngineState.STARTING
+    await ready(client)
+    assert len(pids(lives)) == 1
+
+
+async def test_many_streams_at_once(new_client: Callable[[str], EngineClient]) -> None:
+    client = await ready(new_client("good"))
+    answers = await asyncio.gather(*(collect(client, request(str(count), count)) for count in range(1, 30)))
+    assert [len(events) - 1 for events in answers] == list(range(1, 30))
+
+
+async def test_closing_a_stream_aborts_it(new_client: Callable[[str], EngineClient]) -> None:
+    client = await ready(new_client("good"))
+    async with aclosing(client.submit(request(max_tokens=10**6))) as stream:
+        async for event in stream:
+            if isinstance(event, Tokens) and event.position == 3:
+                break
+    with pytest.raises(Conflict):
+        await collect(client, request())
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                events = await collect(client, request())
+            except Conflict:
+                await asyncio.sleep(0.005)
+            else:
+                break
+    assert isinstance(events[0], Tokens)
+    assert events[0].position == 0
+
+
+async def test_an_id_in_use_is_refused(new_client: Callable[[str], EngineClient]) -> None:
+    client = await ready(new_client("good"))
+    async with aclosing(client.submit(request(max_tokens=10**6))) as stream:
+        await anext(stream)
+        with pytest.raises(Conflict):
+            await collect(client, request())
+
+
+async def test_no_engine_no_request(new_client: Callable[[str], EngineClient]) -> None:
+    client = new_client("good")
+    with pytest.raises(NotReady):
+        await collect(client, request())
+    await client.start(LOAD)
+    with pytest.raises(NotReady):
+        await collect(client, request())
+
+
+@pytest.mark.parametrize(
+    ("habit", "told_in_s", "reason"),
+    [
+        ("die", 1.0, "signal 9"),
+        ("exit0", 1.0, "status 0"),
+        ("hang_up", 1.0, "closed its connection"),
+        ("babble", 1.0, "no event"),
+        ("hang", 2.0, "no progress"),
+    ],
+)
+async def test_every_way_to_die(
+    new_client: Callable[[str], EngineClient], lives: Path, habit: str, told_in_s: float, reason: str
+) -> None:
+    """All streams are told, with the reason; the worker comes back; the next request is answered."""
+    client = await ready(new_client(f"{habit}:1"))
+    last_word_s = time.monotonic()
+
+    async def until_the_end(name: str) -> list[int]:
+        nonlocal last_word_s
+        positions = []
+        stream = client.submit(request(name, 10**6))
+        with pytest.raises(EngineCrashed, match=reason):
+            while True:
+                positions.append((await anext(stream)).position)  # type: ignore[union-attr]
+                last_word_s = time.monotonic()
+        return positions
+
+    async with asyncio.timeout(10):
+        answers = await asyncio.gather(*map(until_the_end, "abc"))
+    assert time.monotonic() - last_word_s < told_in_s
+    assert client.state is EngineState.RESTARTING
+    assert isinstance(client.failure, EngineCrashed)
+    assert max(answers) == [0, 1, 2]
+    async with asyncio.timeout(10):
+        await client.wait_ready()
+    assert client.failure is None
+    assert len(await collect(client, request())) == 6
+    assert len(pids(lives)) == 2
+
+
+async def test_a_silent_worker_is_replaced(new_client: Callable[[str], EngineClient], lives: Path) -> None:
+    client = await ready(new_client("silent:1"))
+    await reaches(client, EngineState.RESTARTING)
+    assert client.failure is not None
+    assert "silent" in client.failure.message
+    async with asyncio.timeout(10):
+        await client.wait_ready()
+    assert len(pids(lives)) == 2
+
+
+async def test_death_is_noticed_when_idle(new_client: Callable[[str], EngineClient]) -> None:
+    client = await ready(new_client("good"))
+    assert client.worker_pid is not None
+    os.kill(client.worker_pid, 9)
+    killed_s = time.monotonic()
+    await reaches(client, EngineState.RESTARTING)
+    assert time.monotonic() - killed_s < 1.0
+    async with asyncio.timeout(10):
+        await client.wait_ready()
+
+
+@pytest.mark.parametrize("habit", ["die_loading", "die_starting"])
+async def test_a_crash_loop_ends(new_client: Callable[..., EngineClient], lives: Path, habit: str) -> None:
+    client = new_client(habit, max_failures=3)
+    await client.start(LOAD)
+    async with asyncio.timeout(20):
+        with pytest.raises(EngineCrashed):
+            await client.wait_ready()
+    assert client.state is EngineState.FAILED
+    assert len(pids(lives)) == 3
+    with pytest.raises(NotReady):
+        await collect(client, request())
+
+
+async def test_a_crash_while_loading_is_survived(new_client: Callable[[str], EngineClient], lives: Path) -> None:
+    await ready(new_client("die_loading:2"))
+    assert len(pids(lives)) == 3
+
+
+async def test_a_checkpoint_that_cannot_be_loaded_is_not_tried_again(
+    new_client: Callable[[str], EngineClient], lives: Path
+) -> None:
+    client = new_client("fail_loading")
+    await client.start(LOAD)
+    with pytest.raises(UnsupportedCheckpoint, match="No such tower"):
+        await client.wait_ready()
+    assert client.state is EngineState.FAILED
+    assert len(pids(lives)) == 1
+
+
+async def test_stop_answers_everyone(new_client: Callable[[str], EngineClient]) -> None:
+    client = await ready(new_client("good"))
+    stream = client.submit(request(max_tokens=10**6))
+    await anext(stream)
+    begun_s = time.monotonic()
+    await client.stop()
+    assert time.monotonic() - begun_s < 1.0
+    with pytest.raises(Draining):
+        async for _ in stream:
+            pass
+    with pytest.raises(Draining):
+        await collect(client, request())
+    with pytest.raises(Draining):
+        await client.wait_ready()
+    await client.stop()
+
+
+async def test_stop_before_start(new_client: Callable[[str], EngineClient]) -> None:
+    await new_client("good").stop()
+
+
+async def test_stop_during_start(new_client: Callable[[str], EngineClient]) -> None:
+    client = new_client("good")
+    await client.start(LOAD)
+    await asyncio.sleep(0.01)
+    await client.stop()
+    assert client.state is EngineState.STOPPED
+
+
+async def test_a_program_that_is_not_there(lives: Path) -> None:
+    client = EngineClient(["/nowhere/python"], restarts=RestartPolicy(first_delay_s=0.01, max_failures=2))
+    await client.start(LOAD)
+    with pytest.raises(EngineCrashed, match="can't be started"):
+        await client.wait_ready()
+    await client.stop()

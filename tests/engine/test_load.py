@@ -1,0 +1,66 @@
+"""An order to load becomes an engine, or an error that the operator can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lavatube.engine.load import choose_device, choose_dtype, load_core
+from lavatube.engine.wire import Load
+from lavatube.errors import InsufficientMemory, InvalidSetting, UnsupportedCheckpoint
+from lavatube.spec import ModelSpec
+from tests.engine.requests import answer, run, submit
+
+CPU = torch.device("cpu")
+
+
+def order(checkpoint: Path, **overrides: object) -> Load:
+    fields = {"folder": str(checkpoint), "device": "cpu", "dtype": "float32", "max_sequences": 2, "max_step_tokens": 64}
+    return Load(**(fields | {"kv_cache_bytes": 0} | overrides))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_becomes_an_engine(checkpoint: Path, spec: ModelSpec, dtype: str) -> None:
+    progress: list[tuple[int, int]] = []
+    core = load_core(order(checkpoint, dtype=dtype), lambda done, total: progress.append((done, total)))
+    assert (core.device, core.dtype) == ("cpu", dtype)
+    assert core.cache_tokens == 2 * spec.language.max_positions
+    assert progress[-1][0] == progress[-1][1] > 0
+    assert progress == sorted(progress)
+    assert len(answer(run(core, submit(spec, "a", num_images=1))["a"])) == 12
+
+
+def test_the_cache_is_as_large_as_was_ordered(checkpoint: Path, spec: ModelSpec) -> None:
+    core = load_core(order(checkpoint, kv_cache_bytes=100 * spec.kv_bytes_per_token("float32")))
+    assert core.cache_tokens == core.max_context_tokens == 96
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error"),
+    [
+        ({"device": "tpu"}, InvalidSetting),
+        ({"device": "cpu:1"}, InvalidSetting),
+        ({"device": "cuda:99"}, InvalidSetting),
+        ({"dtype": "int3"}, InvalidSetting),
+        ({"kv_cache_bytes": 1}, InsufficientMemory),
+        ({"folder": "/nowhere"}, UnsupportedCheckpoint),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(checkpoint: Path, overrides: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        load_core(order(checkpoint, **overrides))
+
+
+def test_devices_and_precisions_that_are_said() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_dtype("float16", "float32", CPU) == "float16"
+
+
+def test_auto_precision() -> None:
+    cuda = torch.device("cuda", 0)
+    assert choose_dtype("auto", "float32", CPU) == "float32"
+    assert choose_dtype("auto", "float16", CPU) in ("bfloat16", "float32")
+    assert choose_dtype("auto", "float16", cuda) == "float16"

@@ -1,0 +1,182 @@
+"""The real worker, with a real if tiny model: it loads, answers, dies by force, comes back, and never stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from lavatube.engine.client import EngineClient
+from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy
+from lavatube.engine.wire import Done, Heartbeat, Load, RequestEvent, Submit
+from lavatube.errors import EngineCrashed, OperatorError
+from lavatube.spec import ModelSpec
+from tests.checkpoints import write_checkpoint
+from tests.engine.conftest import NewCore
+from tests.engine.requests import GREEDY, SEEDED, answer, failure, run, submit
+
+MAX_POSITIONS = 8192
+ENDLESS = replace(GREEDY, max_tokens=8000)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's weights, for longer answers."""
+    return write_checkpoint(tmp_path_factory.mktemp("long"), max_positions=MAX_POSITIONS)
+
+
+def order(folder: Path) -> Load:
+    return Load(
+        folder=str(folder), device="cpu", dtype="float32", max_sequences=4, max_step_tokens=64, kv_cache_bytes=0
+    )
+
+
+@asynccontextmanager
+async def engine(folder: Path) -> AsyncIterator[EngineClient]:
+    """Ready, with little patience; after the block no process may be left of it."""
+    client = EngineClient(
+        threads=1, restarts=RestartPolicy(first_delay_s=0.1), patience=Patience(hang_s=2.5, check_every_s=0.25)
+    )
+    await client.start(order(folder))
+    try:
+        yield client
+    finally:
+        pid = client.worker_pid
+        await client.stop()
+        assert pid is None or not is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def eventually(is_so: Callable[[], bool], within_s: float) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline_s, f"not within {within_s} s"
+        time.sleep(0.01)
+
+
+async def collect(client: EngineClient, request: Submit) -> list[RequestEvent]:
+    return [event async for event in client.submit(request)]
+
+
+async def next_heartbeat(client: EngineClient) -> Heartbeat:
+    """One that was measured after now."""
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            last = client.heartbeat
+            while client.heartbeat is last or client.heartbeat is None:
+                await asyncio.sleep(0.01)
+    return client.heartbeat
+
+
+async def test_one_worker_from_load_to_crash_and_back(folder: Path, spec: ModelSpec, new_core: NewCore) -> None:
+    """Answers as in this process, refuses bad data, frees what is aborted; killed in mid-stream, it tells all who
+    wait within a second, is replaced, leaves nobody behind, and the next one answers the same."""
+    picture = submit(spec, "picture", SEEDED, num_images=2)
+    wanted = answer(run(new_core(), picture)["picture"])
+    async with engine(folder) as client:
+        ready = await client.wait_ready()
+        assert (ready.device, ready.dtype, ready.max_context_tokens) == ("cpu", "float32", MAX_POSITIONS)
+        assert client.loading is not None
+        assert client.loading.done_bytes == client.loading.total_bytes > 0
+        assert answer(await collect(client, picture)) == wanted
+        assert failure(await collect(client, replace(submit(spec, "bad"), token_ids=[-5]))) == "invalid_input"
+
+        async with aclosing(client.submit(submit(spec, "aborted", ENDLESS))) as stream:
+            await anext(stream)
+        heartbeat = await next_heartbeat(client)
+        assert heartbeat.free_cache_tokens == ready.kv_cache_tokens
+        assert (heartbeat.running, heartbeat.waiting) == (0, 0)
+
+        pid = client.worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGINT)  # is for the front
+        streams = [asyncio.create_task(collect(client, submit(spec, name, ENDLESS))) for name in "abcdef"]
+        heartbeat = await next_heartbeat(client)
+        assert (heartbeat.running, heartbeat.waiting) == (4, 2)
+        os.kill(pid, signal.SIGKILL)
+        killed_s = time.monotonic()
+        results = await asyncio.gather(*streams, return_exceptions=True)
+        assert time.monotonic() - killed_s < 1.0
+        assert all(isinstance(result, EngineCrashed) for result in results)
+        assert client.state is EngineState.RESTARTING
+        await client.wait_ready()
+        assert client.worker_pid != pid
+        assert not is_alive(pid)
+        assert answer(await collect(client, picture)) == wanted
+
+
+async def test_a_stopped_worker_is_a_hang(folder: Path, spec: ModelSpec) -> None:
+    async with engine(folder) as client:
+        await client.wait_ready()
+        pid = client.worker_pid
+        assert pid is not None
+        stream = client.submit(submit(spec, "a", ENDLESS))
+        await anext(stream)
+        os.kill(pid, signal.SIGSTOP)
+        stopped_s = time.monotonic()
+        with pytest.raises(EngineCrashed, match="hung"):
+            await rest_of(stream)
+        assert 2 < time.monotonic() - stopped_s < 5
+        await client.wait_ready()
+        assert not is_alive(pid)
+        events = await collect(client, submit(spec, "b"))
+        assert isinstance(events[-1], Done)
+
+
+async def rest_of(stream: AsyncIterator[RequestEvent]) -> list[RequestEvent]:
+    return [event async for event in stream]
+
+
+async def test_a_broken_checkpoint_is_told_and_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    async with engine(tmp_path) as client:
+        with pytest.raises(OperatorError, match="model of type None"):
+            await client.wait_ready()
+        assert client.state is EngineState.FAILED
+
+
+FRONT = """
+import asyncio, sys
+from lavatube.engine.client import EngineClient
+from lavatube.engine.wire import Load
+
+async def main():
+    client = EngineClient(threads=1)
+    client.launch()
+    while client.worker_pid is None:
+        await asyncio.sleep(0.01)
+    print(client.worker_pid, flush=True)
+    await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+def test_a_worker_never_outlives_its_front() -> None:
+    """Not even while it imports, which holds the interpreter lock."""
+    with subprocess.Popen([sys.executable, "-c", FRONT], stdout=subprocess.PIPE, text=True) as front:
+        assert front.stdout is not None
+        pid = int(front.stdout.readline())
+        assert is_alive(pid)
+        front.kill()
+    eventually(lambda: not is_alive(pid), within_s=2.0)
+
+
+def test_the_front_imports_no_torch() -> None:
+    code = "import sys, lavatube.engine.client; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,43 @@
+"""Servers that several tests share: `tiny`, which answers, and a random checkpoint, which never stops by itself."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import write_checkpoint
+from tests.flow.server import Server
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny(cache: Path) -> Iterator[Server]:
+    with Server("tiny", cache) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def endless_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint whose answers run to their limit, so that there is time to interfere."""
+    return write_checkpoint(tmp_path_factory.mktemp("endless"), max_positions=4096, eos_token_id=None)
+
+
+@pytest.fixture
+def endless(endless_folder: Path, cache: Path) -> Iterator[Server]:
+    with Server(str(endless_folder), cache, "--model-name", "endless") as server:
+        server.wait_ready()
+        yield server
+
+
+def data_url(name: str) -> str:
+    return "data:image/png;base64," + base64.b64encode((EXAMPLES / name).read_bytes()).decode()

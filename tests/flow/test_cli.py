@@ -1,0 +1,89 @@
+"""The command line, run as a person runs it: what it prints, and with which code it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flow.conftest import EXAMPLES
+
+
+def run(*arguments: str | Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    place = ("--cache", str(cache)) if cache else ()
+    command = [sys.executable, "-m", "lavatube.cli", *map(str, arguments), *place]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_predict_streams_a_right_answer(cache: Path) -> None:
+    result = run("predict", EXAMPLES / "shapes.png", "How many circles are there?", cache=cache)
+    assert result.returncode == 0, result.stderr
+    assert "two" in result.stdout.lower()
+
+
+def test_pull_as_json_ends_with_the_folder(cache: Path) -> None:
+    result = run("pull", "tiny", "--json", cache=cache)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert lines[0]["phase"] == "resolving"
+    assert (Path(lines[-1]["folder"]) / "config.json").is_file()
+    assert lines[-1]["set_digest"] in lines[-1]["folder"]
+
+
+def test_pull_for_people(cache: Path) -> None:
+    result = run("pull", "tiny", cache=cache)
+    assert result.returncode == 0, result.stderr
+    assert "digest" in result.stdout
+
+
+def test_inspect_gives_every_decision_its_reason(cache: Path) -> None:
+    result = run("inspect", cache=cache)
+    assert result.returncode == 0, result.stderr
+    for subject in ("vision tower", "pixels", "chat template", "stop tokens", "full contexts that fit"):
+        assert subject in result.stdout
+    machine = json.loads(run("inspect", "--json", cache=cache).stdout)
+    assert all(decision["reason"] for decision in machine["spec"]["decisions"])
+
+
+def test_lock_writes_what_sha256sum_checks(tmp_path: Path) -> None:
+    lock = tmp_path / "lavatube.lock.json"
+    result = run("lock", "tiny", "--output", lock, cache=tmp_path / "cache")
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(lock.read_text())
+    lines = "".join(sorted(f"{file['sha256']}  {file['path']}\n" for file in manifest["files"]))
+    digest = subprocess.run(["sha256sum"], input=lines, capture_output=True, text=True, check=True).stdout.split()[0]
+    assert digest in result.stdout
+
+
+def test_the_cache_is_listed_and_emptied(tmp_path: Path) -> None:
+    assert run("pull", "tiny", cache=tmp_path).returncode == 0
+    assert "tiny" in run("cache", "ls", cache=tmp_path).stdout
+    assert run("cache", "rm", "tiny", cache=tmp_path).returncode == 0
+    assert "no weights" in run("cache", cache=tmp_path).stdout
+    assert run("cache", "gc", cache=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["predict", "no-such.png", "Hi"], 1, "no-such.png"),
+        (["pull", "/no/such/folder"], 2, "no directory"),
+        (["pull", "s3://bucket/model"], 2, "s3://"),
+        (["serve", "--port", "many"], 2, "not a int"),
+        (["cache", "rm", "nothing"], 2, "cache ls"),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_a_code(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    result = run(*arguments, cache=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "predict", "pull", "inspect", "lock", "cache"])
+def test_help_teaches(command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert "examples:" in result.stdout

@@ -1,0 +1,140 @@
+"""What the road does when something on it dies: every stream gets its end, and the next request its answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import APIError, OpenAI
+
+from tests.flow.conftest import data_url
+from tests.flow.server import Server
+from tests.flow.sse import events
+
+LONG = {"image": data_url("shapes.png"), "prompt": "Describe the picture.", "temperature": 0, "max_tokens": 3500}
+SHORT = {**LONG, "max_tokens": 5}
+STREAM = {"Accept": "text/event-stream"}
+
+
+def is_answered(server: Server) -> bool:
+    response = httpx.post(f"{server.url}/predictions", json={"input": SHORT})
+    return response.status_code == 200 and response.json()["status"] == "succeeded"
+
+
+def test_a_killed_worker_ends_its_streams_and_comes_back(endless: Server) -> None:
+    worker = endless.worker_pid()
+    with httpx.stream("POST", f"{endless.url}/predictions", json={"input": LONG}, headers=STREAM) as response:
+        received = events(response)
+        assert [next(received).name for _ in range(3)] == ["start", "output", "output"]
+        os.kill(worker, signal.SIGKILL)
+        *_, last = received
+    assert last.name == "completed"
+    assert (last.data["status"], last.data["code"]) == ("failed", "engine_crashed")
+    assert last.data["output"], "what was written stays"
+    assert httpx.get(f"{endless.url}/readyz").status_code == 503
+    endless.wait_ready()
+    assert endless.worker_pid() != worker
+    assert is_answered(endless)
+
+
+def test_a_killed_worker_is_an_error_of_the_stock_client(endless: Server) -> None:
+    messages = [{"role": "user", "content": "Tell me everything."}]
+    with OpenAI(base_url=f"{endless.url}/v1", api_key="none", max_retries=0) as client:
+        chunks = client.chat.completions.create(
+            model="endless", messages=messages, temperature=0, max_tokens=3500, stream=True
+        )
+        next(chunk for chunk in chunks if chunk.choices[0].delta.content)
+        os.kill(endless.worker_pid(), signal.SIGKILL)
+        with pytest.raises(APIError) as caught:
+            list(chunks)
+    assert caught.value.code == "engine_crashed"
+    endless.wait_ready()
+
+
+def test_a_hung_worker_is_replaced(endless: Server) -> None:
+    worker = endless.worker_pid()
+    os.kill(worker, signal.SIGSTOP)
+    with httpx.stream(
+        "POST", f"{endless.url}/predictions", json={"input": LONG}, headers=STREAM, timeout=60
+    ) as response:
+        if response.status_code == 200:
+            *_, last = events(response)
+            assert last.data["code"] == "engine_crashed"
+        else:
+            response.read()
+            assert response.json()["code"] == "engine_crashed"
+    endless.wait_ready()
+    assert endless.worker_pid() != worker
+
+
+def test_a_client_that_leaves_stops_its_generation(endless: Server) -> None:
+    with httpx.stream("POST", f"{endless.url}/predictions", json={"input": LONG}, headers=STREAM) as response:
+        received = events(response)
+        identifier = next(received).data["id"]
+        next(received)
+    deadline = time.monotonic() + 20
+    while (status := _status(endless, identifier)) == "processing" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert status == "canceled"
+    assert is_answered(endless)
+
+
+def test_sigterm_lets_a_stream_finish(endless: Server) -> None:
+    middling = {**LONG, "max_tokens": 300}
+    with httpx.stream("POST", f"{endless.url}/predictions", json={"input": middling}, headers=STREAM) as response:
+        received = events(response)
+        next(received)
+        endless.process.send_signal(signal.SIGTERM)
+        *_, last = received
+    assert last.data["status"] == "succeeded"
+    assert last.data["metrics"]["output_token_count"] == 300
+    assert endless.stop() == 0
+
+
+def test_sigterm_ends_what_does_not_finish_in_time(endless_folder: Path, cache: Path) -> None:
+    with Server(str(endless_folder), cache, "--shutdown-grace-s", "0") as server:
+        server.wait_ready()
+        with httpx.stream("POST", f"{server.url}/predictions", json={"input": LONG}, headers=STREAM) as response:
+            received = events(response)
+            next(received)
+            server.process.send_signal(signal.SIGTERM)
+            *_, last = received
+        assert (last.data["status"], last.data["code"]) == ("failed", "draining")
+        assert server.stop() == 0
+
+
+def test_sigterm_before_there_is_a_model(cache: Path) -> None:
+    with Server("tiny", cache) as server:
+        assert server.stop(10) == 0
+
+
+def test_a_model_that_can_not_be_served_is_told_by_health(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with Server(str(tmp_path), cache) as server:
+        deadline = time.monotonic() + 30
+        while (view := httpx.get(f"{server.url}/startupz").json())["phase"] != "failed" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert view["failure"]["code"] == "unsupported_checkpoint"
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        assert httpx.get(f"{server.url}/health-check").json()["status"] == "SETUP_FAILED"
+        assert server.stop() == 0
+
+
+def test_the_worker_does_not_outlive_a_killed_front(endless: Server) -> None:
+    worker = endless.worker_pid()
+    endless.process.kill()
+    endless.process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def _status(server: Server, identifier: str) -> str:
+    status: str = httpx.get(f"{server.url}/predictions/{identifier}").json()["status"]
+    return status

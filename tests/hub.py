@@ -1,0 +1,75 @@
+"""A small model hub on loopback: the two API endpoints, and files that redirect to another server's storage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from tests.cdn import Cdn, LoopbackHandler, LoopbackServer, Request
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_secret"
+
+
+class FakeHub(LoopbackServer):
+    """Has the files of `storage.folder` as `org/name`; `.safetensors` lie in large-file storage."""
+
+    def __init__(self, storage: Cdn, *, scenario: str = "ok", is_gated: bool = False) -> None:
+        self.handler = _HubHandler
+        super().__init__()
+        self.storage = storage
+        self.scenario = scenario
+        self.is_gated = is_gated
+        self.git_sha1: dict[str, str] = {}
+        """Overrides what the tree says of a small file."""
+
+
+class _HubHandler(LoopbackHandler):
+    def do_GET(self) -> None:
+        hub = self.server.owner
+        assert isinstance(hub, FakeHub)
+        path = self.path.partition("?")[0]
+        hub.log.requests.append(Request("", path, None, dict(self.headers)))
+        if hub.is_gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.reply(401, {})
+        elif path in ("/api/models/org/name/revision/main", f"/api/models/org/name/revision/{COMMIT}"):
+            self._reply_json({"id": "org/name", "sha": COMMIT})
+        elif path == f"/api/models/org/name/tree/{COMMIT}":
+            self._reply_tree(hub)
+        elif path.startswith(f"/org/name/resolve/{COMMIT}/"):
+            self._reply_file(hub, path.rpartition("/")[2])
+        else:
+            self.reply(404, {})
+
+    def _reply_json(self, value: object, headers: dict[str, str] | None = None) -> None:
+        self.reply(200, headers or {}, json.dumps(value).encode())
+
+    def _reply_tree(self, hub: FakeHub) -> None:
+        """Two pages, as the real one cuts long lists."""
+        entries = [_entry(hub, path) for path in sorted(hub.storage.folder.iterdir())]
+        middle = len(entries) // 2
+        if "cursor=2" in self.path:
+            self._reply_json(entries[middle:])
+        else:
+            link = f'<{hub.root}/api/models/org/name/tree/{COMMIT}?recursive=true&cursor=2>; rel="next"'
+            self._reply_json([{"type": "directory", "path": "onnx"}, *entries[:middle]], {"Link": link})
+
+    def _reply_file(self, hub: FakeHub, name: str) -> None:
+        if name.endswith(".safetensors"):
+            self.reply(302, {"Location": f"{hub.storage.url(hub.scenario)}/{name}?X-Signature=secret"})
+            return
+        data = (hub.storage.folder / name).read_bytes()
+        start, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+        extent = f"bytes {start}-{last}/{len(data)}"
+        self.reply(206, {"Content-Range": extent}, data[int(start) : int(last) + 1])
+
+
+def _entry(hub: FakeHub, path: Path) -> dict[str, object]:
+    data = path.read_bytes()
+    git_sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    entry: dict[str, object] = {"type": "file", "path": path.name, "size": len(data)}
+    if path.suffix == ".safetensors":
+        lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        return entry | {"oid": "0" * 40, "lfs": lfs}
+    return entry | {"oid": hub.git_sha1.get(path.name, git_sha1)}

@@ -1,0 +1,135 @@
+"""Paged, ragged attention against the textbook formula, row by row."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lavatube.model.attention import Attention, KVCache, Layout
+from lavatube.spec import LanguageSpec
+
+CPU = torch.device("cpu")
+HEAD_DIM = 8
+BLOCK_SIZE = 4
+NUM_BLOCKS = 64
+
+
+def language(num_heads: int, num_kv_heads: int) -> LanguageSpec:
+    return LanguageSpec(
+        hidden_size=num_heads * HEAD_DIM,
+        intermediate_size=1,
+        num_layers=2,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=HEAD_DIM,
+        vocab_size=1,
+        rms_norm_eps=1e-6,
+        rope_theta=10000.0,
+        max_positions=NUM_BLOCKS * BLOCK_SIZE,
+        activation="silu",
+        has_tied_embeddings=False,
+    )
+
+
+class Sequences:
+    """All queries, keys and values of some sequences, and a cache that holds the part before `cached`."""
+
+    def __init__(self, lengths: Sequence[int], cached: Sequence[int], num_heads: int, num_kv_heads: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.lengths, self.cached = lengths, cached
+        self.queries = [torch.randn(length, num_heads, HEAD_DIM, generator=generator) for length in lengths]
+        self.keys = [torch.randn(length, num_kv_heads, HEAD_DIM, generator=generator) for length in lengths]
+        self.values = [torch.randn(length, num_kv_heads, HEAD_DIM, generator=generator) for length in lengths]
+        self.cache = KVCache.allocate(language(num_heads, num_kv_heads), NUM_BLOCKS, BLOCK_SIZE, torch.float32, CPU)
+        self.cache.keys.fill_(torch.nan)
+        self.cache.values.fill_(torch.nan)
+        blocks = list(range(NUM_BLOCKS))
+        random.Random(0).shuffle(blocks)
+        self.tables = [[blocks.pop() for _ in range(-(-length // BLOCK_SIZE))] for length in lengths]
+        for index, count in enumerate(cached):
+            slots = self.slots(index)[:count]
+            self.cache.keys[:, :, slots] = self.keys[index][:count].transpose(0, 1)
+            self.cache.values[:, :, slots] = self.values[index][:count].transpose(0, 1)
+
+    def slots(self, index: int) -> Tensor:
+        positions = torch.arange(self.lengths[index])
+        return torch.tensor(self.tables[index])[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+
+    def attend(self, layer: int = 1) -> list[Tensor]:
+        """What the rows after `cached` get, one tensor a sequence."""
+        spans = [slice(start, end) for start, end in zip(self.cached, self.lengths, strict=True)]
+        counts = [end - start for start, end in zip(self.cached, self.lengths, strict=True)]
+        width = max(map(len, self.tables))
+        layout = Layout(
+            positions=torch.cat([torch.arange(span.start, span.stop) for span in spans]),
+            slots=torch.cat([self.slots(index)[span] for index, span in enumerate(spans)]),
+            query_starts=[sum(counts[:index]) for index in range(len(counts) + 1)],
+            context_lengths=list(self.lengths),
+            block_tables=torch.tensor([table + [0] * (width - len(table)) for table in self.tables]),
+        )
+        rows = [
+            torch.cat([tensor[span] for tensor, span in zip(tensors, spans, strict=True)])
+            for tensors in (self.queries, self.keys, self.values)
+        ]
+        return list(Attention(self.cache, layout)(layer, *rows).split(counts))
+
+    def expected(self) -> list[Tensor]:
+        return [
+            torch.stack([textbook(queries[row], keys[: row + 1], values[: row + 1]) for row in range(start, len(keys))])
+            for queries, keys, values, start in zip(self.queries, self.keys, self.values, self.cached, strict=True)
+        ]
+
+
+def textbook(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Shapes: query (heads, head_dim), keys and values (context, kv_heads, head_dim); out as query."""
+    group = len(query) // keys.shape[1]
+    rows = []
+    for head, vector in enumerate(query):
+        scores = keys[:, head // group] @ vector / HEAD_DIM**0.5
+        rows.append(scores.softmax(0) @ values[:, head // group])
+    return torch.stack(rows)
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> tuple[list[int], list[int]]:
+    """Lengths, and how much of each is in the cache already: at least one row of each is new."""
+    lengths = draw(st.lists(st.integers(1, 21), min_size=1, max_size=6))
+    cached = [draw(st.one_of(st.just(length - 1), st.integers(0, length - 1))) for length in lengths]
+    return lengths, cached
+
+
+@given(ragged(), st.sampled_from([(4, 4), (4, 2), (6, 1)]))
+@settings(max_examples=60, deadline=None)
+def test_every_row_sees_its_own_context_and_nothing_else(
+    shape: tuple[list[int], list[int]], heads: tuple[int, int]
+) -> None:
+    sequences = Sequences(*shape, *heads)
+    for ours, expected in zip(sequences.attend(), sequences.expected(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_new_keys_and_values_are_stored_in_their_slots_of_their_layer_only() -> None:
+    sequences = Sequences([9, 6], [3, 5], 4, 2)
+    sequences.attend(layer=1)
+    for index, keys in enumerate(sequences.keys):
+        torch.testing.assert_close(sequences.cache.keys[1][:, sequences.slots(index)], keys.transpose(0, 1))
+    assert sequences.cache.keys[0][:, sequences.slots(0)[3:]].isnan().all()
+    num_written = sum(sequences.lengths)
+    assert (~sequences.cache.values[1][0, :, 0].isnan()).sum() == num_written
+
+
+def test_a_sequence_of_nan_leaves_its_neighbours_alone() -> None:
+    sequences = Sequences([17, 5, 11], [16, 4, 3], 4, 2)
+    expected = sequences.expected()
+    sequences.queries[1][:] = torch.nan
+    sequences.values[1][:] = torch.nan
+    sequences.cache.values[:, :, sequences.slots(1)] = torch.nan
+    ours = sequences.attend()
+    assert ours[1].isnan().all()
+    torch.testing.assert_close(ours[0], expected[0])
+    torch.testing.assert_close(ours[2], expected[2])

@@ -1,0 +1,154 @@
+"""From a folder to a model: every spelling of names, every refusal, and the order of arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lavatube.checkpoint import read_spec
+from lavatube.errors import UnsupportedCheckpoint
+from lavatube.model.llava import Llava
+from lavatube.model.load import load_model
+from tests.checkpoints import write_checkpoint, write_tensors
+
+CPU = torch.device("cpu")
+Change = Callable[[dict[str, Tensor]], object]
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Llava:
+    return load_model(read_spec(folder), folder, CPU, dtype, lambda done, total: None)
+
+
+def changed(folder: Path, change: Change, **overrides: object) -> Path:
+    """A checkpoint whose tensors `change` has been at."""
+    write_checkpoint(folder, **overrides)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    write_tensors(folder, tensors)
+    return folder
+
+
+def assert_same(one: Llava, other: Llava) -> None:
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("overrides", [{"key_style": "old"}, {"num_shards": 5}, {"key_style": "old", "num_shards": 2}])
+def test_names_and_shards_make_no_difference(tmp_path: Path, overrides: dict[str, object]) -> None:
+    assert_same(load(write_checkpoint(tmp_path / "a")), load(write_checkpoint(tmp_path / "b", **overrides)))
+
+
+def test_the_spelling_between_old_and_new_is_read_too(tmp_path: Path) -> None:
+    def rename(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith("model.vision_tower.")]:
+            tensors[name.replace("vision_tower.", "vision_tower.vision_model.")] = tensors.pop(name)
+
+    assert_same(load(write_checkpoint(tmp_path / "a")), load(changed(tmp_path / "b", rename)))
+
+
+def test_what_is_not_computed_is_left_out(tmp_path: Path) -> None:
+    def clutter(tensors: dict[str, Tensor]) -> None:
+        tower, decoder = "vision_tower.vision_model.", "language_model.model."
+        tensors[f"{tower}embeddings.position_ids"] = torch.arange(17)
+        tensors[f"{decoder}layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+        tensors["vision_tower.text_model.final_layer_norm.weight"] = torch.ones(8)
+        tensors["vision_tower.visual_projection.weight"] = torch.ones(8, 8)
+        tensors["vision_tower.logit_scale"] = torch.ones(())
+        del tensors[f"{tower}post_layernorm.weight"]
+        del tensors[f"{tower}encoder.layers.2.mlp.fc1.weight"]  # after the selected state
+
+    assert_same(
+        load(write_checkpoint(tmp_path / "a")),
+        load(changed(tmp_path / "b", clutter, key_style="old")),
+    )
+
+
+def test_tied_embeddings_are_one_tensor_whether_or_not_the_file_has_two(tmp_path: Path) -> None:
+    one = load(write_checkpoint(tmp_path / "a", tied=True))
+    assert_same(one, load(write_checkpoint(tmp_path / "b", tied=True, with_head=True)))
+    assert one.head is None
+
+
+def test_stored_and_computed_precision_are_independent(tmp_path: Path) -> None:
+    wide = write_checkpoint(tmp_path / "wide")
+    narrow = load(wide, torch.bfloat16)
+    assert {weight.dtype for weight in narrow.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(narrow.state_dict(), {k: v.bfloat16() for k, v in load(wide).state_dict().items()})
+    assert narrow.vision.levels.dtype == torch.float32, "constants stay exact"
+    assert narrow.language.inverse_frequencies.dtype == torch.float32
+    assert_same(load(write_checkpoint(tmp_path / "narrow", dtype="bfloat16"), torch.bfloat16), narrow)
+
+
+def test_progress_ends_at_the_bytes_of_the_model_and_never_falls_back(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    calls: list[tuple[int, int]] = []
+    model = load_model(read_spec(folder), folder, CPU, torch.bfloat16, lambda *call: calls.append(call))
+    total = sum(weight.nbytes for weight in model.parameters())
+    assert calls == sorted(calls)
+    assert calls[-1] == (total, total)
+    assert {expected for _, expected in calls} == {total}
+
+
+@pytest.mark.parametrize("overrides", [{}, {"tied": True, "select_layer": -1, "projector_bias": False, "kv_heads": 4}])
+def test_the_spec_counts_the_parameters_that_are_loaded(tmp_path: Path, overrides: dict[str, object]) -> None:
+    folder = write_checkpoint(tmp_path, **overrides)
+    assert read_spec(folder).num_parameters == sum(weight.numel() for weight in load(folder).parameters())
+
+
+def _drop(name: str) -> Change:
+    return lambda tensors: tensors.pop(name)
+
+
+def _put(name: str, tensor: Tensor) -> Change:
+    return lambda tensors: tensors.update({name: tensor})
+
+
+NORM = "model.language_model.norm.weight"
+KEY = "model.language_model.layers.1.self_attn.k_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_drop(NORM), "1 missing: language.norm.weight"),
+        (_drop(KEY), "1 missing: language.layers.1.self_attn.k_proj.weight"),
+        (_put(NORM, torch.ones(65)), r"model.language_model.norm.weight is \[65\], not \[64\]"),
+        (_put(KEY, torch.ones(64, 64)), r"k_proj.weight is \[64, 64\], not \[32, 64\]"),
+        (_put(NORM, torch.ones(64, dtype=torch.int8)), "model.language_model.norm.weight holds torch.int8"),
+        (_put("model.image_newline", torch.ones(64)), "1 not of this model: model.image_newline"),
+        (_put("model.language_model.layers.2.input_layernorm.weight", torch.ones(64)), "layers.2.input_layernorm"),
+        (_put("model.vision_tower.encoder.layers.3.layer_norm1.bias", torch.ones(32)), "layers.3.layer_norm1"),
+        (_put("language_model.model.norm.weight", torch.ones(64)), "both .* which mean the same"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, change: Change, message: str) -> None:
+    folder = changed(tmp_path, change)
+    with pytest.raises(UnsupportedCheckpoint, match=message):
+        load(folder)
+
+
+def test_a_long_list_of_faults_is_cut_short(tmp_path: Path) -> None:
+    folder = changed(tmp_path, lambda tensors: [tensors.pop(name) for name in list(tensors)[:20]])
+    with pytest.raises(UnsupportedCheckpoint, match=r"20 missing: .* and 12 more"):
+        load(folder)
+
+
+def test_a_head_that_should_be_tied_but_differs_is_refused(tmp_path: Path) -> None:
+    folder = changed(tmp_path, _put("lm_head.weight", torch.zeros(320, 64)), tied=True)
+    with pytest.raises(UnsupportedCheckpoint, match="tie_word_embeddings"):
+        load(folder)
+
+
+def test_nothing_is_loaded_onto_a_model_of_another_depth(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    spec = read_spec(folder)
+    deeper = replace(spec, language=replace(spec.language, num_layers=3))
+    with pytest.raises(UnsupportedCheckpoint, match=r"9 missing: language\.layers\.2"):
+        load_model(deeper, folder, CPU, torch.float32, lambda done, total: pytest.fail("began to load"))

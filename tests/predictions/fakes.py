@@ -1,0 +1,133 @@
+"""Small real stand-ins for the two neighbours of a prediction: a preparer with a real tokenizer, an engine that echoes.
+
+The engine answers with the prompt's own ids, again and again up to `max_tokens`, at a chosen pace; a few prompts ask
+for trouble instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from lavatube.engine.wire import Done, Failed, RequestEvent, Sampling, Submit, Tokens
+from lavatube.errors import EngineCrashed, ImageRejected, InvalidImageUrl, PromptTooLong
+from lavatube.prompt.chat import Chat, Generation, Text
+from lavatube.prompt.prepare import Prepared
+from lavatube.prompt.tokenizer import Tokenizer
+
+STOP_ID = 1
+IMAGE_TOKENS = 4
+MAX_PROMPT_TOKENS = 2000
+PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n and so on").decode()
+
+CRASH = "crash now"
+FAIL = "fail now"
+CRASH_LATER = "crash in the middle"
+SLOW_PREPARE = "prepare slowly"
+DEFECT = "meet a defect"
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """A byte-level tokenizer: one id a byte, after three control tokens."""
+    names = ["<s>", "</s>", "<image>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {name: index for index, name in enumerate([*names, *letters])}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(names)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+class EchoPreparer:
+    """Takes data URLs that are base64; the last turn's text is the prompt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = Tokenizer(write_tokenizer(folder), {STOP_ID})
+        self.num_prepared = 0
+
+    def prepare(self, chat: Chat, generation: Generation) -> Prepared:
+        text = "".join(part.text for part in chat.turns[-1].parts if isinstance(part, Text))
+        if text == SLOW_PREPARE:
+            time.sleep(0.5)
+        if text == DEFECT:
+            raise ZeroDivisionError("a secret of the server")
+        for image in chat.images:
+            self._check(str(image.source), image.param)
+        token_ids = self.tokenizer.encode(text)
+        if len(token_ids) > MAX_PROMPT_TOKENS:
+            raise PromptTooLong(f"The prompt has {len(token_ids)} tokens.", remedy="Send a shorter one.")
+        self.num_prepared += 1
+        image_tokens = IMAGE_TOKENS * len(chat.images)
+        max_tokens = MAX_PROMPT_TOKENS if generation.max_tokens is None else generation.max_tokens
+        return Prepared(
+            token_ids=token_ids,
+            images=(),
+            sampling=Sampling(max_tokens=max_tokens, seed=generation.seed or 0),
+            stop=generation.stop,
+            prompt_tokens=len(token_ids) + image_tokens,
+            image_tokens=image_tokens,
+        )
+
+    def _check(self, source: str, param: str) -> None:
+        head, _, data = source.partition(",")
+        if not head.lower().startswith("data:"):
+            raise InvalidImageUrl("The picture's URL is no data: URL.", param=param, remedy="Send one.")
+        try:
+            base64.b64decode(data, validate=True)
+        except binascii.Error:
+            raise ImageRejected("The picture is not base64.", param=param) from None
+
+
+class EchoEngine:
+    """Answers with the prompt's ids; counts what was asked of it."""
+
+    def __init__(self, token_s: float = 0.0) -> None:
+        self.token_s = token_s
+        self.num_tokens = 0
+        self.submitted: list[Submit] = []
+        self.aborted: list[str] = []
+        self.running: set[str] = set()
+        self._ids: dict[str, tuple[int, ...]] = {}
+
+    def knows(self, preparer: EchoPreparer) -> EchoEngine:
+        """Learn how the prompts that ask for trouble are spelled."""
+        self._ids = {text: tuple(preparer.tokenizer.encode(text)) for text in (CRASH, FAIL, CRASH_LATER)}
+        return self
+
+    async def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
+        self.submitted.append(request)
+        self.running.add(request.request_id)
+        try:
+            async for event in self._events(request):
+                yield event
+        except (GeneratorExit, asyncio.CancelledError):
+            self.aborted.append(request.request_id)
+            raise
+        finally:
+            self.running.discard(request.request_id)
+
+    async def _events(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
+        ids = tuple(request.token_ids)
+        if ids == self._ids.get(CRASH):
+            raise EngineCrashed("The engine ended.", remedy="Try again.")
+        if ids == self._ids.get(FAIL):
+            yield Failed(request.request_id, "engine_numerical_error", "The model's numbers are not finite.")
+            return
+        for position in range(request.sampling.max_tokens):
+            await asyncio.sleep(self.token_s)
+            if position == 5 and ids == self._ids.get(CRASH_LATER):
+                raise EngineCrashed("The engine ended.", remedy="Try again.")
+            self.num_tokens += 1
+            yield Tokens(request.request_id, position, [ids[position % len(ids)]])
+        num = request.sampling.max_tokens
+        yield Done(request.request_id, "length", len(ids), 1, num, 0.0, 0.0, 0.0)

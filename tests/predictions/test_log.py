@@ -1,0 +1,74 @@
+"""The event log: every reader sees everything, in order, from where it asked."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lavatube.predictions.events import Completed, Event, Output, Started, Status
+from lavatube.predictions.log import EventLog
+
+
+def filled(texts: list[str], *, is_ended: bool = True) -> EventLog:
+    log = EventLog()
+    log.append(Started(1))
+    offset = 0
+    for index, text in enumerate(texts):
+        log.append(Output(log.next_id, text, offset, index))
+        offset += len(text)
+    if is_ended:
+        log.append(Completed(log.next_id, Status.SUCCEEDED))
+    return log
+
+
+async def collect(log: EventLog, after: int = 0) -> list[Event]:
+    return [event async for event in log.read(after) if event is not None]
+
+
+async def test_ids_count_from_one_and_offsets_add_up() -> None:
+    events = await collect(filled(["a", "bcd", "é"]))
+    assert [event.id for event in events] == [1, 2, 3, 4, 5]
+    outputs = [event for event in events if isinstance(event, Output)]
+    text = "abcdé"
+    assert [text[event.offset : event.offset + len(event.text)] for event in outputs] == ["a", "bcd", "é"]
+
+
+@given(num_outputs=st.integers(0, 20), after=st.integers(0, 30))
+def test_a_reader_gets_exactly_what_comes_after_its_position(num_outputs: int, after: int) -> None:
+    log = filled(["x"] * num_outputs)
+    ids = [event.id for event in asyncio.run(collect(log, after))]
+    assert ids == list(range(after + 1, num_outputs + 3))
+
+
+async def test_readers_at_any_position_see_the_same_end_while_it_is_written() -> None:
+    log = EventLog()
+    readers = [asyncio.create_task(collect(log, after)) for after in (0, 1, 3)]
+    log.append(Started(1))
+    for index in range(50):
+        await asyncio.sleep(0)
+        log.append(Output(log.next_id, "t", index, index))
+    late = asyncio.create_task(collect(log))
+    await asyncio.sleep(0)
+    log.append(Completed(log.next_id, Status.CANCELED))
+    everything = await late
+    assert len(everything) == 52
+    for reader, after in zip(readers, (0, 1, 3), strict=True):
+        assert await reader == everything[after:]
+
+
+async def test_an_idle_reader_is_told_so_and_misses_nothing() -> None:
+    log = filled(["a"], is_ended=False)
+    reader = log.read(idle_s=0.01)
+    seen = [await anext(reader) for _ in range(4)]
+    assert seen[2:] == [None, None]
+    log.append(Completed(log.next_id, Status.SUCCEEDED))
+    assert [event async for event in reader if event is not None] == [Completed(3, Status.SUCCEEDED)]
+
+
+def test_nothing_comes_after_the_end() -> None:
+    log = filled([])
+    with pytest.raises(AssertionError):
+        log.append(Output(log.next_id, "late", 0, 0))

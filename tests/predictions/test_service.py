@@ -1,0 +1,236 @@
+"""The service: from request to end, with a real tokenizer, real tasks and an engine that echoes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from lavatube.errors import Conflict, Draining, NotFound, Overloaded
+from lavatube.predictions.events import Status
+from lavatube.predictions.prediction import Prediction
+from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.prompt.chat import Generation, single_turn
+from tests.predictions.fakes import (
+    CRASH_LATER,
+    DEFECT,
+    FAIL,
+    PNG,
+    SLOW_PREPARE,
+    EchoEngine,
+    EchoPreparer,
+)
+
+ROOM = ServiceLimits(max_running=4, max_waiting=60)
+
+
+@pytest.fixture
+def preparer(tmp_path: Path) -> EchoPreparer:
+    return EchoPreparer(tmp_path)
+
+
+@pytest.fixture
+def engine(preparer: EchoPreparer) -> EchoEngine:
+    return EchoEngine().knows(preparer)
+
+
+@pytest.fixture
+async def service(preparer: EchoPreparer, engine: EchoEngine) -> AsyncIterator[PredictionService]:
+    service = PredictionService(preparer, engine, ROOM)
+    yield service
+    await service.drain(0)
+
+
+def ask(service: PredictionService, prompt: str = "hello ", **options: object) -> Prediction:
+    generation = Generation(max_tokens=int(str(options.pop("max_tokens", 12))), stop=tuple(options.pop("stop", ())))
+    return service.create(single_turn(prompt, PNG), generation, **options)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not is_true():
+            await asyncio.sleep(0.005)
+
+
+async def test_an_answer_is_written_piece_by_piece_and_counted(service: PredictionService) -> None:
+    prediction = ask(service)
+    assert prediction.status is Status.STARTING
+    assert await prediction.wait(5)
+    assert prediction.text == "hello hello "
+    assert (prediction.status, prediction.finish_reason) == (Status.SUCCEEDED, "length")
+    assert prediction.usage.prompt_tokens == 6 + 4
+    assert (prediction.usage.image_tokens, prediction.usage.cached_tokens) == (4, 1)
+    assert prediction.usage.completion_tokens == 12
+    assert len(prediction.log.outputs) == 12
+
+
+async def test_characters_of_several_tokens_come_whole(service: PredictionService) -> None:
+    prediction = ask(service, "é😀", max_tokens=12)
+    await prediction.wait(5)
+    assert prediction.log.outputs == ["é", "😀", "é", "😀"]
+
+
+async def test_a_stop_string_ends_the_engine_request_and_never_shows(
+    service: PredictionService, engine: EchoEngine
+) -> None:
+    prediction = ask(service, "one STOP two ", max_tokens=100, stop=["STOP"])
+    await prediction.wait(5)
+    assert prediction.text == "one "
+    assert prediction.finish_reason == "stop"
+    assert prediction.usage.completion_tokens == len("one STOP")
+    await until(lambda: engine.aborted == [prediction.id])
+
+
+async def test_no_tokens_wanted_is_an_empty_answer(service: PredictionService, engine: EchoEngine) -> None:
+    prediction = ask(service, max_tokens=0)
+    await prediction.wait(5)
+    assert (prediction.status, prediction.text, prediction.finish_reason) == (Status.SUCCEEDED, "", "length")
+    assert engine.submitted == []
+
+
+async def test_a_refused_picture_fails_before_the_start(service: PredictionService) -> None:
+    prediction = service.create(single_turn("hi", "data:;base64,%%", param="input.image"), Generation(max_tokens=1))
+    await prediction.wait(5)
+    assert prediction.status is Status.FAILED
+    assert prediction.started is None
+    assert prediction.error is not None
+    assert (prediction.error.code, prediction.error.param) == ("invalid_image", "input.image")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code", "text"),
+    [(CRASH_LATER, "engine_crashed", "crash"), (FAIL, "engine_numerical_error", ""), (DEFECT, "internal", "")],
+)
+async def test_failures_keep_their_code_and_the_output_so_far(
+    service: PredictionService, prompt: str, code: str, text: str
+) -> None:
+    prediction = ask(service, prompt, max_tokens=50)
+    await prediction.wait(5)
+    assert prediction.status is Status.FAILED
+    assert prediction.error is not None
+    assert (prediction.error.code, prediction.text) == (code, text)
+    assert "secret" not in prediction.error.sentence
+
+
+async def test_cancel_stops_the_engine_at_the_next_step(service: PredictionService, engine: EchoEngine) -> None:
+    engine.token_s = 0.01
+    prediction = ask(service, max_tokens=1000)
+    await until(lambda: prediction.has_output)
+    assert service.cancel(prediction) is True
+    assert prediction.status is Status.CANCELED
+    await until(lambda: engine.aborted == [prediction.id])
+    num_tokens = engine.num_tokens
+    await asyncio.sleep(0.05)
+    assert engine.num_tokens == num_tokens
+    assert service.cancel(prediction) is False
+    assert prediction.text
+
+
+async def test_cancel_in_the_first_moment_and_while_preparing(service: PredictionService, engine: EchoEngine) -> None:
+    at_once = ask(service)
+    service.cancel(at_once)
+    preparing = ask(service, SLOW_PREPARE)
+    await asyncio.sleep(0.05)
+    service.cancel(preparing)
+    await until(lambda: service.num_active == 0)
+    assert at_once.status is preparing.status is Status.CANCELED
+    assert engine.submitted == []
+
+
+async def test_a_thousand_raced_cancels_leave_one_end_and_nothing_running(
+    service: PredictionService, engine: EchoEngine
+) -> None:
+    for round_number in range(20):
+        predictions = [ask(service, max_tokens=3) for _ in range(50)]
+        for steps, prediction in enumerate(predictions):
+            for _ in range((steps * 7 + round_number) % 5):
+                await asyncio.sleep(0)
+            service.cancel(prediction)
+        await asyncio.gather(*(prediction.wait(5) for prediction in predictions))
+        assert all(prediction.status.is_terminal for prediction in predictions)
+        await until(lambda: service.num_active == 0)
+    assert engine.running == set()
+    assert not service.is_busy
+
+
+async def test_the_last_reader_to_leave_cancels(service: PredictionService, engine: EchoEngine) -> None:
+    engine.token_s = 0.01
+    prediction = ask(service, max_tokens=1000)
+    with service.attached(prediction):
+        with service.attached(prediction):
+            await until(lambda: prediction.has_output)
+        assert prediction.status is Status.PROCESSING
+    assert prediction.status is Status.CANCELED
+
+
+async def test_a_detached_prediction_goes_on_without_readers(service: PredictionService) -> None:
+    prediction = ask(service, is_detached=True)
+    with service.attached(prediction):
+        pass
+    await prediction.wait(5)
+    assert prediction.status is Status.SUCCEEDED
+
+
+async def test_an_id_means_one_request(service: PredictionService, preparer: EchoPreparer) -> None:
+    first = ask(service, prediction_id="mine", fingerprint=b"1")
+    assert ask(service, prediction_id="mine", fingerprint=b"1") is first
+    await first.wait(5)
+    await until(lambda: service.num_active == 0)
+    assert ask(service, prediction_id="mine", fingerprint=b"1") is first
+    assert service.get("mine") is first
+    with pytest.raises(Conflict):
+        ask(service, prediction_id="mine", fingerprint=b"2")
+    with pytest.raises(NotFound):
+        service.get("yours")
+    assert preparer.num_prepared == 1
+
+
+async def test_what_does_not_fit_is_refused_and_what_was_let_in_is_answered(
+    preparer: EchoPreparer, engine: EchoEngine
+) -> None:
+    engine.token_s = 0.005
+    service = PredictionService(preparer, engine, ServiceLimits(max_running=1, max_waiting=3))
+    taken = [ask(service) for _ in range(4)]
+    for _ in range(16):
+        with pytest.raises(Overloaded) as refusal:
+            ask(service)
+        assert refusal.value.retry_after_s
+    assert service.is_busy
+    await asyncio.gather(*(prediction.wait(5) for prediction in taken))
+    assert {prediction.text for prediction in taken} == {"hello hello "}
+    await until(lambda: service.num_active == 0)
+    await service.drain(0)
+
+
+async def test_a_prediction_has_a_deadline(preparer: EchoPreparer, engine: EchoEngine) -> None:
+    engine.token_s = 0.01
+    service = PredictionService(preparer, engine, ServiceLimits(timeout_s=0.2))
+    prediction = ask(service, max_tokens=1000)
+    await prediction.wait(5)
+    assert prediction.error is not None
+    assert prediction.error.code == "deadline_exceeded"
+    assert prediction.text
+    await until(lambda: engine.aborted == [prediction.id])
+    await service.drain(0)
+
+
+async def test_drain_takes_nothing_new_finishes_the_short_and_fails_the_long(
+    preparer: EchoPreparer, engine: EchoEngine
+) -> None:
+    engine.token_s = 0.01
+    service = PredictionService(preparer, engine, ROOM)
+    short, long = ask(service, max_tokens=5), ask(service, max_tokens=1000)
+    draining = asyncio.create_task(service.drain(0.3))
+    await asyncio.sleep(0)
+    with pytest.raises(Draining) as refusal:
+        ask(service)
+    assert refusal.value.retry_after_s
+    await draining
+    assert short.status is Status.SUCCEEDED
+    assert long.status is Status.FAILED
+    assert long.error is not None
+    assert long.error.code == "draining"
+    assert service.num_active == 0
+    assert engine.running == set()

@@ -1,0 +1,297 @@
+"""The Cog API through a real server, with a real HTTP client."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lavatube.predictions.service import ServiceLimits
+from tests.predictions.fakes import CRASH_LATER, FAIL, PNG
+from tests.serve.live import LiveServer
+
+SSE = {"accept": "text/event-stream"}
+
+
+def body(prompt: str = "hello ", **inputs: object) -> dict[str, object]:
+    return {"input": {"image": PNG, "prompt": prompt, "max_tokens": 12} | inputs}
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, int, dict]]:
+    """(name, id, data) of each event; comments are passed over."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if not line and fields:
+            yield fields["event"], int(fields["id"]), json.loads(fields["data"])
+            fields = {}
+        elif line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            fields[name] = value
+
+
+def stream(client: httpx.Client, method: str, path: str, **options: object) -> list[tuple[str, int, dict]]:
+    with client.stream(method, path, **options) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return list(events(response.iter_lines()))
+
+
+def test_sync_answers_when_it_is_done(shared_client: httpx.Client) -> None:
+    response = shared_client.post("/predictions", json=body())
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["status"] == "succeeded"
+    assert answer["output"] == list("hello hello ")
+    assert answer["logs"] == ""
+    assert answer["metrics"]["predict_time"] >= 0
+    assert answer["created_at"].endswith("Z")
+    assert response.headers["x-request-id"].startswith("req_")
+
+
+def test_events_come_one_by_one_each_with_an_id(server: LiveServer, client: httpx.Client) -> None:
+    server.engine.token_s = 0.02
+    arrivals = []
+    seen = []
+    with client.stream("POST", "/predictions", json=body(), headers=SSE) as response:
+        for event in events(response.iter_lines()):
+            seen.append(event)
+            arrivals.append(time.monotonic())
+    assert [name for name, _, _ in seen] == ["start", *["output"] * 12, "completed"]
+    assert [event_id for _, event_id, _ in seen] == list(range(1, 15))
+    assert [data["index"] for name, _, data in seen if name == "output"] == list(range(12))
+    assert "".join(data["chunk"] for name, _, data in seen if name == "output") == "hello hello "
+    assert seen[0][2]["status"] == "processing"
+    assert seen[-1][2]["status"] == "succeeded"
+    assert arrivals[-1] - arrivals[1] > 0.1, "they came at once"
+
+
+def test_line_separators_do_not_break_a_line(shared_client: httpx.Client) -> None:
+    text = "a\u2028b\u0085c\rd\ne"
+    seen = stream(shared_client, "POST", "/predictions", json=body(text, max_tokens=len(text.encode())), headers=SSE)
+    assert "".join(data["chunk"] for name, _, data in seen if name == "output") == text
+
+
+def test_async_is_accepted_and_can_be_read(shared_client: httpx.Client) -> None:
+    response = shared_client.post("/predictions", json=body(), headers={"prefer": "respond-async"})
+    assert response.status_code == 202
+    assert response.headers["preference-applied"] == "respond-async"
+    prediction_id = response.json()["id"]
+    LiveServer.until(lambda: shared_client.get(f"/predictions/{prediction_id}").json()["status"] == "succeeded")
+    seen = stream(shared_client, "GET", f"/predictions/{prediction_id}/stream")
+    assert len(seen) == 14
+    resumed = stream(shared_client, "GET", f"/predictions/{prediction_id}/stream", headers={"last-event-id": "5"})
+    assert resumed == seen[5:]
+    assert stream(shared_client, "GET", f"/predictions/{prediction_id}/stream", headers={"last-event-id": "14"}) == []
+
+
+@pytest.mark.parametrize("prefer", ["wait=1", "respond-async, wait=1"])
+def test_a_wait_is_a_limit_and_the_prediction_goes_on(server: LiveServer, client: httpx.Client, prefer: str) -> None:
+    server.engine.token_s = 0.2
+    started = time.monotonic()
+    response = client.post("/predictions", json=body(max_tokens=8), headers={"prefer": prefer})
+    assert 0.9 < time.monotonic() - started < 1.5
+    assert response.status_code == 202
+    assert response.json()["status"] == "processing"
+    path = f"/predictions/{response.json()['id']}"
+    LiveServer.until(lambda: client.get(path).json()["status"] == "succeeded")
+    server.engine.token_s = 0
+    done = client.post("/predictions", json=body(), headers={"prefer": prefer})
+    assert (done.status_code, done.json()["status"]) == (200, "succeeded")
+
+
+def test_a_repeated_id_is_the_same_prediction(server: LiveServer, client: httpx.Client) -> None:
+    first = client.put("/predictions/mine", json=body())
+    again = client.put("/predictions/mine", json=body())
+    assert first.json() == again.json()
+    assert server.preparer.num_prepared == 1
+    other = client.put("/predictions/mine", json=body("something else"))
+    assert other.status_code == 409
+    assert other.json()["error"]["code"] == "conflict"
+    assert len(stream(client, "PUT", "/predictions/mine", json=body(), headers=SSE)) == 14
+    mismatch = client.put("/predictions/mine", json=body() | {"id": "yours"})
+    assert mismatch.status_code == 422
+    assert mismatch.json()["detail"][0]["loc"] == ["body", "id"]
+
+
+def test_a_running_one_is_not_waited_for_twice(server: LiveServer, client: httpx.Client) -> None:
+    server.engine.token_s = 0.05
+    runner = threading.Thread(target=client.put, args=("/predictions/mine",), kwargs={"json": body()})
+    runner.start()
+    server.until(lambda: client.get("/predictions/mine").json().get("status") == "processing")
+    again = client.put("/predictions/mine", json=body())
+    assert (again.status_code, again.json()["status"]) == (202, "processing")
+    runner.join()
+    assert client.get("/predictions/mine").json()["status"] == "succeeded"
+
+
+def test_cancel(server: LiveServer, client: httpx.Client) -> None:
+    server.engine.token_s = 0.01
+    created = client.post("/predictions", json=body(max_tokens=1000), headers={"prefer": "respond-async"}).json()
+    path = f"/predictions/{created['id']}"
+    server.until(lambda: bool(client.get(path).json()["output"]))
+    cancelled = client.post(f"{path}/cancel")
+    assert (cancelled.status_code, cancelled.json()) == (200, {})
+    answer = client.get(path).json()
+    assert answer["status"] == "canceled"
+    assert answer["output"]
+    server.until(lambda: server.engine.aborted == [created["id"]])
+    assert client.post(f"{path}/cancel").status_code == 404
+    assert client.post("/predictions/nothing/cancel").status_code == 404
+
+
+@pytest.mark.parametrize("headers", [{}, SSE])
+def test_a_client_that_leaves_stops_its_prediction(server: LiveServer, headers: dict[str, str]) -> None:
+    server.engine.token_s = 0.01
+    with server.client(headers=headers) as leaver:
+        if headers:
+            with leaver.stream("POST", "/predictions", json=body(max_tokens=2000)) as response:
+                next(response.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                leaver.post("/predictions", json=body(max_tokens=2000), timeout=0.3)
+    server.until(lambda: len(server.engine.aborted) == 1, timeout_s=1)
+    assert server.engine.running == set()
+
+
+def test_the_last_reader_of_a_stream_stops_it(server: LiveServer, client: httpx.Client) -> None:
+    server.engine.token_s = 0.01
+    with client.stream("PUT", "/predictions/mine", json=body(max_tokens=2000), headers=SSE) as creator:
+        created_lines = creator.iter_lines()
+        next(created_lines)
+        with server.client() as other, other.stream("GET", "/predictions/mine/stream") as reader:
+            lines = reader.iter_lines()
+            next(lines)
+            creator.close()
+            time.sleep(0.2)
+            assert client.get("/predictions/mine").json()["status"] == "processing"
+    server.until(lambda: client.get("/predictions/mine").json()["status"] == "canceled", timeout_s=1)
+
+
+def test_a_slow_reader_loses_nothing(shared_client: httpx.Client) -> None:
+    text = "x" * 500
+    with shared_client.stream("POST", "/predictions", json=body(text, max_tokens=4000), headers=SSE) as response:
+        time.sleep(0.5)
+        seen = list(events(response.iter_lines()))
+    assert [event_id for _, event_id, _ in seen] == list(range(1, 4003))
+
+
+def test_a_failure_after_the_start_is_a_result(shared_client: httpx.Client) -> None:
+    answer = shared_client.post("/predictions", json=body(CRASH_LATER, max_tokens=50))
+    assert answer.status_code == 200
+    failed = answer.json()
+    assert (failed["status"], failed["code"]) == ("failed", "engine_crashed")
+    assert "".join(failed["output"]) == CRASH_LATER[:5]
+    assert isinstance(failed["error"], str)
+    seen = stream(shared_client, "POST", "/predictions", json=body(FAIL), headers=SSE)
+    assert [name for name, _, _ in seen] == ["start", "completed"]
+    assert seen[-1][2]["code"] == "engine_numerical_error"
+
+
+@pytest.mark.parametrize("headers", [{}, SSE])
+def test_a_refused_picture_is_a_status(shared_client: httpx.Client, headers: dict[str, str]) -> None:
+    response = shared_client.post("/predictions", json=body(image="data:image/png;base64,%%%"), headers=headers)
+    assert response.status_code == 422
+    answer = response.json()
+    assert answer["error"]["code"] == "invalid_image"
+    assert answer["error"]["param"] == "input.image"
+    assert answer["detail"][0]["loc"] == ["body", "input", "image"]
+
+
+def test_a_prompt_that_is_too_long_names_the_prompt(shared_client: httpx.Client) -> None:
+    response = shared_client.post("/predictions", json=body("x" * 3000))
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "prompt_too_long"
+    assert response.json()["error"]["param"] == "input.prompt"
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "in_message"),
+    [
+        ({"max_new_token": 5}, "input.max_new_token", "no field"),
+        ({"max_token": 5}, "input.max_token", "no field"),
+        ({"image": None}, "input.image", "string"),
+        ({"prompt": 1}, "input.prompt", "string"),
+        ({"prompt": {"a": 1}}, "input.prompt", "string"),
+        ({"top_p": 1.01}, "input.top_p", "1"),
+        ({"top_p": "1"}, "input.top_p", "number"),
+        ({"temperature": -0.1}, "input.temperature", "0"),
+        ({"max_tokens": -1}, "input.max_tokens", "0"),
+        ({"max_tokens": 2**31}, "input.max_tokens", "4096"),
+        ({"max_tokens": 2**63}, "input.max_tokens", ""),
+        ({"max_tokens": True}, "input.max_tokens", "integer"),
+        ({"max_tokens": 1.5}, "input.max_tokens", "integer"),
+        ({"top_k": -2}, "input.top_k", "0"),
+        ({"seed": -1}, "input.seed", "0"),
+    ],
+)
+def test_wrong_inputs_are_named(
+    shared_client: httpx.Client, change: dict[str, object], param: str, in_message: str
+) -> None:
+    response = shared_client.post("/predictions", json=body(**change))
+    assert response.status_code == 422
+    answer = response.json()
+    assert answer["error"]["code"] == "invalid_input"
+    assert answer["error"]["param"] == param
+    assert in_message in answer["error"]["message"]
+    assert answer["detail"][0]["loc"] == ["body", *param.split(".")]
+
+
+def test_all_problems_are_listed_and_a_typo_is_recognised(shared_client: httpx.Client) -> None:
+    answer = shared_client.post("/predictions", json={"input": {"prompt": "x", "max_token": 3, "top_p": 2}}).json()
+    problems = {tuple(item["loc"]): item for item in answer["detail"]}
+    assert problems[("body", "input", "image")]["msg"] == "Field required"
+    assert problems[("body", "input", "image")]["type"] == "value_error.missing"
+    assert "Did you mean max_tokens?" in problems[("body", "input", "max_token")]["msg"]
+    assert ("body", "input", "top_p") in problems
+
+
+def test_webhooks_are_refused_in_words(shared_client: httpx.Client) -> None:
+    response = shared_client.post("/predictions", json=body() | {"webhook": "https://example.com/hook"})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "webhook"
+    assert "Webhooks are not served" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("bad_id", ["../etc", "a/b", "", "a" * 65, "a\nb", "é", "a b", 7])
+def test_ids_have_a_pattern(shared_client: httpx.Client, bad_id: object) -> None:
+    response = shared_client.post("/predictions", json=body() | {"id": bad_id})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "id"
+
+
+def test_discovery_names_only_what_is_there(shared_client: httpx.Client) -> None:
+    document = shared_client.get("/").json()
+    assert document["cog_version"]
+    for name, path in document.items():
+        if name.endswith("_url") and name != "shutdown_url":
+            status = shared_client.get(path.replace("{prediction_id}", "x")).status_code
+            assert status in (200, 404, 405), name
+            assert status != 404 or "{" in path
+
+
+def test_shutdown_begins_a_graceful_end(server: LiveServer, client: httpx.Client) -> None:
+    assert client.post("/shutdown", headers={"origin": "https://evil.example"}).status_code == 403
+    assert server.num_shutdowns == 0
+    response = client.post("/shutdown")
+    assert (response.status_code, response.json()) == (200, {})
+    assert server.num_shutdowns == 1
+
+
+def test_full_is_429_and_busy_is_said(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, limits=ServiceLimits(max_running=1, max_waiting=1)) as server, server.client() as client:
+        server.engine.token_s = 0.05
+        for _ in range(2):
+            client.post("/predictions", json=body(max_tokens=100), headers={"prefer": "respond-async"})
+        assert client.get("/health-check").json()["status"] == "BUSY"
+        assert client.get("/readyz").status_code == 200
+        for headers in ({}, SSE, {"prefer": "respond-async"}):
+            refused = client.post("/predictions", json=body(), headers=headers)
+            assert refused.status_code == 429
+            assert 1 <= int(refused.headers["retry-after"]) <= 120
+            assert refused.json()["code"] == "overloaded"
+            assert refused.json()["status"] == "failed"

@@ -1,0 +1,274 @@
+"""The OpenAI API through a real server, with the stock client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.predictions.fakes import CRASH, CRASH_LATER, PNG
+from tests.serve.live import LiveServer
+
+
+def connect(server: LiveServer, **options: object) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=20, **options)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with LiveServer(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def stock(shared: LiveServer) -> Iterator[openai.OpenAI]:
+    with connect(shared) as client:
+        yield client
+
+
+def ask(text: str = "hello ", image: str = PNG) -> list[dict]:
+    parts = [
+        {"type": "text", "text": text},
+        {"type": "image_url", "image_url": {"url": image, "detail": "high"}},
+    ]
+    return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+
+
+def post(client: openai.OpenAI, **body: object) -> httpx.Response:
+    """Past the client's own checks."""
+    whole = {"model": "echo", "messages": ask()} | body
+    return httpx.post(f"{client.base_url}chat/completions", json=whole, timeout=20)
+
+
+def test_a_whole_completion_with_usage(stock: openai.OpenAI) -> None:
+    completion = stock.chat.completions.create(model="echo", messages=ask(), max_tokens=12)
+    choice = completion.choices[0]
+    assert choice.message.content == "hello hello "
+    assert (choice.message.role, choice.finish_reason) == ("assistant", "length")
+    assert completion.id.startswith("chatcmpl-")
+    assert (completion.object, completion.model) == ("chat.completion", "echo")
+    assert abs(completion.created - time.time()) < 60
+    usage = completion.usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (10, 12, 22)
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens == 1
+    assert usage.prompt_tokens_details.model_dump()["image_tokens"] == 4
+    assert completion._request_id
+
+
+def test_a_stream_follows_the_chunk_protocol(stock: openai.OpenAI) -> None:
+    options = {"include_usage": True}
+    chunks = list(
+        stock.chat.completions.create(
+            model="org/echo", messages=ask(), max_completion_tokens=12, stream=True, stream_options=options
+        )
+    )
+    assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
+    assert chunks[0].choices[0].delta.model_dump(exclude_none=True) == {"role": "assistant", "content": ""}
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == "hello hello "
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * 13 + ["length"]
+    assert chunks[-2].choices[0].delta.model_dump(exclude_none=True) == {}
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 22
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def test_the_bytes_of_a_stream(stock: openai.OpenAI) -> None:
+    text = post(stock, max_tokens=2, stream=True).text
+    assert text.startswith('data: {"id":"chatcmpl-')
+    assert text.endswith("\n\ndata: [DONE]\n\n")
+    assert '"usage"' not in text
+    assert '"usage":null' in post(stock, max_tokens=2, stream=True, stream_options={"include_usage": True}).text
+
+
+def test_the_helper_of_the_stock_client_accumulates_it(stock: openai.OpenAI) -> None:
+    with stock.chat.completions.stream(model="echo", messages=ask(), max_tokens=12) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == "hello hello "
+
+
+async def test_the_async_client(shared: LiveServer) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{shared.url}/v1", api_key="any", max_retries=0) as client:
+        stream = await client.chat.completions.create(model="echo", messages=ask(), max_tokens=6, stream=True)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "hello "
+
+
+def test_stop_strings_never_show(stock: openai.OpenAI) -> None:
+    for stop in ("STOP", ["nothing", "STOP"]):
+        completion = stock.chat.completions.create(
+            model="echo", messages=ask("one STOP two"), max_tokens=100, stop=stop, temperature=0
+        )
+        assert completion.choices[0].message.content == "one "
+        assert completion.choices[0].finish_reason == "stop"
+        assert completion.usage is not None
+        assert completion.usage.completion_tokens == 8
+
+
+def test_follow_up_turns_with_the_assistants_own_message(stock: openai.OpenAI) -> None:
+    first = stock.chat.completions.create(model="echo", messages=ask(), max_tokens=3)
+    again = stock.chat.completions.create(
+        model="echo",
+        messages=[*ask(), first.choices[0].message, {"role": "user", "content": "more"}],
+        max_tokens=4,
+    )
+    assert again.choices[0].message.content == "more"
+
+
+def test_parameters_without_effect_and_those_that_ask_for_nothing(stock: openai.OpenAI) -> None:
+    response = post(
+        stock,
+        max_tokens=6,
+        user="u",
+        metadata={"a": "b"},
+        store=False,
+        n=1,
+        seed=-5,
+        top_p=1,
+        tools=[],
+        tool_choice="auto",
+        response_format={"type": "text"},
+        frequency_penalty=0,
+        presence_penalty=0.0,
+        logprobs=False,
+        logit_bias={},
+        service_tier="auto",
+        stop=None,
+    )
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"store": True}, "store"),
+        ({"guided_regex": "(a+)+b"}, "guided_regex"),
+        ({"mm_processor_kwargs": {"code_revision": "evil"}}, "mm_processor_kwargs"),
+        ({"max_token": 3}, "max_token"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 5000}, "max_tokens"),
+        ({"max_completion_tokens": 5000}, "max_completion_tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, None),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"top_p": -1}, "top_p"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": ""}, "stop.0"),
+        ({"stop": "a" * 1_000_000}, "stop.0"),
+        ({"stream": 1}, "stream"),
+        ({"stream_options": {"include_usage": True}}, None),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "file_url"}]}]}, "messages.0.content.0.type"),
+        ({"messages": [{"role": "user", "content": [{}]}]}, "messages.0.content.0.type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": 1}}]}]},
+            "messages.0.content.0.image_url.url",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "ftp://x"}}]}]},
+            "messages.0.content.0.image_url",
+        ),
+        (
+            {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": PNG}}]}]},
+            "messages.0.content.0.image_url",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(stock: openai.OpenAI, change: dict[str, object], param: str | None) -> None:
+    response = post(stock, **change)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert error["message"]
+    assert len(error["message"]) < 500
+
+
+def test_errors_arrive_typed(stock: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        stock.chat.completions.create(model="gpt-4o", messages=ask())
+    assert unknown.value.code == "model_not_found"
+    assert "serves echo" in str(unknown.value)
+    with pytest.raises(openai.BadRequestError) as bad_image:
+        stock.chat.completions.create(model="echo", messages=ask(image="data:image/png;base64,%%"), stream=True)
+    assert bad_image.value.code == "invalid_image"
+    assert bad_image.value.param == "messages.1.content.1.image_url"
+    with pytest.raises(openai.BadRequestError) as long:
+        stock.chat.completions.create(model="echo", messages=ask("x" * 3000))
+    assert (long.value.code, long.value.param) == ("prompt_too_long", "messages")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_crash_before_the_first_token_is_a_status_that_clients_retry(shared: LiveServer, is_stream: bool) -> None:
+    num_before = len(shared.engine.submitted)
+    with pytest.raises(openai.InternalServerError) as crash:
+        connect(shared).with_options(max_retries=1).chat.completions.create(
+            model="echo", messages=ask(CRASH), max_tokens=5, stream=is_stream
+        )
+    assert crash.value.code == "engine_crashed"
+    assert crash.value.response.headers["x-should-retry"] == "true"
+    assert len(shared.engine.submitted) == num_before + 2
+
+
+def test_a_crash_in_mid_stream_is_an_error_event_and_no_done(stock: openai.OpenAI) -> None:
+    got = ""
+    stream = stock.chat.completions.create(model="echo", messages=ask(CRASH_LATER), max_tokens=50, stream=True)
+    with pytest.raises(openai.APIError) as crash:
+        for chunk in stream:
+            got += chunk.choices[0].delta.content or ""
+    assert got == CRASH_LATER[:5]
+    assert crash.value.code == "engine_crashed"
+    assert "[DONE]" not in post(stock, messages=ask(CRASH_LATER), max_tokens=50, stream=True).text
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_client_that_leaves_stops_its_completion(server: LiveServer, is_stream: bool) -> None:
+    server.engine.token_s = 0.01
+    with connect(server) as client:
+        if is_stream:
+            stream = client.chat.completions.create(model="echo", messages=ask(), max_tokens=2000, stream=True)
+            next(stream)
+            stream.close()
+        else:
+            with pytest.raises(openai.APITimeoutError):
+                client.chat.completions.create(model="echo", messages=ask(), max_tokens=2000, timeout=0.3)
+    server.until(lambda: len(server.engine.aborted) == 1, timeout_s=1)
+
+
+def test_models(stock: openai.OpenAI) -> None:
+    assert [model.id for model in stock.models.list()] == ["echo"]
+    assert stock.models.retrieve("echo").object == "model"
+    assert stock.models.retrieve("org/echo").id == "echo"
+    with pytest.raises(openai.NotFoundError) as unknown:
+        stock.models.retrieve("acme/llava")
+    assert unknown.value.code == "model_not_found"
+
+
+def test_not_ready_is_retried_by_the_stock_client_until_it_is(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, is_ready=False) as server, connect(server) as client:
+        with pytest.raises(openai.InternalServerError) as early:
+            client.chat.completions.create(model="echo", messages=ask(), max_tokens=3)
+        assert early.value.status_code == 503
+        assert early.value.code == "not_ready"
+        assert early.value.response.headers["retry-after"] == "2"
+        server.make_ready()
+        completion = client.chat.completions.create(model="echo", messages=ask(), max_tokens=3)
+        assert completion.choices[0].message.content == "hel"

@@ -1,0 +1,168 @@
+"""Every way a CDN fails: right bytes or a clean error that names the file, in a bounded number of requests."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+
+from lavatube.errors import DigestMismatch, LavatubeError, SourceUnavailable, UntrustedSource
+from lavatube.weights.options import ProvisionOptions
+from lavatube.weights.provision import Progress, Provisioned, provision
+from tests.cdn import Cdn
+from tests.weights.conftest import POLICY, SIZES, contents, expected
+
+WEIGHTS = [name for name in SIZES if name.endswith(".safetensors")]
+WEIGHT_BYTES = sum(SIZES[name] for name in WEIGHTS)
+NUM_CHUNKS = 10 + 3
+
+
+def pull(uri: str, options: ProvisionOptions) -> Provisioned:
+    return provision(uri, options, lambda _: None)
+
+
+def test_clean_fetch_asks_for_each_chunk_once(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    reports: list[Progress] = []
+    provisioned = provision(cdn.url("ok"), options, reports.append)
+    assert contents(provisioned.folder) == expected(origin)
+    assert provisioned.trust == "manifest"
+    assert not provisioned.from_cache
+    assert len(cdn.log.weights()) == NUM_CHUNKS
+    assert "README.md" not in {request.name for request in cdn.log.requests}
+    assert (reports[0].phase, reports[-1].phase) == ("resolving", "ready")
+    assert reports[-1].done_bytes == reports[-1].total_bytes == sum(SIZES.values())
+    assert all(0 <= report.done_bytes <= report.total_bytes for report in reports)
+    assert all(path.stat().st_mode & 0o777 == 0o444 for path in provisioned.folder.iterdir())
+    assert not list((options.cache / "parts").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("scenario", "most_requests"),
+    [
+        ("short-once", NUM_CHUNKS + 2),
+        ("short-always", NUM_CHUNKS * 20),  # halves of halves, until the rest is small: progress, so no error
+        ("reset-once", NUM_CHUNKS + 2),
+        ("stall-once", NUM_CHUNKS + 2),
+        ("500-once", NUM_CHUNKS + 2),
+        ("shifted-once", NUM_CHUNKS + 2),
+        ("gzip-once", NUM_CHUNKS + 2),
+        ("flip-once", 2 * NUM_CHUNKS),
+        ("whole", 2 * POLICY.connections + 2),
+        ("whole-once", NUM_CHUNKS + 2),
+    ],
+)
+def test_mended(scenario: str, most_requests: int, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    if scenario == "short-always":
+        options = dataclasses.replace(options, policy=dataclasses.replace(POLICY, min_progress_bytes=1))
+    provisioned = pull(cdn.url(scenario), options)
+    assert contents(provisioned.folder) == expected(origin)
+    assert len(cdn.log.weights()) <= most_requests
+
+
+@pytest.mark.parametrize("status", ["503", "429"])
+def test_retry_after_is_honoured(status: str, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    started = time.monotonic()
+    provisioned = pull(cdn.url(f"{status}-once"), options)
+    assert time.monotonic() - started >= 1.0
+    assert contents(provisioned.folder) == expected(origin)
+    assert len(cdn.log.weights()) == NUM_CHUNKS + 2
+
+
+@pytest.mark.parametrize(
+    ("scenario", "error_type", "said", "most_requests"),
+    [
+        ("short-always", SourceUnavailable, "ended early", 12 * POLICY.connections),
+        ("reset-always", SourceUnavailable, "times in a row without progress", 12 * POLICY.connections),
+        ("stall-always", SourceUnavailable, "nothing came for too long", 12 * POLICY.connections),
+        ("shifted", SourceUnavailable, "Content-Range", 3 * POLICY.connections),
+        ("gzip", SourceUnavailable, "compressed", 3 * POLICY.connections),
+        ("500", SourceUnavailable, "status 500", 3 * POLICY.connections),
+        ("404", SourceUnavailable, "status 404", POLICY.connections),
+        ("416", SourceUnavailable, "shorter than its manifest says", POLICY.connections),
+        ("401", SourceUnavailable, "token", POLICY.connections),
+        ("loop", SourceUnavailable, "more than 5 redirects", 6 * POLICY.connections),
+        ("file", SourceUnavailable, "no http(s) URL", POLICY.connections),
+        ("metadata", SourceUnavailable, "plain http", POLICY.connections),
+    ],
+)
+def test_given_up(
+    scenario: str,
+    error_type: type[LavatubeError],
+    said: str,
+    most_requests: int,
+    cdn: Cdn,
+    options: ProvisionOptions,
+) -> None:
+    with pytest.raises(error_type) as caught:
+        pull(cdn.url(scenario), options)
+    assert said in caught.value.sentence
+    assert "model-0000" in caught.value.message, "the file is named"
+    assert caught.value.remedy or error_type is SourceUnavailable
+    assert len(cdn.log.weights()) <= most_requests
+    assert not list(options.cache.glob("trees/*"))
+
+
+def test_lasting_corruption_names_both_digests(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    with pytest.raises(DigestMismatch) as caught:
+        pull(cdn.url("flip"), options)
+    manifest_text = (origin / "lavatube.lock.json").read_text()
+    named = next(name for name in WEIGHTS if name in caught.value.message)
+    digests = [word.strip(",;") for word in caught.value.message.split() if len(word.strip(",;")) == 64]
+    assert [digest in manifest_text for digest in digests] == [False, True], "the actual one, then the expected one"
+    assert len([request for request in cdn.log.weights() if request.name == named]) <= 2 * NUM_CHUNKS
+    assert not list(options.cache.glob(f"blobs/sha256/*/{digests[0]}"))
+    assert not list(options.cache.glob(f"parts/{digests[1]}*")), "bytes that are known to be wrong are not kept"
+
+
+def test_what_was_fetched_before_the_error_is_kept(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    with pytest.raises(SourceUnavailable):
+        pull(cdn.url("reset-always"), options)
+    kept = sum(path.stat().st_size for path in options.cache.glob("blobs/sha256/*/*"))
+    assert kept == sum(SIZES.values()) - WEIGHT_BYTES - SIZES["empty.txt"]
+    assert contents(pull(cdn.url("ok"), options).folder) == expected(origin)
+
+
+def test_redirect_elsewhere_is_followed(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    with Cdn(origin, away=cdn.url("ok")) as front:
+        assert contents(pull(front.url("away"), options).folder) == expected(origin)
+    assert len(cdn.log.weights()) == len(front.log.weights()) == NUM_CHUNKS
+
+
+def test_nothing_listens(origin: Path, options: ProvisionOptions) -> None:
+    with Cdn(origin) as server:
+        url = server.url("ok")
+    with pytest.raises(SourceUnavailable, match="3 times in a row"):
+        pull(url, options)
+
+
+def test_no_manifest_is_refused(cdn: Cdn, options: ProvisionOptions) -> None:
+    with pytest.raises(UntrustedSource) as caught:
+        pull(cdn.url("bare"), options)
+    assert "lavatube lock" in caught.value.remedy
+    assert not cdn.log.weights()
+
+
+def test_no_manifest_is_taken_when_allowed(origin: Path, options: ProvisionOptions, tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "model.safetensors").write_bytes((origin / WEIGHTS[1]).read_bytes())
+    with Cdn(folder) as server:
+        provisioned = pull(server.url("bare"), dataclasses.replace(options, allow_unverified=True))
+    assert provisioned.trust == "unverified"
+    assert contents(provisioned.folder) == contents(folder)
+
+
+def test_a_file_that_changes_meanwhile_is_never_mixed(origin: Path, options: ProvisionOptions, tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes((origin / WEIGHTS[0]).read_bytes())
+    with Cdn(folder) as server, pytest.raises(SourceUnavailable, match="changed while it was fetched"):
+        pull(server.url("versions"), dataclasses.replace(options, allow_unverified=True))
+
+
+def test_plain_http_beyond_loopback_is_refused(options: ProvisionOptions) -> None:
+    with pytest.raises(UntrustedSource, match="plain http"):
+        pull("http://weights.example/llava", options)
