@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import startup, stream
+from bench import model, startup, stream
 
-BENCHMARKS = {"startup": startup.main, "stream": stream.main}
+BENCHMARKS = {"startup": startup.main, "stream": stream.main, "model": model.main}
 
 
 def main() -> None:

@@ -188,8 +188,13 @@ class _CdnHandler(LoopbackHandler):
                 self.pour(piece, pause_s=0.02)
             case "versions":
                 self._serve(data, span, {"ETag": f'"{cdn.log.counts[f"versions {name}"]}"'})
+            case "marked":
+                self._serve(data, span, {"ETag": '"1"'})
             case "429" | "503":
                 self.reply(int(kind), {"Retry-After": "1"})
+            case "dry":
+                is_dry = len(cdn.log.weights()) > int(cdn.log.requests[-1].scenario.partition("-")[2])
+                self._serve(data, span) if not is_dry else self.reply(404, {})
             case "401" | "403" | "404" | "416" | "500":
                 self.reply(int(kind), {})
             case "away":
@@ -198,6 +203,8 @@ class _CdnHandler(LoopbackHandler):
                 self.reply(302, {"Location": self.path})
             case "file":
                 self.reply(302, {"Location": "file:///etc/hostname"})
+            case "garbled":
+                self.reply(302, {"Location": "http://[::1"})
             case "metadata":
                 self.reply(302, {"Location": "http://169.254.169.254/latest/meta-data"})
             case _:

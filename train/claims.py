@@ -1,7 +1,7 @@
 """Reads what a reply claims and checks it against a scene. Knows nothing of models.
 
-A reply that equals the true answer is right. Otherwise lists are compared as sets of claims, in any order, and a claimed
-place is right if the centre is in that third of the picture or within 4 % of the picture's side of it.
+A reply that equals the true answer is right. Otherwise lists are compared as sets of claims, in any order, and a
+claimed place is right if the centre is in that third of the picture or within 4 % of the picture's side of it.
 """
 
 import re
@@ -32,6 +32,8 @@ def is_right(exchange: Exchange, things: Sequence[Thing], reply: str) -> bool:
         return _frame(answer) == _frame(reply) and _is_detail_right(things, reply)
     if exchange.topic in ("shape", "size list"):
         return _frame(answer) == _frame(reply) and _items(answer) == _items(reply)
+    if answer.startswith("There is no"):
+        return exchange.topic == "side" and _is_side_right(exchange.answer, things, reply)
     if exchange.topic == "colour":
         return _lead(answer) == _lead(reply) and _colours(answer) == _colours(reply)
     if exchange.topic == "where" and exchange.selector:

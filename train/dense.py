@@ -18,9 +18,9 @@ NOTHING = -100
 class DenseLabels:
     """Truth a patch.
 
-    Shapes: all (n, GRID * GRID), places (n, GRID * GRID, 2). Units: kind and colour are indices, the last index where
-    nothing covers the patch; size, column and row are NOTHING away from centres; places: patches, from the patch's middle to the centre of what
-    covers it.
+    Shapes: all (n, GRID * GRID), places (n, GRID * GRID, 2).
+    Units: kind and colour are indices, the last one where nothing covers the patch; size, column and row are NOTHING
+    away from centres; places: patches, from the patch's middle to the centre of what covers it.
     """
 
     kind: Tensor
@@ -79,7 +79,8 @@ def label(things: np.ndarray) -> DenseLabels:
         column[at] = (thing[:, X] * 3).astype(int).clip(0, 2)
         row[at] = (thing[:, Y] * 3).astype(int).clip(0, 2)
         places[at] = np.stack([thing[:, X] * GRID - at_column - 0.5, thing[:, Y] * GRID - at_row - 0.5], axis=1)
-    flat = [torch.from_numpy(part.reshape(num_pictures, -1).astype(np.int64)) for part in (kind, colour, size, column, row)]
+    maps = (kind, colour, size, column, row)
+    flat = [torch.from_numpy(part.reshape(num_pictures, -1).astype(np.int64)) for part in maps]
     return DenseLabels(
         flat[0], flat[1], torch.from_numpy(centre.reshape(num_pictures, -1)), flat[2], flat[3], flat[4],
         torch.from_numpy(places.reshape(num_pictures, -1, 2).astype(np.float32)),

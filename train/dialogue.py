@@ -22,7 +22,8 @@ from train.words import Selector, article
 MAX_TURNS = 5
 FOLLOW_UP_SHARE = 0.6
 SYSTEMS = (
-    "You are a helpful assistant.", "Answer the questions about the picture.", "You are a friendly assistant. Be brief.",
+    "You are a helpful assistant.", "Answer the questions about the picture.",
+    "You are a friendly assistant. Be brief.",
     "A chat between a curious human and an artificial intelligence assistant.", "Answer in one sentence.",
     "You see pictures and describe them.", "Be concise.", "You are Lavatube.",
 )  # fmt: skip
@@ -93,15 +94,17 @@ def _ask_pronoun(
     colour = choose(random, ("colour", "color"))
     also = choose(random, ("", "", "And ", "and "))
     choices = [
-        ("where", where_answer, (f"Where {verb} {it}?", f"{also}where {verb} {it}?", f"Where {verb} {it} in the picture?")),
+        ("where", where_answer, (f"Where {verb} {it}?", f"{also}where {verb} {it}?", f"Where {verb} {it} here?")),
     ]
     if selector.colour is None:
         wordings = (f"What {colour} {verb} {it}?", f"{also}what {colour} {verb} {it}?", f"Which {colour} {verb} {it}?")
         choices += [("colour", colour_answer, wordings)] * 2
     if selector.kind is None:
-        choices += [("shape", shape_answer, (f"What shape {verb} {it}?", f"Which shape {verb} {it}?", f"What {verb} {it}?"))] * 2
+        wordings = (f"What shape {verb} {it}?", f"Which shape {verb} {it}?", f"What {verb} {it}?")
+        choices += [("shape", shape_answer, wordings)] * 2
     if selector.size is None and selector.kind not in ("letter", "digit", None):
-        choices.append(("size", size_answer, (f"How big {verb} {it}?", f"What size {verb} {it}?", f"{also}how large {verb} {it}?")))
+        wordings = (f"How big {verb} {it}?", f"What size {verb} {it}?", f"{also}how large {verb} {it}?")
+        choices.append(("size", size_answer, wordings))
     topic, answer, wordings = choose(random, choices)
     return Exchange(topic, choose(random, wordings), answer(things, selector), selector)
 

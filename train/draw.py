@@ -6,7 +6,7 @@ import math
 from importlib import resources
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -130,7 +130,7 @@ def _glyph_mask(thing: Thing, mean: float, random: np.random.Generator) -> Image
 @functools.cache
 def font_paths() -> tuple[Path, ...]:
     """List the font files the glyphs are drawn in."""
-    shipped = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    shipped = Path(mpl.get_data_path()) / "fonts" / "ttf"
     packages = tuple(Path(str(resources.files(package) / "files" / name)) for package, name in PACKAGE_FONTS)
     return tuple(shipped / name for name in MATPLOTLIB_FONTS) + packages
 

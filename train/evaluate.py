@@ -128,7 +128,8 @@ def main() -> None:
         right[case.topic].append(verdict)
         if not verdict and num_printed < options.errors:
             num_printed += 1
-            console.print(f"{case.topic}: {case.exchange.question!r}\n  right: {case.exchange.answer}\n  reply: {reply}", markup=False)
+            question, truth = case.exchange.question, case.exchange.answer
+            console.print(f"{case.topic}: {question!r}\n  right: {truth}\n  reply: {reply}", markup=False)
     table = Table("topic", "questions", "right, %", title=f"{options.scenes} scenes of seed {options.seed}")
     for topic in sorted(right):
         table.add_row(topic, str(len(right[topic])), f"{100 * np.mean(right[topic]):.1f}")

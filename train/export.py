@@ -21,6 +21,10 @@ PREFIXES = (
     ("model.language_model.", "language_model.model."),
     ("lm_head.", "language_model.lm_head."),
 )
+DEFAULTS_OF_EVERY_CONFIG = (
+    "_name_or_path", "chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder", "output_attentions",
+    "output_hidden_states", "problem_type", "return_dict",
+)  # fmt: skip
 
 
 def export(weights: dict[str, Tensor], tokenizer: Tokenizer, folder: Path) -> None:
@@ -35,6 +39,7 @@ def export(weights: dict[str, Tensor], tokenizer: Tokenizer, folder: Path) -> No
     _write(partial / "processor_config.json", _processor_config())
     tensors = {checkpoint_name(name): tensor.detach().float().contiguous() for name, tensor in weights.items()}
     save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    (partial / "model.safetensors").chmod(0o644)
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         path.replace(folder / path.name)
@@ -53,12 +58,18 @@ def _config() -> dict[str, object]:
     config = llava_config()
     config.architectures = ["LlavaForConditionalGeneration"]
     config.dtype = torch.float32
-    return dict(config.to_dict())
+    content = config.to_dict()
+    for part in (content, content["text_config"], content["vision_config"]):
+        for name in DEFAULTS_OF_EVERY_CONFIG:
+            part.pop(name, None)
+    # The name older readers of Llama configs look for.
+    content["text_config"]["rope_theta"] = content["text_config"]["rope_parameters"]["rope_theta"]
+    return dict(content)
 
 
 def _generation_config() -> dict[str, object]:
     ids = {name: SPECIALS.index(token) for name, token in (("bos", BOS), ("eos", EOS), ("pad", PAD))}
-    return {f"{name}_token_id": token_id for name, token_id in ids.items()} | {"max_length": 2048, "do_sample": False}
+    return {f"{name}_token_id": token_id for name, token_id in ids.items()} | {"do_sample": False}
 
 
 def _preprocessor_config() -> dict[str, object]:

@@ -48,10 +48,8 @@ def segment(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int]
     ids: list[int] = []
     is_answer: list[bool] = []
     for turn, exchange in enumerate(conversation.exchanges):
-        if turn:
-            start = "USER: "
-        else:
-            start = "\n" if conversation.has_picture else _opening(conversation.system)
+        first = "\n" if conversation.has_picture else _opening(conversation.system)
+        start = "USER: " if turn else first
         asked = tokenizer.encode(f"{start}{exchange.question.strip()} ASSISTANT:").ids
         said = [*tokenizer.encode(f" {exchange.answer}").ids, SPECIALS.index(EOS)]
         ids += asked + said

@@ -62,6 +62,7 @@ class Predictor:
         top_p: float = 1.0,
         temperature: float = 0.2,
         max_tokens: int = 1024,
+        top_k: int = 0,
         seed: int | None = None,
     ) -> Iterator[str]:
         """Answer a question about a picture, piece by piece.
@@ -69,7 +70,7 @@ class Predictor:
         `image` is a path, an encoded picture, or an http(s) or data URL. Closing the iterator stops the generation.
         Raises: RequestError before the first piece; ServiceError from the iterator.
         """
-        generation = Generation(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        generation = Generation(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         return self.chat(single_turn(prompt, None if image is None else _source(image)), generation)
 
     def chat(self, chat: Chat, generation: Generation | None = None) -> Iterator[str]:

@@ -63,8 +63,7 @@ class Stub:
 
     def beat(self) -> None:
         while True:
-            if self.habit != "silent":
-                self.send(Heartbeat(self.steps, 0, 0, 0))
+            self.send(Heartbeat(self.steps, 0, 0, 0))
             time.sleep(BEAT_S)
 
     def live(self) -> None:
@@ -112,8 +111,10 @@ class Stub:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "exit0":
                 os._exit(0)
-            case "hang" | "silent":
+            case "hang":
                 time.sleep(3600)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
             case "babble":
                 self.socket.sendall(b"\0\0\0\1\xff")
             case "hang_up":

@@ -29,7 +29,9 @@ def tiny(cache: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def endless_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint whose answers run to their limit, so that there is time to interfere."""
-    return write_checkpoint(tmp_path_factory.mktemp("endless"), max_positions=4096, eos_token_id=None)
+    folder = write_checkpoint(tmp_path_factory.mktemp("endless"), max_positions=4096, layers=6)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0}')  # <unk>: nothing it would say
+    return folder
 
 
 @pytest.fixture

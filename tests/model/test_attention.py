@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavatube.model.attention import Attention, KVCache, Layout
+from lavatube.model import attention
+from lavatube.model.attention import MAX_GATHERED_TOKENS, Attention, KVCache, Layout, group_by_length
 from lavatube.spec import LanguageSpec
 
 CPU = torch.device("cpu")
@@ -133,3 +135,19 @@ def test_a_sequence_of_nan_leaves_its_neighbours_alone() -> None:
     assert ours[1].isnan().all()
     torch.testing.assert_close(ours[0], expected[0])
     torch.testing.assert_close(ours[2], expected[2])
+
+
+@given(st.lists(st.integers(1, 20_000), max_size=40))
+def test_groups_hold_every_sequence_once_and_stay_small(lengths: list[int]) -> None:
+    groups = group_by_length(range(len(lengths)), lengths)
+    assert sorted(sequence for group in groups for sequence in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[sequence] for sequence in group) <= MAX_GATHERED_TOKENS
+
+
+def test_groups_give_the_same_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = Sequences([17, 5, 11, 17, 3], [16, 4, 10, 16, 2], 4, 2)
+    together = sequences.attend()
+    monkeypatch.setattr(attention, "MAX_GATHERED_TOKENS", 12)
+    for ours, other in zip(sequences.attend(), together, strict=True):
+        torch.testing.assert_close(ours, other)

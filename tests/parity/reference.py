@@ -53,7 +53,7 @@ class Pair:
         ids = [1]
         for part in parts:
             if isinstance(part, int):
-                ids += torch.randint(3, 300, (part,), generator=generator).tolist()
+                ids += torch.randint(10, 300, (part,), generator=generator).tolist()
             else:
                 ids += [self.spec.image_token_id] * self.spec.vision.num_features
         size = self.spec.vision.image_size

@@ -111,6 +111,9 @@ def test_children_end_with_the_decoder() -> None:
     pids = decoder.pids
     decoder.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    decoder.close()
+    with pytest.raises(ImageRejected):
+        decoder.decode(encoded(scene()), pixel_spec(), LIMITS)
 
 
 def test_children_end_with_a_parent_that_was_killed() -> None:

@@ -26,3 +26,10 @@ def shared_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Cl
     """Of one server a module: for tests that leave it as they found it."""
     with LiveServer(tmp_path_factory.mktemp("shared")) as server, server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[httpx.Client]:
+    """A client of no server in particular; to make one costs more than most requests."""
+    with httpx.Client(timeout=10) as client:
+        yield client

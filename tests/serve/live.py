@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 import time
@@ -78,16 +79,16 @@ class LiveServer:
     def client(self, **options: object) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20, **options)
 
-    def raw(self, data: bytes, *, timeout_s: float = 5.0, half_close: bool = False) -> bytes:
-        """What the server answers to these bytes, until it closes or is silent for `timeout_s`."""
+    def raw(self, data: bytes, *, timeout_s: float = 5.0, half_close: bool = False, num_answers: int = 1) -> bytes:
+        """What the server answers to these bytes, until so many answers are whole or it closes; silence is an error."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as connection:
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(data)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
             answer = b""
-            with suppress(TimeoutError, ConnectionResetError):
-                while piece := connection.recv(65536):
+            with suppress(ConnectionResetError):
+                while _num_whole(answer) < num_answers and (piece := connection.recv(65536)):
                     answer += piece
             return answer
 
@@ -97,3 +98,14 @@ class LiveServer:
         while not is_true():
             assert time.monotonic() < deadline, "it did not come to pass"
             time.sleep(0.005)
+
+
+def _num_whole(answers: bytes) -> int:
+    """Complete answers in it; one without Content-Length ends with its connection."""
+    num = 0
+    while True:
+        head, separator, rest = answers.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if not separator or length is None or len(rest) < int(length[1]):
+            return num
+        num, answers = num + 1, rest[int(length[1]) :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ POLICY = Policy(
     min_progress_bytes=32 * KIB,
     backoff_s=0.01,
     max_wait_s=1.5,
-    read_timeout_s=0.4,
+    read_timeout_s=3.0,
     lock_wait_s=30.0,
 )
 SIZES = {
@@ -31,6 +32,10 @@ SIZES = {
     "model-00001-of-00002.safetensors": 9 * CHUNK + 12_345,
     "model-00002-of-00002.safetensors": 3 * CHUNK,
 }
+
+
+def with_policy(options: ProvisionOptions, **changes: float) -> ProvisionOptions:
+    return replace(options, policy=replace(POLICY, **changes))
 
 
 def write_weights(folder: Path, *, seed: int = 0) -> Path:

@@ -26,11 +26,10 @@ def test_plan_takes_small_files_and_headers_first() -> None:
 @given(st.data(), st.lists(st.integers(0, 100), max_size=5), st.integers(1, 30))
 def test_plan_covers_what_is_missing_once(data: st.DataObject, sizes: list[int], chunk_bytes: int) -> None:
     done = [data.draw(st.lists(st.booleans(), min_size=n, max_size=n)) for n in (-(-s // chunk_bytes) for s in sizes)]
-    bytes_asked = [
-        (span.file, byte) for span in plan(sizes, done, chunk_bytes) for byte in range(span.start, span.stop)
-    ]
+    spans = plan(sizes, done, chunk_bytes)
+    asked = [(span.file, byte) for span in spans for byte in range(span.start, span.stop)]
     missing = [(f, byte) for f, size in enumerate(sizes) for byte in range(size) if not done[f][byte // chunk_bytes]]
-    assert sorted(bytes_asked) == missing
+    assert sorted(asked) == missing
 
 
 def test_patience_counts_tries_in_a_row() -> None:

@@ -23,6 +23,7 @@ from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import FILE_NAME, Manifest, ManifestFile, build_manifest, read_manifest
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.provision import Progress, Provisioned, lock_model, provision
+from lavatube.weights.tensors import open_tensors
 from tests.cdn import Cdn
 from tests.hub import COMMIT, TOKEN, FakeHub
 from tests.weights.conftest import SIZES, contents, expected, write_weights
@@ -254,14 +255,17 @@ class TestCacheDamage:
 
     def test_part_with_a_lying_map_is_fetched_again(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
         """As after a loss of power: the map says that everything is there, and the part is zeros."""
+        ready = pull(cdn.url("ok"), options).folder
+        cdn.log.requests.clear()
         cache = Cache(options.cache)
-        cache.prepare()
         file = next(file for file in read_manifest(origin / FILE_NAME).files if file.path == SHARD)
+        cache.blob(file.sha256).unlink()
+        (ready / SHARD).unlink()
         (cache.parts / f"{file.sha256}.part").write_bytes(bytes(file.size))
         header = b"LTMAP001" + file.size.to_bytes(8, "little") + options.policy.chunk_bytes.to_bytes(8, "little")
         (cache.parts / f"{file.sha256}.map").write_bytes(header + b"\1" * 3)
         assert contents(pull(cdn.url("ok"), options).folder) == expected(origin)
-        assert len([request for request in cdn.log.weights() if request.name == SHARD]) == 3
+        assert [request.name for request in cdn.log.weights()] == [SHARD] * 3
 
     def test_no_space_is_said_before_the_first_byte(self, cdn: Cdn, options: ProvisionOptions, tmp_path: Path) -> None:
         lock = tmp_path / "huge.json"
@@ -292,6 +296,13 @@ class TestLock:
     def test_of_a_source(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
         manifest = lock_model(cdn.url("ok"), options, lambda _: None)
         assert manifest == read_manifest(origin / FILE_NAME)
+
+
+def test_embedded_model_goes_the_same_road(options: ProvisionOptions) -> None:
+    provisioned = pull("tiny", options)
+    assert provisioned.folder.parent.parent == options.cache
+    assert open_tensors(provisioned.folder).total_bytes > 0
+    assert pull("tiny", options).from_cache
 
 
 def test_missing_lock_file(folder: Path, options: ProvisionOptions) -> None:

@@ -205,7 +205,7 @@ def test_index_without_a_map(weight_map: object, tmp_path: Path) -> None:
 
 
 def test_no_weights(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedCheckpoint, match="no .safetensors"):
+    with pytest.raises(UnsupportedCheckpoint, match=r"no \.safetensors"):
         open_tensors(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UnsupportedCheckpoint, match="pickle"):

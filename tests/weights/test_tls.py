@@ -14,7 +14,7 @@ from lavatube.errors import SourceUnavailable
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.provision import provision
 from tests.cdn import Cdn
-from tests.weights.conftest import contents, expected
+from tests.weights.conftest import contents, expected, with_policy
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 
@@ -54,7 +54,8 @@ def test_trusted_certificate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    assert contents(provision(secure.url(scenario), options, lambda _: None).folder) == expected(origin)
+    quick = with_policy(options, read_timeout_s=0.4) if scenario == "stall-once" else options
+    assert contents(provision(secure.url(scenario), quick, lambda _: None).folder) == expected(origin)
 
 
 def test_redirect_to_plain_http(

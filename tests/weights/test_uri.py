@@ -54,10 +54,11 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "name", "a/b/c", "../a", "./missing", "/missing", "~nobody-here/x", "org/name@", "org/../name", "or--g/name",
-        "org/name@a..b", "org/na me", "org/name\n", "a\0b", "s3://b/x", "gs://b/x", "az://b/x", "ftp://h/x", "javascript://x",
-        "file://host/x", "file:relative", "file:///missing", "https://", "https:///x", "https://user:pass@h/x", "https://h/x#f",
-        "https://h:99999/x", "https://h/a b", "https://[::1/x", "hf://", "hf://name",
+        "", "name", "a/b/c", "../a", "./missing", "/missing", "~nobody-here/x", "org/name@", "org/../name",
+        "or--g/name", "org/name@a..b", "org/na me", "org/name\n", "a\0b", "s3://b/x", "gs://b/x", "az://b/x",
+        "ftp://h/x", "javascript://x", "file://host/x", "file:relative", "file:///missing", "https://", "https:///x",
+        "https://user:pass@h/x", "https://h/x#f", "https://h:99999/x", "https://h/a b", "https://[::1/x", "hf://",
+        "hf://name",
     ],
 )  # fmt: skip
 def test_refused(text: str) -> None:

@@ -86,7 +86,7 @@ class EngineClient:
         """Raises: what made the engine fail; Draining if it was stopped."""
         while self.ready is None:
             await self._is_settled.wait()
-            if self.state is not EngineState.READY:
+            if self.state in (EngineState.FAILED, EngineState.STOPPED):
                 raise (self.failure or Draining("The engine was stopped.")).with_traceback(None)
         return self.ready
 

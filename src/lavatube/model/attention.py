@@ -6,14 +6,19 @@ and no requests: who owns a block is the caller's business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lavatube.spec import LanguageSpec
+
+MAX_GATHERED_TOKENS: Final = 16384
+"""Context that decoding sequences gather at a time, padding included: bounds the memory of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +59,11 @@ class KVCache:
 
 @dataclass(frozen=True, slots=True)
 class _DecodePlan:
-    """The sequences with one row each: read together, padded to the longest."""
+    """Sequences with one row each: read together, padded to the longest."""
 
     rows: Tensor  # (S,)
     slots: Tensor  # (S · L,)
-    is_padding: Tensor | None  # (S, 1, L)
+    is_padding: Tensor  # (S, 1, L)
     keys: Tensor  # (kv_heads, S, L, head_dim): where a layer's keys are gathered
     values: Tensor  # the same
 
@@ -80,7 +85,8 @@ class Attention:
         self._write_slots = layout.slots
         counts = [end - start for start, end in pairwise(layout.query_starts)]
         singles = [sequence for sequence, count in enumerate(counts) if count == 1]
-        self._decode = self._plan_decode(layout, singles) if singles else None
+        groups = group_by_length(singles, layout.context_lengths)
+        self._decodes = self._plan_decodes(layout, groups) if groups else []
         self._prefills = [self._plan_prefill(layout, sequence) for sequence, count in enumerate(counts) if count > 1]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -93,33 +99,39 @@ class Attention:
         keys.index_copy_(1, self._write_slots, new_keys)
         values.index_copy_(1, self._write_slots, new_values)
         out = torch.empty_like(query)
-        if self._decode is not None:
-            out[self._decode.rows] = _attend_decode(query[self._decode.rows], keys, values, self._decode)
+        for group in self._decodes:
+            out[group.rows] = _attend_decode(query[group.rows], keys, values, group)
         for chunk in self._prefills:
             if chunk.slots is None:
                 context_keys, context_values = new_keys[:, chunk.rows], new_values[:, chunk.rows]
             else:
-                context_keys, context_values = keys[:, chunk.slots], values[:, chunk.slots]
+                context_keys, context_values = keys.index_select(1, chunk.slots), values.index_select(1, chunk.slots)
             out[chunk.rows] = _attend_prefill(query[chunk.rows], context_keys, context_values, chunk.mask)
         return out
 
-    def _plan_decode(self, layout: Layout, sequences: list[int]) -> _DecodePlan:
-        device = layout.slots.device
-        context_lengths = [layout.context_lengths[sequence] for sequence in sequences]
-        longest = max(context_lengths)
-        slots = self._slots(layout.block_tables[sequences], longest)  # (S, L)
-        is_padding = None
-        if min(context_lengths) < longest:
-            lengths = torch.tensor(context_lengths, device=device)
-            is_padding = torch.arange(longest, device=device) >= lengths[:, None]
-            # Padding reads the sequence's own first token: what another left behind may be NaN, and 0 · NaN is NaN.
-            slots = torch.where(is_padding, slots[:, :1], slots)
-            is_padding = is_padding[:, None]
+    def _plan_decodes(self, layout: Layout, groups: list[list[int]]) -> list[_DecodePlan]:
         _, num_kv_heads, _, head_dim = self._cache.keys.shape
+        longest = [max(layout.context_lengths[sequence] for sequence in group) for group in groups]
+        most = max(len(group) * length for group, length in zip(groups, longest, strict=True))
         # One buffer for all layers: fresh memory of this size would cost more in page faults than the attention itself.
-        gathered = self._cache.keys.new_empty(2, num_kv_heads, len(sequences), longest, head_dim)
-        rows = torch.tensor([layout.query_starts[sequence] for sequence in sequences], device=device)
-        return _DecodePlan(rows, slots.flatten(), is_padding, keys=gathered[0], values=gathered[1])
+        buffer = self._cache.keys.new_empty(2, num_kv_heads * most * head_dim)
+        plans = []
+        for group, length in zip(groups, longest, strict=True):
+            shape = (2, num_kv_heads, len(group), length, head_dim)
+            gathered = buffer[:, : num_kv_heads * len(group) * length * head_dim].view(shape)
+            plans.append(self._plan_decode(layout, group, gathered))
+        return plans
+
+    def _plan_decode(self, layout: Layout, group: list[int], gathered: Tensor) -> _DecodePlan:
+        device = layout.slots.device
+        longest = gathered.shape[3]
+        slots = self._slots(layout.block_tables[group], longest)  # (S, L)
+        lengths = torch.tensor([layout.context_lengths[sequence] for sequence in group], device=device)
+        is_padding = torch.arange(longest, device=device) >= lengths[:, None]  # (S, L)
+        # Padding reads the sequence's own first token: what another left behind may be NaN, and 0 · NaN is NaN.
+        slots = torch.where(is_padding, slots[:, :1], slots)
+        rows = torch.tensor([layout.query_starts[sequence] for sequence in group], device=device)
+        return _DecodePlan(rows, slots.flatten(), is_padding[:, None], keys=gathered[0], values=gathered[1])
 
     def _plan_prefill(self, layout: Layout, sequence: int) -> _PrefillPlan:
         start, end = layout.query_starts[sequence : sequence + 2]
@@ -136,10 +148,21 @@ class Attention:
         return block_tables[..., offsets // block_size] * block_size + offsets % block_size
 
 
+def group_by_length(sequences: Sequence[int], context_lengths: Sequence[int]) -> list[list[int]]:
+    """Put sequences of similar length together, each group of at most MAX_GATHERED_TOKENS or of one."""
+    groups: list[list[int]] = []
+    for sequence in sorted(sequences, key=lambda sequence: context_lengths[sequence]):
+        if groups and (len(groups[-1]) + 1) * context_lengths[sequence] <= MAX_GATHERED_TOKENS:
+            groups[-1].append(sequence)
+        else:
+            groups.append([sequence])
+    return groups
+
+
 def _attend_decode(query: Tensor, keys: Tensor, values: Tensor, plan: _DecodePlan) -> Tensor:
     """One row of each of S sequences.
 
-    Plain products, because the fused attention of CPUs is slow for single rows (20 times in bfloat16). The heads that
+    Plain products, because the fused attention of CPUs is slow for single rows (20 times, in bfloat16). The heads that
     share a key are rows of one product, so no key is repeated.
 
     Shapes: query (S, heads, head_dim), keys and values (kv_heads, slots, head_dim); out as query.
@@ -149,8 +172,7 @@ def _attend_decode(query: Tensor, keys: Tensor, values: Tensor, plan: _DecodePla
     count, _, head_dim = query.shape
     grouped = query.view(count, len(keys), -1, head_dim).transpose(0, 1)  # (kv_heads, S, group, head_dim)
     scores = torch.matmul(grouped, plan.keys.transpose(2, 3)).float().mul_(head_dim**-0.5)  # (kv_heads, S, group, L)
-    if plan.is_padding is not None:
-        scores.masked_fill_(plan.is_padding, -torch.inf)
+    scores.masked_fill_(plan.is_padding, -torch.inf)
     out = torch.matmul(scores.softmax(-1).to(query.dtype), plan.values)
     return out.transpose(0, 1).reshape(query.shape)
 

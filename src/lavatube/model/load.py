@@ -57,12 +57,14 @@ def load_model(
     Raises: UnsupportedCheckpoint, listing the tensors that are missing, too many or of another shape.
     """
     tensors = open_tensors(folder)
-    model = allocate(spec, device, dtype)
     sources = _sources(tensors.names)
-    places = dict(_places(model))
-    _check(spec, places, sources, tensors)
+    with torch.device("meta"):  # shapes only: what does not fit is refused before it costs memory
+        model = Llava(spec)
+    _check(spec, dict(_places(model)), sources, tensors)
     if spec.language.has_tied_embeddings and HEAD in sources:
         _check_tied(tensors.tensor(sources[EMBEDDINGS]), tensors.tensor(sources[HEAD]))
+    allocate(model, device, dtype)
+    places = dict(_places(model))
     total_bytes, done_bytes = sum(place.nbytes for place in places.values()), 0
     with torch.inference_mode():
         for name, place in places.items():
@@ -72,16 +74,13 @@ def load_model(
     return model
 
 
-def allocate(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Llava:
-    """A model whose weights have their memory, but no values yet."""
-    with torch.device("meta"):
-        model = Llava(spec)
-    model.requires_grad_(False).eval()
+def allocate(model: Llava, device: torch.device, dtype: torch.dtype) -> None:
+    """Give the weights of a model on the meta device their memory, but no values yet."""
     weights = {
         name: torch.empty_like(weight, dtype=dtype, device=device) for name, weight in model.state_dict().items()
     }
-    model.load_state_dict(weights, assign=True)
-    return model.to(device)  # the constants; weights are there already
+    model.requires_grad_(False).eval().load_state_dict(weights, assign=True)
+    model.to(device)  # the constants: they were never on the meta device, and keep their precision
 
 
 def _places(model: Llava) -> Iterator[tuple[str, Tensor]]:
@@ -139,7 +138,7 @@ def _is_superfluous(name: str, spec: ModelSpec) -> bool:
 
 
 def _check_tied(embeddings: Tensor, head: Tensor) -> None:
-    if not torch.equal(embeddings, head):
+    if embeddings.dtype != head.dtype or not torch.equal(embeddings, head):
         raise UnsupportedCheckpoint(
             "config.json says that embeddings and lm_head are one (tie_word_embeddings), but the weights have two "
             "different ones.",

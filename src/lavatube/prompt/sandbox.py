@@ -56,6 +56,8 @@ class Sandbox:
 
     def ask(self, body: bytes) -> bytes:
         """One frame there, one frame back. Raises SandboxError; the child has then been replaced."""
+        if self._is_closed:
+            raise SandboxError
         if self._process.poll() is not None:
             self._restart()  # it ended between two questions: not this one's fault
         try:
@@ -76,12 +78,14 @@ class Sandbox:
         return reply
 
     def close(self) -> None:
-        """End the child; nothing may be asked afterwards."""
+        """End the child; whatever is asked afterwards fails at once."""
+        self._is_closed = True
         self._socket.close()
         self._process.kill()
         self._process.wait()
 
     def _start(self) -> None:
+        self._is_closed = False
         self._socket, theirs = socket.socketpair()
         limits = (str(self._limits.memory_limit_bytes), str(self._limits.cpu_limit_s))
         with theirs:
@@ -125,8 +129,10 @@ class SandboxPool:
 
     def close(self) -> None:
         """End the children, once each has answered what it was asked."""
-        for _ in self._all:
-            self._free.get().close()
+        closed = [self._free.get() for _ in self._all]
+        for sandbox in closed:
+            sandbox.close()
+            self._free.put(sandbox)  # so that who still waits is told, too
 
     def __enter__(self) -> Self:
         return self

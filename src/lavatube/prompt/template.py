@@ -17,9 +17,10 @@ from lavatube.prompt.chat import Chat, ImageInput, Part, Role, Text, Turn
 from lavatube.prompt.sandbox import SandboxBusy, SandboxError, SandboxLimits, SandboxPool
 
 _CHILD: Final = "lavatube.prompt.template_child"
-_LIMITS: Final = SandboxLimits(memory_limit_bytes=512 * 1024 * 1024, cpu_limit_s=2.0, wall_limit_s=15.0)
-_PROBE: Final = "a question that a template has no reason to know"
-_SYSTEM_PROBE: Final = "an instruction that a template has no reason to know"
+LIMITS: Final = SandboxLimits(memory_limit_bytes=512 * 1024 * 1024, cpu_limit_s=1.0, wall_limit_s=15.0)
+# Of two lines, so that a template that merely prints a list of parts, with its escapes, is not taken to know them.
+_PROBE: Final = "a question that\nno template knows"
+_SYSTEM_PROBE: Final = "an instruction that\nno template knows"
 _LLAVA_V1_SYSTEM: Final = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
@@ -98,11 +99,13 @@ class LlavaV1:
 class JinjaTemplate:
     """The checkpoint's own template."""
 
-    def __init__(self, source: str, image_token: str, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, image_token: str, variables: Mapping[str, str], limits: SandboxLimits = LIMITS
+    ) -> None:
         self._source = source
         self._image_token = image_token
         self._variables = dict(variables)
-        self._pool = SandboxPool(_CHILD, 1, _LIMITS)
+        self._pool = SandboxPool(_CHILD, 1, limits)
         try:
             self._form: Form = self._find_form()
             self._has_system = self._knows_system()

@@ -75,7 +75,9 @@ def _problem(model: type[BaseModel], details: ErrorDetails) -> Problem:
             return Problem(param, f"There is no field {param}.", _nearest(model, path))
         case "value_error":
             return Problem(param, str(details["ctx"]["error"]))
-        case "union_tag_invalid" | "union_tag_not_found":
+        case "union_tag_not_found":
+            return Problem(f"{param}.type", f"{param}.type is missing.", "It is required.", is_missing=True)
+        case "union_tag_invalid":
             return Problem(f"{param}.type", f"{param}.type is none of {details['ctx']['expected_tags']}.")
         case _:
             return Problem(param, f"{param} {details['msg'].removeprefix('Input ')}.")

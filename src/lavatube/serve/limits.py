@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lavatube.errors import HeadersTooLarge, Unauthorized
+from lavatube.errors import HeadersTooLarge, InvalidRequest, Unauthorized
 from lavatube.serve.health import PROBE_PATHS
 
 MAX_HEADERS: Final = 100
@@ -23,6 +23,8 @@ class HeaderLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if not scope["path"].startswith("/"):
+                raise InvalidRequest("The target of the request is not a path.")
             headers = scope["headers"]
             size_bytes = sum(len(name) + len(value) for name, value in headers) + len(scope.get("raw_path", b""))
             if len(headers) > MAX_HEADERS or size_bytes + len(scope["query_string"]) > MAX_HEADER_BYTES:

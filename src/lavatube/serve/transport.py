@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from lavatube.errors import HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
+from lavatube.errors import BodyTooLarge, HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
 from lavatube.serve.dialects import cog_body, dump
 from lavatube.serve.limits import MAX_HEADER_BYTES
 
@@ -28,6 +28,7 @@ HEAD_DEADLINE_S: Final = 10.0
 KEEP_ALIVE_S: Final = 75
 REFUSED_BODY_S: Final = 5.0
 HALF_CLOSED_S: Final = 0.1
+LARGEST_CHUNK_BYTES: Final = 2**31
 BACKLOG: Final = 2048
 
 
@@ -49,6 +50,9 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
+        if getattr(self.conn._reader, "_bytes_in_chunk", 0) > LARGEST_CHUNK_BYTES:
+            self._refuse(BodyTooLarge("A chunk of the body is larger than any body may be."))
+            return
         if self.conn.their_state is h11.IDLE:
             if self._timer is None and data:
                 self._after(self.head_deadline_s, self._on_late_head)
@@ -68,6 +72,8 @@ class Connection(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY:
             self._after(REFUSED_BODY_S, self.transport.abort)
         super().on_response_complete()
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:  # the begin of a pipelined request
+            self._after(self.head_deadline_s, self._on_late_head)
 
     def send_400_response(self, msg: str) -> None:
         """Called where h11 gave up on what came; only the error in flight knows whether it was the size."""

@@ -40,8 +40,21 @@ def is_loopback(host: str) -> bool:
 def resolve(origin: Origin) -> list[Address]:
     """Raises: OSError if the name has no address now."""
     _, host, port = origin
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError("that is no host name") from error
     return [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in infos]
+
+
+def may_redirect(origin: list[Address], target: list[Address]) -> bool:
+    """Whether a source at `origin` may lead us to `target`: never to a link-local address (where clouds keep their
+    metadata), and to a private one only if it is private itself."""
+    is_inside = not all(address.is_global for address in origin)
+    return all(
+        not address.is_link_local and not address.is_multicast and (address.is_global or is_inside)
+        for address in target
+    )
 
 
 class Connection(http.client.HTTPConnection):

@@ -84,7 +84,8 @@ class _Fetch:
         self._done_bytes = self._fetch_bytes - sum(span.stop - span.start for span in self._spans)
 
     def run(self, on_progress: OnProgress) -> None:
-        num_receivers = min(self._policy.connections, len(self._spans))
+        num_chunks = sum(download.part.num_chunks for download in self._downloads)
+        num_receivers = max(1, min(self._policy.connections, num_chunks))
         num_hashers = min(os.cpu_count() or 1, MAX_HASHERS, len(self._downloads))
         with ThreadPoolExecutor(num_receivers + num_hashers, "fetch") as pool:
             futures = [pool.submit(self._receive) for _ in range(num_receivers)]

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from lavatube.errors import SourceUnavailable
-from lavatube.weights.dial import Address, Connection, Origin, dial, is_loopback, origin_of, redact, resolve
+from lavatube.weights.dial import Connection, Origin, dial, is_loopback, may_redirect, origin_of, redact, resolve
 from lavatube.weights.options import Policy
 from lavatube.weights.patience import Patience, Transient, parse_retry_after
 
@@ -24,6 +24,7 @@ MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
 _AGENT: Final = "lavatube"
+_REMEDY: Final = "Check the address, and what its server says."
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,21 @@ class HttpAccess:
     allow_http: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A file's length, and the server's mark of its version (empty if it has none)."""
+
+    size: int
+    version: str
+
+
 class Body:
     """Bytes `start` to `stop` of a file, as they come in."""
 
     def __init__(self, response: http.client.HTTPResponse, start: int, stop: int, on_close: Callable[[], None]) -> None:
         self.start = start
         self.stop = stop
-        self.version = response.getheader("ETag") or response.getheader("Last-Modified") or ""
+        self.version = _version(response)
         self._on_close = on_close
         self._response = response
 
@@ -90,18 +99,18 @@ class HttpClient:
             raise Transient(f"Content-Length is {length:.20}, where {stop - start} bytes belong")
         return Body(response, start, stop, self._finish_pending)
 
-    def probe(self, url: str) -> int | None:
-        """The length of a file; None if there is none. Raises: Transient, SourceUnavailable."""
+    def probe(self, url: str) -> Probe | None:
+        """How long a file is; None if there is none. Raises: Transient, SourceUnavailable."""
         response = self.get(url, {"Range": "bytes=0-0"}, is_optional=True)
         if response.status == 404:
             return None
         content_range = _content_range(response)
         length = response.getheader("Content-Length", "") if response.status == 200 else ""
         if content_range is not None:
-            return content_range[2]
+            return Probe(content_range[2], _version(response))
         if length.isdecimal():
-            return int(length)
-        raise SourceUnavailable(f"{redact(url)}: the server doesn't say how long the file is.")
+            return Probe(int(length), _version(response))
+        raise SourceUnavailable(f"{redact(url)}: the server doesn't say how long the file is.", remedy=_REMEDY)
 
     def get(
         self, url: str, headers: Mapping[str, str] | None = None, *, is_optional: bool = False
@@ -116,10 +125,8 @@ class HttpClient:
                 return response
             if response.status not in _REDIRECTS:
                 raise _refusal(response, url, hop)
-            target = urljoin(url, response.getheader("Location") or "")
-            self._check_redirect(url, target)
-            url = target
-        raise SourceUnavailable(f"{redact(url)}: more than {MAX_REDIRECTS} redirects.")
+            url = self._redirect(url, response.getheader("Location") or "")
+        raise SourceUnavailable(f"{redact(url)}: more than {MAX_REDIRECTS} redirects.", remedy=_REMEDY)
 
     def close(self) -> None:
         self._finish_pending()
@@ -144,7 +151,8 @@ class HttpClient:
             response = connection.getresponse()
         except ssl.SSLCertVerificationError as error:
             raise SourceUnavailable(
-                f"{redact(url)}: the server's certificate is not trusted: {error.verify_message}."
+                f"{redact(url)}: the server's certificate is not trusted: {error.verify_message}.",
+                remedy="Have the server's certificate mended, or its authority trusted by this machine.",
             ) from error
         except (OSError, http.client.HTTPException) as error:
             self._drop(origin_of(url))
@@ -156,8 +164,8 @@ class HttpClient:
         origin = origin_of(url)
         if origin not in self._connections:
             addresses = resolve(origin)
-            if hop and origin != self._origin:
-                self._check_addresses(url, addresses)
+            if hop and not may_redirect(resolve(self._origin), addresses):
+                raise SourceUnavailable(f"{redact(url)}: redirected to an address that is not public.", remedy=_REMEDY)
             self._connections[origin] = dial(origin, addresses, self._access.policy)
         if self._is_aborted:
             raise Transient("aborted")
@@ -177,21 +185,16 @@ class HttpClient:
         if connection is not None:
             connection.close()
 
-    def _check_redirect(self, url: str, target: str) -> None:
-        was, now = urlsplit(url), _split(target)
+    def _redirect(self, url: str, location: str) -> str:
+        """Where a redirect leads, if it may be followed. Raises: SourceUnavailable."""
+        was, now = urlsplit(url), _join(url, location)
         if now is None or now.scheme not in ("http", "https") or not now.hostname or "@" in now.netloc:
-            raise SourceUnavailable(f"{redact(url)}: redirected to something that is no http(s) URL.")
+            raise SourceUnavailable(f"{redact(url)}: redirected to something that is no http(s) URL.", remedy=_REMEDY)
         if now.scheme == "http" and was.scheme == "https":
-            raise SourceUnavailable(f"{redact(url)}: redirected from https to http, which is refused.")
+            raise SourceUnavailable(f"{redact(url)}: redirected from https to http, which is refused.", remedy=_REMEDY)
         if now.scheme == "http" and not (self._access.allow_http or is_loopback(now.hostname)):
-            raise SourceUnavailable(f"{redact(url)}: redirected to plain http, which is refused.")
-
-    def _check_addresses(self, url: str, addresses: list[Address]) -> None:
-        """A public source must not lead us to a private address; a link-local one (metadata) nobody may."""
-        is_inside = not all(address.is_global for address in resolve(self._origin))
-        for address in addresses:
-            if address.is_link_local or address.is_multicast or not (address.is_global or is_inside):
-                raise SourceUnavailable(f"{redact(url)}: redirected to an address that is not public.")
+            raise SourceUnavailable(f"{redact(url)}: redirected to plain http, which is refused.", remedy=_REMEDY)
+        return now.geturl()
 
 
 def read_document(access: HttpAccess, url: str, max_bytes: int) -> tuple[bytes, str] | None:
@@ -211,19 +214,27 @@ def read_document(access: HttpAccess, url: str, max_bytes: int) -> tuple[bytes, 
                     if response.length:
                         raise Transient("the body ended early")
                     return data, response.getheader("Link") or ""
-                raise SourceUnavailable(f"{redact(url)} is longer than {max_bytes} bytes, which no such file is.")
+                raise SourceUnavailable(
+                    f"{redact(url)} is longer than {max_bytes} bytes, which no such file is.", remedy=_REMEDY
+                )
             except Transient as error:
                 patience.fail(error)
             except (OSError, http.client.HTTPException) as error:
                 patience.fail(_transient(error))
 
 
-def _split(url: str) -> SplitResult | None:
+def _join(url: str, location: str) -> SplitResult | None:
+    """None for a `Location` that is no URL."""
     try:
-        parts = urlsplit(url)
-        return parts if parts.port != 0 and url.isascii() and url.isprintable() and " " not in url else None
+        parts = urlsplit(urljoin(url, location))
+        is_clean = location.isascii() and location.isprintable() and " " not in location
+        return parts if parts.port != 0 and is_clean else None
     except ValueError:
         return None
+
+
+def _version(response: http.client.HTTPResponse) -> str:
+    return response.getheader("ETag") or response.getheader("Last-Modified") or ""
 
 
 def _content_range(response: http.client.HTTPResponse) -> tuple[int, int, int] | None:
@@ -244,7 +255,7 @@ def _refusal(response: http.client.HTTPResponse, url: str, hop: int) -> Exceptio
         return Transient(f"status {status}", parse_retry_after(response.getheader("Retry-After")))
     if hop and status in (401, 403):
         return Transient(f"status {status} after a redirect, whose signature may have expired")
-    remedy = "Check the address."
+    remedy = _REMEDY
     if status in (401, 403):
         remedy = "Check the address, and whether it needs a token (HF_TOKEN for a gated model on the hub)."
     elif status == 416:

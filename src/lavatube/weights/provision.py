@@ -35,7 +35,7 @@ class Provisioned:
     """The outcome of phase 1.
 
     `source` has the revision filled in and no secrets. `set_digest` is empty for a folder that is used in place without
-    a manifest. `from_cache`: every file was there already.
+    a manifest. `from_cache`: nothing had to be fetched.
     """
 
     folder: Path
@@ -193,13 +193,13 @@ def _use_folder(
     beside = folder / manifests.FILE_NAME
     manifest = pinned or (manifests.read_manifest(beside) if beside.is_file() else None)
     if manifest is None:
-        return Provisioned(folder, "", "local", _size_of(folder), from_cache=False, source=folder.as_uri())
+        return Provisioned(folder, "", "local", _size_of(folder), from_cache=True, source=folder.as_uri())
     for file in manifest.files:
         _check_size(folder, file)
     if pinned is not None:
         _check_pinned(folder, pinned, Cache(options.cache), on_progress)
     trust: Trust = "pinned" if pinned is not None else "local"
-    return Provisioned(folder, manifest.set_digest, trust, manifest.total_bytes, False, folder.as_uri())
+    return Provisioned(folder, manifest.set_digest, trust, manifest.total_bytes, True, folder.as_uri())
 
 
 def _check_pinned(folder: Path, pinned: Manifest, cache: Cache, on_progress: OnProgress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -13,11 +14,11 @@ from lavatube.errors import InvalidManifest, InvalidSetting, UntrustedSource
 from lavatube.weights import manifest as manifests
 from lavatube.weights.dial import is_loopback, redact
 from lavatube.weights.headers import INDEX, SINGLE
-from lavatube.weights.http import HttpAccess, HttpClient, read_document
+from lavatube.weights.http import HttpAccess, HttpClient, Probe, read_document
 from lavatube.weights.hub import Hub
 from lavatube.weights.local import LocalReader, fingerprint
 from lavatube.weights.manifest import Manifest, ManifestFile
-from lavatube.weights.options import ProvisionOptions, Trust
+from lavatube.weights.options import Policy, ProvisionOptions, Trust
 from lavatube.weights.patience import Patience, Transient
 from lavatube.weights.uri import ModelUri
 
@@ -156,22 +157,21 @@ def _resolve_http(model: ModelUri, options: ProvisionOptions, pinned: Manifest |
     is_open = options.allow_unverified or pinned is not None
     access = HttpAccess(model.location, options.policy, allow_http=is_open)
     _check_scheme(access)
-    trust: Trust = "pinned" if pinned is not None else "manifest"
+    uri = redact(model.location)
     manifest = pinned or _manifest_beside(access)
     if manifest is None and not options.allow_unverified:
         raise UntrustedSource(
-            f"{redact(model.location)} has no {manifests.FILE_NAME}, so nothing vouches for its files.",
+            f"{uri} has no {manifests.FILE_NAME}, so nothing vouches for its files.",
             remedy="Write one with `lavatube lock` and put it beside them, give one with --lock, "
             "or take them as they are with --allow-unverified.",
         )
     if manifest is None:
-        trust, files = "unverified", _probe(access, options)
-    else:
-        files = _listed(manifest, lambda path: _below(access.root, path))
-        if trust == "manifest" and not _is_authentic(access.root):
-            trust = "unverified"  # whoever can change the files on the way can change the manifest too
-    name = manifest.name if manifest else model.name
-    return Source(redact(model.location), name, trust, files, lambda: HttpClient(access))
+        return _probe(model, access)
+    files = _listed(manifest, lambda path: _below(access.root, path))
+    trust: Trust = "pinned"
+    if pinned is None:  # in plain text, whoever can change the files on the way can change the manifest too
+        trust = "manifest" if _is_authentic(access.root) else "unverified"
+    return Source(uri, manifest.name, trust, files, lambda: HttpClient(access))
 
 
 def _manifest_beside(access: HttpAccess) -> Manifest | None:
@@ -180,27 +180,24 @@ def _manifest_beside(access: HttpAccess) -> Manifest | None:
     return manifests.parse_manifest(found[0], redact(url)) if found else None
 
 
-def _probe(access: HttpAccess, options: ProvisionOptions) -> tuple[SourceFile, ...]:
+def _probe(model: ModelUri, access: HttpAccess) -> Source:
     """Ask for the usual files by name, and for the shards that an index names."""
-    paths = [*USUAL, SINGLE]
+    uri, paths = redact(access.root), [*USUAL, SINGLE]
     index = read_document(access, _below(access.root, INDEX), manifests.MAX_MANIFEST_BYTES)
     if index is not None:
-        paths = [*USUAL, INDEX, *_shards(index[0], redact(access.root))]
-    client, files = HttpClient(access), []
-    try:
-        for path in paths:
-            url = _below(access.root, path)
-            size = _probe_size(client, url, options)
-            if size is not None:
-                files.append(SourceFile(path, size, url))
-    finally:
-        client.close()
-    manifests.select_content([file.path for file in files], redact(access.root))
-    return tuple(sorted(files, key=lambda file: file.path))
+        paths = [*USUAL, INDEX, *_shards(index[0], uri)]
+    with closing(HttpClient(access)) as client:
+        probes = {path: _probe_file(client, _below(access.root, path), access.policy) for path in sorted(paths)}
+    found = {path: probe for path, probe in probes.items() if probe is not None}
+    manifests.select_content(found, uri)
+    files = tuple(SourceFile(path, probe.size, _below(access.root, path)) for path, probe in found.items())
+    facts = [[path, probe.size, probe.version] for path, probe in found.items()]
+    identity = f"{uri} {json.dumps(facts)}" if all(probe.version for probe in found.values()) else ""
+    return Source(uri, model.name, "unverified", files, lambda: HttpClient(access), identity)
 
 
-def _probe_size(client: HttpClient, url: str, options: ProvisionOptions) -> int | None:
-    patience = Patience(redact(url), options.policy)
+def _probe_file(client: HttpClient, url: str, policy: Policy) -> Probe | None:
+    patience = Patience(redact(url), policy)
     while True:
         try:
             return client.probe(url)

@@ -1,4 +1,4 @@
-"""The predictor that Cog's own server runs: its inputs are those of the original hosted LLaVA, name by name.
+"""The predictor that Cog's own server runs: its inputs are those of the original hosted LLaVA, and two more.
 
 The model is `tiny` unless `LAVATUBE_MODEL` (or Cog's `COG_WEIGHTS`) names another.
 """
@@ -30,8 +30,16 @@ class Predictor(BasePredictor):  # type: ignore[misc]
             description="0 is greedy and repeatable; higher is more varied.", default=0.2, ge=0.0
         ),
         max_tokens: int = Input(description="Most tokens to answer with.", default=1024, ge=0),
+        seed: int | None = Input(description="Makes sampling repeatable.", default=None, ge=0),
+        top_k: int = Input(description="Sample from this many most likely tokens; 0: all.", default=0, ge=0),
     ) -> ConcatenateIterator[str]:
         """Phase 3: the answer, piece by piece."""
         yield from self.lavatube.predict(
-            image=image, prompt=prompt, top_p=top_p, temperature=temperature, max_tokens=max_tokens
+            image=image,
+            prompt=prompt,
+            top_p=top_p,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed,
+            top_k=top_k,
         )
