@@ -18,7 +18,7 @@ NUM_SCENES = 2500
 TEMPLATE = Path(__file__).parent / "assets" / "chat_template.jinja"
 
 
-def train_tokenizer(seed: int) -> Tokenizer:
+def train_tokenizer(seed: int, num_scenes: int = NUM_SCENES) -> Tokenizer:
     """Learn byte-level pairs, so that any text survives the round trip; specials come first, from id 0."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -29,13 +29,13 @@ def train_tokenizer(seed: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample_text(seed), trainer)
+    tokenizer.train_from_iterator(_sample_text(seed, num_scenes), trainer)
     return tokenizer
 
 
-def _sample_text(seed: int) -> Iterator[str]:
+def _sample_text(seed: int, num_scenes: int) -> Iterator[str]:
     random = np.random.default_rng([seed, 77])
-    for _ in range(NUM_SCENES):
+    for _ in range(num_scenes):
         things = sample_scene(random).things
         conversations = [sample_conversation(random, things), *(sample_single(random, things) for _ in range(8))]
         for conversation in conversations:

@@ -147,7 +147,7 @@ def _start_attention(layer: nn.Module, offsets: list[tuple[int, int]], hidden: T
         key[rows, :NUM_PLACE_CHANNELS] = torch.eye(NUM_PLACE_CHANNELS)
     sharpness, reached = 0.1, 0.0
     while reached < TARGET_ATTENTION and sharpness < MAX_SHARPNESS:
-        sharpness *= 1.15
+        sharpness *= 1.25
         attention.q_proj.weight.copy_(query * sharpness)
         attention.k_proj.weight.copy_(key * sharpness)
         reached = _neighbour_attention(attention, offsets, normed, head_size)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lavatube.engine.load import choose_device, choose_dtype, load_core
+from lavatube.engine.load import choose_device, choose_dtype, choose_threads, load_core
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting, UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
@@ -57,6 +58,13 @@ def test_devices_and_precisions_that_are_said() -> None:
     assert choose_device("cpu") == CPU
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert choose_dtype("float16", "float32", CPU) == "float16"
+
+
+def test_threads_as_said_or_as_suits_the_model(spec: ModelSpec) -> None:
+    large = replace(spec, language=replace(spec.language, hidden_size=4096, num_layers=32, intermediate_size=11008))
+    assert choose_threads(3, spec) == choose_threads(3, large) == 3
+    assert choose_threads(0, spec) == 1
+    assert choose_threads(0, large) == torch.get_num_threads()
 
 
 def test_auto_precision() -> None:

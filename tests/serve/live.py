@@ -31,7 +31,13 @@ class LiveServer:
     """`serving`, `engine` and `view` may be changed by a test; they are read by the server's own thread."""
 
     def __init__(
-        self, folder: Path, *, limits: ServiceLimits | None = None, is_ready: bool = True, **settings: object
+        self,
+        folder: Path,
+        *,
+        limits: ServiceLimits | None = None,
+        is_ready: bool = True,
+        send_buffer_bytes: int = 0,
+        **settings: object,
     ) -> None:
         self.preparer = EchoPreparer(folder)
         self.engine = EchoEngine().knows(self.preparer)
@@ -42,6 +48,8 @@ class LiveServer:
         self._is_ready = is_ready
         self._settings = Settings(model=MODEL, **settings)
         self._socket = socket.create_server(("127.0.0.1", 0))
+        if send_buffer_bytes:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._server: Server | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -180,6 +181,18 @@ def test_a_slow_reader_loses_nothing(shared_client: httpx.Client) -> None:
     assert [event_id for _, event_id, _ in seen] == list(range(1, 4003))
 
 
+def test_a_reader_that_stopped_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lavatube.serve.sse.STALLED_READER_S", 0.3)
+    text = json.dumps(body("x" * 500, max_tokens=4000)).encode()
+    head = f"POST /predictions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n"
+    with LiveServer(tmp_path, send_buffer_bytes=4096) as server, socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", server.port))
+        server.engine.token_s = 0.0005
+        stalled.sendall(head.encode() + b"Accept: text/event-stream\r\n\r\n" + text)
+        server.until(lambda: len(server.engine.aborted) == 1, timeout_s=10)
+
+
 def test_a_failure_after_the_start_is_a_result(shared_client: httpx.Client) -> None:
     answer = shared_client.post("/predictions", json=body(CRASH_LATER, max_tokens=50))
     assert answer.status_code == 200
@@ -200,6 +213,17 @@ def test_a_refused_picture_is_a_status(shared_client: httpx.Client, headers: dic
     assert answer["error"]["code"] == "invalid_image"
     assert answer["error"]["param"] == "input.image"
     assert answer["detail"][0]["loc"] == ["body", "input", "image"]
+
+
+def test_a_refusal_of_async_work_is_its_result(shared_client: httpx.Client) -> None:
+    refused = body(image="data:image/png;base64,%%%")
+    created = shared_client.post("/predictions", json=refused, headers={"prefer": "respond-async"})
+    assert created.status_code == 202
+    path = f"/predictions/{created.json()['id']}"
+    LiveServer.until(lambda: shared_client.get(path).json()["status"] == "failed")
+    assert shared_client.get(path).json()["code"] == "invalid_image"
+    seen = stream(shared_client, "GET", f"{path}/stream")
+    assert [(name, data["code"]) for name, _, data in seen] == [("completed", "invalid_image")]
 
 
 def test_a_prompt_that_is_too_long_names_the_prompt(shared_client: httpx.Client) -> None:

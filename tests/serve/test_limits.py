@@ -40,7 +40,8 @@ def parse(answer: bytes) -> tuple[int, dict[str, str], object]:
     head, _, body = answer.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
-    return int(first.split()[1]), headers, json.loads(body) if body else None
+    size_bytes = int(headers.get("content-length", len(body)))
+    return int(first.split()[1]), headers, json.loads(body[:size_bytes]) if size_bytes else None
 
 
 def code(answer: object) -> str:

@@ -31,10 +31,9 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) 
     for chunk in chunks:
         table = chunk.sequence.block_table
         token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
-        positions += range(chunk.start, chunk.end)
-        slots += [
-            table[position // block_size] * block_size + position % block_size for position in positions[len(slots) :]
-        ]
+        own = range(chunk.start, chunk.end)
+        positions += own
+        slots += [table[position // block_size] * block_size + position % block_size for position in own]
         query_starts.append(len(positions))
         if chunk.is_sampling:
             sampling_rows.append(len(positions) - 1)

@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
 import msgspec
 
+from lavatube.checkpoint import read_spec
 from lavatube.engine.wire import (
     Command,
     Event,
@@ -109,19 +111,18 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
     # Not at the top: this takes seconds, and by now the front knows that we live.
     import torch
 
-    from lavatube.engine.load import load_core
+    from lavatube.engine.load import choose_threads, load_core
     from lavatube.engine.loop import run
 
-    if threads:
-        torch.set_num_threads(threads)
     order = commands.get()
     if not isinstance(order, Load):
         return 0
     begun_s = time.monotonic()
     try:
+        torch.set_num_threads(choose_threads(threads, read_spec(Path(order.folder))))
         core = load_core(order, _progress_sender(connection))
     except OperatorError as error:
-        logger.exception("the model can't be loaded")
+        logger.error("the model can't be loaded: %s", error)  # noqa: TRY400 - the sentence says it all
         connection.send(LoadFailed(error.code, error.sentence))
         return 1
     heart.measure = lambda: Heartbeat(core.progress, core.num_running, core.num_waiting, core.free_cache_tokens)
@@ -153,7 +154,7 @@ def _parse_arguments() -> argparse.Namespace:
         prog="lavatube.engine.worker", description="The engine's process; the front starts it."
     )
     parser.add_argument("--socket", required=True, help="Unix socket that the front listens on")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as suits the model")
     return parser.parse_args()
 
 

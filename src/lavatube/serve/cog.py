@@ -85,8 +85,9 @@ class CogRoutes:
         return json_response(snapshot(self._serving.find(prediction_id)))
 
     async def stream(self, request: Request) -> EventStream:
+        """Also of a prediction that was refused: here that is its result."""
         prediction = self._serving.find(request.path_params["id"])
-        return await self._events(request, prediction)
+        return await self._events(request, prediction, refuses=False)
 
     async def cancel(self, request: Request) -> Response:
         self._serving.cancel(request.path_params["id"])
@@ -117,7 +118,7 @@ class CogRoutes:
         )
         del asked  # the picture is the preparer's now; a long answer must not keep it
         if wants_events:
-            return await self._events(request, prediction)
+            return await self._events(request, prediction, refuses=True)
         if is_known and preference.wait_s is None:
             return _now(prediction, Preference())
         return await self._answer(request, prediction, preference)
@@ -131,20 +132,19 @@ class CogRoutes:
                 prediction.is_detached |= not is_done
         return _now(prediction, preference)
 
-    async def _events(self, request: Request, prediction: Prediction) -> EventStream:
-        """The first event is awaited before the headers go out, so that a refusal is a status code."""
-        frames = self._frames(prediction, _last_event_id(request))
+    async def _events(self, request: Request, prediction: Prediction, *, refuses: bool) -> EventStream:
+        """The first event is awaited before the headers go out, so that a refusal can be a status code."""
+        frames = self._frames(prediction, _last_event_id(request), refuses=refuses)
         first = await while_connected(request.receive, _first(frames))
         return EventStream(frames, first=first)
 
-    async def _frames(self, prediction: Prediction, after: int) -> AsyncGenerator[bytes, None]:
-        is_first = True
+    async def _frames(self, prediction: Prediction, after: int, *, refuses: bool) -> AsyncGenerator[bytes, None]:
         with self._serving.attached(prediction):
             async with aclosing(prediction.log.read(after, idle_s=KEEP_ALIVE_S)) as events:
                 async for event in events:
-                    if is_first and isinstance(event, Completed) and (error := refusal(prediction)) is not None:
+                    if refuses and isinstance(event, Completed) and (error := refusal(prediction)) is not None:
                         raise error
-                    is_first = False
+                    refuses = False
                     yield KEEP_ALIVE if event is None else event_frame(prediction, event)
 
 

@@ -132,9 +132,9 @@ class ChatRequest(StrictModel):
         return Chat(turns)
 
     def generation(self, max_new_tokens: int) -> Generation:
-        """Raises InvalidFields for more tokens than the server gives."""
-        max_tokens = self.max_completion_tokens or self.max_tokens
-        if max_tokens is not None and max_tokens > max_new_tokens:
+        """Without a limit of its own, as much as the server gives. Raises InvalidFields for more."""
+        max_tokens = self.max_completion_tokens or self.max_tokens or max_new_tokens
+        if max_tokens > max_new_tokens:
             param = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
             raise invalid([Problem(param, f"{param} should be less than or equal to {max_new_tokens}.")])
         return Generation(

@@ -76,8 +76,7 @@ def _paths() -> Schema:
                 "Stream Prediction",
                 _answers(
                     {"200": {"description": "Its events, from the start or after Last-Event-ID.", "content": EVENTS}},
-                    {**REFUSALS, **LATER, **missing},
-                    with_422=True,
+                    {**missing, "400": REFUSALS["400"]},
                 ),
                 parameters=[path_id, last_event],
             )
