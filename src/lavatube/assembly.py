@@ -46,4 +46,9 @@ def make_preparer(spec: ModelSpec, folder: Path, settings: Settings) -> Preparer
         max_pixels=settings.max_image_pixels,
     )
     gate = UrlGate(settings.image_urls, timeout_s=settings.image_fetch_timeout_s, max_bytes=limits.max_bytes)
-    return Preparer(spec, folder, limits, gate, ImageDecoder(settings.decode_workers))
+    decoder = ImageDecoder(settings.decode_workers)
+    try:
+        return Preparer(spec, folder, limits, gate, decoder)
+    except BaseException:
+        decoder.close()
+        raise

@@ -16,7 +16,7 @@ import torch
 from lavatube import assembly
 from lavatube.checkpoint import read_spec
 from lavatube.engine import wire
-from lavatube.engine.load import load_core
+from lavatube.engine.load import choose_threads, load_core
 from lavatube.engine.local import LocalEngine
 from lavatube.errors import InvalidInput, NotReady, from_code
 from lavatube.prompt.chat import Chat, Generation, single_turn
@@ -47,11 +47,10 @@ class Predictor:
         if self._engine is not None:
             return
         settings = self.settings
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
         provisioned = provision(settings.model, assembly.provision_options(settings), on_progress)
         spec = read_spec(provisioned.folder)
         self._preparer = assembly.make_preparer(spec, provisioned.folder, settings)
+        torch.set_num_threads(choose_threads(settings.threads, spec))
         self._engine = LocalEngine(load_core(assembly.load_command(provisioned.folder, self._preparer, settings)))
 
     def predict(

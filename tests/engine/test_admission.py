@@ -60,16 +60,21 @@ def test_bad_data_is_refused(spec: ModelSpec, name: str) -> None:
 
 
 def test_what_can_never_fit_is_refused(spec: ModelSpec) -> None:
-    admit(submit(spec, "a", length=CONTEXT - GREEDY.max_tokens), spec, CONTEXT, 0.0)
+    admit(submit(spec, "a", length=CONTEXT - 1), spec, CONTEXT, 0.0)
     with pytest.raises(PromptTooLong, match=str(CONTEXT)):
-        admit(submit(spec, "a", length=CONTEXT - GREEDY.max_tokens + 1), spec, CONTEXT, 0.0)
+        admit(submit(spec, "a", length=CONTEXT), spec, CONTEXT, 0.0)
+
+
+def test_an_answer_is_no_longer_than_the_cache_holds(spec: ModelSpec) -> None:
+    assert admit(submit(spec, "a", length=CONTEXT - 3), spec, CONTEXT, 0.0).sampling.max_tokens == 3
+    assert admit(submit(spec, "a", length=3), spec, CONTEXT, 0.0).sampling == GREEDY
 
 
 def test_refusals_are_the_clients_fault_and_say_what_to_do(spec: ModelSpec) -> None:
     with pytest.raises(RequestError) as refused:
         admit(submit(spec, "a", length=300), spec, CONTEXT, 0.0)
     assert refused.value.status == 422
-    assert "Shorten" in refused.value.sentence
+    assert "Send a shorter text" in refused.value.sentence
 
 
 def test_spans_are_where_the_placeholders_are(spec: ModelSpec) -> None:

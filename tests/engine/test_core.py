@@ -189,7 +189,7 @@ def test_bad_data_fails_alone(new_core: NewCore, spec: ModelSpec) -> None:
 def test_what_can_never_fit_fails_up_front(new_core: NewCore, spec: ModelSpec) -> None:
     core = new_core(num_blocks=4)
     assert core.max_context_tokens == 4 * BLOCK_SIZE
-    events = run(core, submit(spec, "long", length=60), submit(spec, "short", length=50))
+    events = run(core, submit(spec, "long", length=64), submit(spec, "short", length=50))
     assert failure(events["long"]) == "prompt_too_long"
     assert len(answer(events["short"])) == GREEDY.max_tokens
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from lavatube.engine.sequence import ImageSpan, Sequence
 from lavatube.engine.wire import Pixels, Sampling, Submit
 from lavatube.errors import InvalidInput, PromptTooLong
@@ -14,9 +16,9 @@ from lavatube.spec import ModelSpec
 
 
 def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float) -> Sequence:
-    """The checked request.
+    """The checked request; its answer gets no longer than the cache holds beside the prompt.
 
-    Raises: InvalidInput; PromptTooLong if prompt and answer can never fit.
+    Raises: InvalidInput; PromptTooLong if not one token of an answer would fit.
     """
     token_ids = submit.token_ids
     if not token_ids:
@@ -24,18 +26,17 @@ def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float
     if min(token_ids) < 0 or max(token_ids) >= spec.language.vocab_size:
         raise InvalidInput(f"A token id is outside the vocabulary of {spec.language.vocab_size}.", param="token_ids")
     _check_sampling(submit.sampling)
-    if len(token_ids) + submit.sampling.max_tokens > max_context_tokens:
+    room = max_context_tokens - len(token_ids)
+    if room < 1:
         raise PromptTooLong(
-            f"The prompt has {len(token_ids)} tokens and the answer may have {submit.sampling.max_tokens} more; "
-            f"together at most {max_context_tokens} fit.",
-            param="token_ids",
-            remedy="Shorten the prompt or lower max_tokens.",
+            f"The prompt has {len(token_ids)} tokens; the engine holds {max_context_tokens} of one request.",
+            remedy="Send a shorter text or fewer pictures.",
         )
     return Sequence(
         request_id=submit.request_id,
         token_ids=list(token_ids),
         num_prompt_tokens=len(token_ids),
-        sampling=submit.sampling,
+        sampling=msgspec.structs.replace(submit.sampling, max_tokens=min(submit.sampling.max_tokens, room)),
         images=_spans(token_ids, submit.images, spec),
         arrived_s=now_s,
     )
