@@ -130,6 +130,12 @@ def test_a_running_one_is_not_waited_for_twice(server: LiveServer, client: httpx
     assert client.get("/predictions/mine").json()["status"] == "succeeded"
 
 
+def test_a_bad_position_is_refused_before_anything_runs(server: LiveServer, client: httpx.Client) -> None:
+    refused = client.post("/predictions", json=body(), headers=SSE | {"last-event-id": "x"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "last-event-id")
+    assert server.preparer.num_prepared == 0
+
+
 def test_cancel(server: LiveServer, client: httpx.Client) -> None:
     server.engine.token_s = 0.01
     created = client.post("/predictions", json=body(max_tokens=1000), headers={"prefer": "respond-async"}).json()

@@ -87,7 +87,7 @@ class CogRoutes:
     async def stream(self, request: Request) -> EventStream:
         """Also of a prediction that was refused: here that is its result."""
         prediction = self._serving.find(request.path_params["id"])
-        return await self._events(request, prediction, refuses=False)
+        return await self._events(request, prediction, _last_event_id(request), refuses=False)
 
     async def cancel(self, request: Request) -> Response:
         self._serving.cancel(request.path_params["id"])
@@ -104,21 +104,21 @@ class CogRoutes:
         """One create, three ways to answer: as events, at once, or when it is done."""
         asked = validate(PredictionRequest, _with_id(await self._bodies.read_json(request), path_id))
         generation = asked.input.generation(self._max_new_tokens)
-        seal = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
+        digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
         service = self._serving.service_for(asked.id)
         is_known = asked.id is not None and service.find(asked.id) is not None
         wants_events = _accepts_events(request)
-        preference = parse_prefer(request.headers.getlist("prefer"))
+        preference, after = parse_prefer(request.headers.getlist("prefer")), _last_event_id(request)
         prediction = service.create(
             asked.input.chat,
             generation,
             prediction_id=asked.id,
-            fingerprint=seal,
+            fingerprint=digest,
             is_detached=preference.is_async and not wants_events,
         )
         del asked  # the picture is the preparer's now; a long answer must not keep it
         if wants_events:
-            return await self._events(request, prediction, refuses=True)
+            return await self._events(request, prediction, after, refuses=True)
         if is_known and preference.wait_s is None:
             return _now(prediction, Preference())
         return await self._answer(request, prediction, preference)
@@ -132,9 +132,9 @@ class CogRoutes:
                 prediction.is_detached |= not is_done
         return _now(prediction, preference)
 
-    async def _events(self, request: Request, prediction: Prediction, *, refuses: bool) -> EventStream:
+    async def _events(self, request: Request, prediction: Prediction, after: int, *, refuses: bool) -> EventStream:
         """The first event is awaited before the headers go out, so that a refusal can be a status code."""
-        frames = self._frames(prediction, _last_event_id(request), refuses=refuses)
+        frames = self._frames(prediction, after, refuses=refuses)
         first = await while_connected(request.receive, _first(frames))
         return EventStream(frames, first=first)
 

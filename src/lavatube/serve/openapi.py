@@ -14,7 +14,7 @@ STRING: Final[Schema] = {"type": "string"}
 NUMBER: Final[Schema] = {"type": "number"}
 TIME: Final[Schema] = {"type": "string", "format": "date-time", "nullable": True}
 OBJECT: Final[Schema] = {"type": "object"}
-EVENTS: Final[Schema] = {"text/event-stream": {"schema": STRING}}
+EVENTS: Final[Schema] = {"text/event-stream": {}}  # OpenAPI 3.0 can't describe events
 
 REFUSALS: Final = {
     "400": "Not JSON, or a malformed header.",
