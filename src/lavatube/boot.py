@@ -42,6 +42,7 @@ def serve(settings: Settings) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its start and stop are ours to tell
     parse_model(settings.model)
     return asyncio.run(_run(settings))
 
@@ -65,6 +66,7 @@ class Front:
         self._failure: LavatubeError | None = None
         self._preparer: Preparer | None = None
         self._setup_lines: list[str] = []
+        self._url = ""
         self._next_log_s = self._started + LOG_EVERY_S
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -78,7 +80,8 @@ class Front:
         serving = asyncio.create_task(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
-        logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        logger.info("listening on %s", self._url)
         setup = asyncio.create_task(self._set_up())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -131,6 +134,7 @@ class Front:
         self._progress = progress
         if time.monotonic() < self._next_log_s or not progress.total_bytes:
             return
+        self._url = ""
         self._next_log_s = time.monotonic() + LOG_EVERY_S
         eta_s = self.health().eta_s
         logger.info(
@@ -157,7 +161,7 @@ class Front:
             ready = await self._engine.wait_ready()
             self._ready_at = datetime.now(UTC)
             self._note(f"phase 2: {_describe_engine(ready)}")
-            self._note(f"ready after {time.monotonic() - self._started:.1f} s: {self._settings.served_name}")
+            self._note(f"ready after {time.monotonic() - self._started:.1f} s: {self._settings.served_name} at {self._url}")
         except LavatubeError as error:
             self._fail(error)
         except Exception:

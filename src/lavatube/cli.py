@@ -21,7 +21,7 @@ MODEL_HELP = "tiny (embedded, the default), a directory, org/name, hf://org/name
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parse_arguments(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
@@ -33,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Ends the process with a usage message where they can't be understood."""
+    return _parser().parse_args(argv)
 
 
 def _parser() -> argparse.ArgumentParser:

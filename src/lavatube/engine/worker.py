@@ -127,9 +127,6 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
         return 1
     heart.measure = lambda: Heartbeat(core.progress, core.num_running, core.num_waiting, core.free_cache_tokens)
     load_s = time.monotonic() - begun_s
-    logger.info(
-        "ready on %s in %s after %.1f s, cache of %d tokens", core.device, core.dtype, load_s, core.cache_tokens
-    )
     connection.send(Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens))
     run(core, commands, lambda events: connection.send(*events))
     return 0
