@@ -161,7 +161,8 @@ class Front:
             ready = await self._engine.wait_ready()
             self._ready_at = datetime.now(UTC)
             self._note(f"phase 2: {_describe_engine(ready)}")
-            self._note(f"ready after {time.monotonic() - self._started:.1f} s: {self._settings.served_name} at {self._url}")
+            elapsed_s = time.monotonic() - self._started
+            self._note(f"ready after {elapsed_s:.1f} s: {self._settings.served_name} at {self._url}")
         except LavatubeError as error:
             self._fail(error)
         except Exception:

@@ -21,8 +21,9 @@ SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 PORT = re.compile(r"http://127\.0\.0\.1:5000")
 
 
-def run(command: list[str], server: Server, cache: Path) -> str:
-    environ = {**os.environ, "LAVATUBE_CACHE": str(cache), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def run(command: list[str], cache: Path) -> str:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environ = {**os.environ, "LAVATUBE_CACHE": str(cache), "PATH": path}
     result = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -30,13 +31,13 @@ def run(command: list[str], server: Server, cache: Path) -> str:
 
 @pytest.mark.parametrize("program", PYTHON)
 def test_python(program: str, tiny: Server, cache: Path) -> None:
-    assert run([sys.executable, "-c", PORT.sub(tiny.url, program)], tiny, cache).strip()
+    assert run([sys.executable, "-c", PORT.sub(tiny.url, program)], cache).strip()
 
 
 @pytest.mark.parametrize("script", [script for script in SHELL if "curl" in script or "predict" in script])
 def test_shell(script: str, tiny: Server, cache: Path) -> None:
     script = PORT.sub(tiny.url, script).replace(".venv/bin/", "")
-    assert run(["bash", "-euc", script], tiny, cache).strip()
+    assert run(["bash", "-euc", script], cache).strip()
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/lavatube (.*)$", README, re.MULTILINE))

@@ -39,9 +39,7 @@ def _conversations() -> list[Conversation]:
     return talks
 
 
-def test_training_ids_are_those_of_the_rendered_template(
-    tokenizer: Tokenizer, served: PreTrainedTokenizerFast
-) -> None:
+def test_training_ids_are_those_of_the_rendered_template(tokenizer: Tokenizer, served: PreTrainedTokenizerFast) -> None:
     image = SPECIALS.index(IMAGE)
     for talk in _conversations():
         rendered = served.apply_chat_template(talk.messages(), tokenize=False)
