@@ -31,12 +31,16 @@ def test_platform_variables() -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"LAVATUBE_PORT": "many"}, "LAVATUBE_PORT: 'many' is not a int"),
-        ({"LAVATUBE_PORT": "70000"}, "at most 65535"),
-        ({"LAVATUBE_MAX_QUEUE": "-1"}, "out of range"),
-        ({"LAVATUBE_REQUEST_TIMEOUT_S": "nan"}, "out of range"),
+        ({"LAVATUBE_PORT": "many"}, "LAVATUBE_PORT: 'many' is not a whole number"),
+        ({"LAVATUBE_PORT": "70000"}, "not between 0 and 65,535"),
+        ({"LAVATUBE_MAX_QUEUE": "-1"}, "not between 0 and"),
+        ({"LAVATUBE_MAX_SEQUENCES": "0"}, "not between 1 and"),
+        ({"LAVATUBE_DEVICE": "gpu"}, "auto, cpu, cuda or cuda:N"),
+        ({"LAVATUBE_HF_ENDPOINT": "nonsense"}, "LAVATUBE_HF_ENDPOINT"),
+        ({"LAVATUBE_HOST": " "}, "LAVATUBE_HOST"),
+        ({"LAVATUBE_REQUEST_TIMEOUT_S": "nan"}, "not between 1 and"),
         ({"LAVATUBE_DTYPE": "int3"}, "none of auto, float32"),
-        ({"LAVATUBE_ALLOW_UNVERIFIED": "perhaps"}, "not a bool"),
+        ({"LAVATUBE_ALLOW_UNVERIFIED": "perhaps"}, "not true or false"),
         ({"LAVATUBE_PROT": "1"}, "LAVATUBE_PROT is set, but there is no such setting"),
     ],
 )
@@ -49,7 +53,7 @@ def test_a_bad_variable_is_named(environ: dict[str, str], said: str) -> None:
 def test_a_bad_keyword_is_named() -> None:
     with pytest.raises(InvalidSetting, match="no setting 'prot'"):
         read_settings({"prot": 1}, {})
-    with pytest.raises(InvalidSetting, match="'5000' is not a int"):
+    with pytest.raises(InvalidSetting, match="'5000' is not a whole number"):
         read_settings({"port": "5000"}, {})
 
 
@@ -62,7 +66,7 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSetting, match="no settings file"):
+    with pytest.raises(InvalidSetting, match="can't be read"):
         read_settings(environ={}, file=tmp_path / "none.toml")
 
 
@@ -76,6 +80,9 @@ def test_served_name() -> None:
     assert Settings(model="hf://llava-hf/llava-1.5-7b-hf@main").served_name == "llava-1.5-7b-hf"
     assert Settings(model="/models/mine/").served_name == "mine"
     assert Settings(model="x", model_name="llava").served_name == "llava"
+    assert Settings(model="https://cdn.example.com/llava/lavatube.lock.json?Signature=SECRET").served_name == "llava"
+    assert Settings(model="https://cdn.example.com?Signature=SECRET").served_name == "model"
+    assert Settings(model=".").served_name == Path.cwd().name
 
 
 def test_a_child_gets_the_same_settings() -> None:

@@ -23,8 +23,9 @@ from train.tower import normalise, start_as_convolution
 class Stage:
     """One part of the recipe.
 
-    Units: rates: of layer matrices, by Muon; a decoder rate of zero leaves the language part out. With
-    is_tower_reached the language loss also moves the tower, else only the dense loss does.
+    Units: rates: of layer matrices, by Muon. A decoder rate of zero leaves the language part out, a tower rate of zero
+    keeps the tower as it is. Where both learn, the language loss moves the tower too. The forward and backward runs of
+    a bfloat16 stage are computed in bfloat16, on weights in float32.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Stage:
     tower_rate: float
     decoder_rate: float
     dense_weight: float
-    is_tower_reached: bool
+    is_bfloat16: bool
 
 
 class Learner:
@@ -51,15 +52,19 @@ class Learner:
         """Learn from one batch; return its dense and its language loss."""
         random = np.random.default_rng([self._seed, step])
         batch = flip(random, batch)
-        features = self.features(batch.pixels)
-        dense = dense_loss(self.head(features), label(batch.things))
-        language = torch.zeros(())
-        if self._stage.decoder_rate:
-            packed = pack(random, self._tokenizer, batch.things)
-            language = self.language_loss(features if self._stage.is_tower_reached else features.detach(), packed)
+        dense = language = torch.zeros(())
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._stage.is_bfloat16):
+            with torch.set_grad_enabled(self._stage.tower_rate > 0):
+                features = self.features(batch.pixels)
+                if self._stage.dense_weight:
+                    claims = tuple(claim.float() for claim in self.head(features))
+                    dense = dense_loss(claims, label(batch.things))
+            if self._stage.decoder_rate:
+                packed = pack(random, self._tokenizer, batch.things)
+                language = self.language_loss(features, packed)
         (self._stage.dense_weight * dense + language).backward()
         self.optimisers.step(step / self._stage.num_steps, step)
-        return float(dense), float(language)
+        return dense.item(), language.item()
 
     def features(self, pixels: np.ndarray) -> Tensor:
         """Run the tower. Shapes: pixels (n, H, W, 3) uint8; out (n, patches, tower width), without the class token."""
@@ -78,7 +83,7 @@ class Learner:
             inputs_embeds=words, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
         ).last_hidden_state
         spoken = packed.labels != IGNORED
-        return functional.cross_entropy(self.model.lm_head(hidden[spoken]), packed.labels[spoken])
+        return functional.cross_entropy(self.model.lm_head(hidden[spoken]).float(), packed.labels[spoken])
 
     @torch.no_grad()
     def measure(self, shard: Shard, num_pictures: int = 256) -> dict[str, float]:
@@ -116,7 +121,9 @@ def _groups(
     core = model.model
     tower = {name: weight for name, weight in core.vision_tower.named_parameters() if "post_layernorm" not in name}
     tower |= {f"head.{name}": weight for name, weight in head.named_parameters()}
-    groups: list[tuple[Mapping[str, Parameter], float, float]] = [(tower, stage.tower_rate, stage.tower_rate / 2)]
+    groups: list[tuple[Mapping[str, Parameter], float, float]] = []
+    if stage.tower_rate:
+        groups.append((tower, stage.tower_rate, stage.tower_rate / 2))
     if stage.decoder_rate:
         decoder = dict(core.language_model.named_parameters())
         decoder |= {f"projector.{name}": weight for name, weight in core.multi_modal_projector.named_parameters()}

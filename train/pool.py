@@ -66,7 +66,7 @@ def untabulate(table: np.ndarray) -> tuple[Thing, ...]:
     )  # fmt: skip
 
 
-def draw_shard(seed: int, number: int, num_pictures: int = SHARD_PICTURES) -> Shard:
+def draw_shard(seed: int, number: int, num_pictures: int) -> Shard:
     """Draw one shard; the same seed and number give the same pictures."""
     random = np.random.default_rng([seed, number])
     pixels = np.empty((num_pictures, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
@@ -89,9 +89,20 @@ class Pool:
 
     def start_drawing(self) -> multiprocessing.Process:
         """Draw the missing shards in a background process that ends with this one."""
-        worker = multiprocessing.Process(target=self._draw_missing, daemon=True)
+        worker = multiprocessing.Process(target=self.draw_missing, daemon=True)
         worker.start()
         return worker
+
+    def draw_missing(self) -> None:
+        """Draw every shard that is not on disk yet."""
+        for number in range(self.num_shards):
+            path = self._path(number)
+            if path.exists():
+                continue
+            shard = draw_shard(self._seed, number, SHARD_PICTURES)
+            partial = path.with_suffix(f".{os.getpid()}.npz")
+            np.savez(partial, pixels=shard.pixels, things=shard.things)
+            partial.rename(path)
 
     def get(self, number: int) -> Shard:
         """Return a shard, waiting until it is drawn."""
@@ -118,13 +129,3 @@ class Pool:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"shard-{self._seed}-{number:03d}.npz"
-
-    def _draw_missing(self) -> None:
-        for number in range(self.num_shards):
-            path = self._path(number)
-            if path.exists():
-                continue
-            shard = draw_shard(self._seed, number)
-            partial = path.with_suffix(f".{os.getpid()}.npz")
-            np.savez(partial, pixels=shard.pixels, things=shard.things)
-            partial.rename(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from lavatube.errors import InvalidSetting, LavatubeError
 from lavatube.settings import MIB, Option, Settings, options, read_settings
 
-PROVISION = ("cache", "lock", "allow_unverified", "hf_endpoint")
+PROVISION = ("cache", "lock", "allow_unverified", "hf_endpoint", "hf_token")
 ENGINE = ("device", "dtype", "threads", "kv_cache_mib")
 URL_SCHEMES = ("http:", "https:", "data:")
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(predict, (*PROVISION, *ENGINE))
 
     pull = _command(commands, "pull", _pull, "provision a model's weights into the cache", _PULL_EXAMPLES)
-    pull.add_argument("model", help=MODEL_HELP)
+    pull.add_argument("model", nargs="?", help=MODEL_HELP)
     pull.add_argument("--json", action="store_true", help="progress and result as JSON lines")
     _add_settings(pull, PROVISION)
 
@@ -132,21 +132,30 @@ def _command(
 
 
 def _add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """The flags of some settings. Secrets have none: other users of a machine can read a command line."""
+    """The flags of some settings. Secrets have none: other users of a machine can read a command line.
+
+    What is not given stays away from the namespace: an action's own default would overwrite its command's value.
+    """
     group = parser.add_argument_group("settings", "Each is also the environment variable in brackets.")
-    group.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
-    wanted = set(names)
+    group.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings", default=argparse.SUPPRESS)
+    wanted, secrets = set(names), list[str]()
     for option in options():
         if option.name not in wanted:
             continue
         default = f"; default: {option.default}" if option.default not in ("", False) else ""
         text = f"{option.doc}{default} [{', '.join((option.variable, *option.platform))}]".replace("%", "%%")
         if option.is_secret:
-            continue
-        if option.type is bool:
-            group.add_argument(option.flag, dest=option.name, action=argparse.BooleanOptionalAction, help=text)
+            secrets.append(f"{option.variable} is the {option.doc}")
+        elif option.type is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(option.flag, dest=option.name, action=action, help=text, default=argparse.SUPPRESS)
         else:
-            group.add_argument(option.flag, dest=option.name, type=_typed(option), metavar=option.metavar, help=text)
+            parse, metavar = _typed(option), option.metavar
+            group.add_argument(
+                option.flag, dest=option.name, type=parse, metavar=metavar, help=text, default=argparse.SUPPRESS
+            )
+    if secrets:
+        group.description = f"{group.description} Variables only: {'; '.join(secrets)}."
 
 
 def _typed(option: Option) -> Callable[[str], object]:

@@ -49,7 +49,7 @@ a client; details that are not (addresses, paths, exception texts of libraries) 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class LavatubeError(Exception):
@@ -268,13 +268,17 @@ class InsufficientMemory(OperatorError):
     code = "insufficient_memory"
 
 
-def _leaves(cls: type[LavatubeError]) -> list[type[LavatubeError]]:
-    return [cls, *(leaf for child in cls.__subclasses__() for leaf in _leaves(child))]
+def _by_code(cls: type[LavatubeError]) -> dict[str, type[LavatubeError]]:
+    """Of two classes with one code the more special one."""
+    found = {cls.code: cls}
+    for child in cls.__subclasses__():
+        found |= _by_code(child)
+    return found
+
+
+_BY_CODE: Final = _by_code(LavatubeError)
 
 
 def from_code(code: str, message: str, *, param: str | None = None, remedy: str = "") -> LavatubeError:
-    """The error that crossed a process border as its code and text."""
-    for cls in reversed(_leaves(LavatubeError)):
-        if cls.code == code:
-            return cls(message, param=param, remedy=remedy)
-    return InternalError(message, param=param, remedy=remedy)
+    """The error that crossed a process border as its code and texts."""
+    return _BY_CODE.get(code, InternalError)(message, param=param, remedy=remedy)

@@ -16,12 +16,12 @@ from lavatube.weights.provision import Provisioned
 
 
 async def pull(settings: Settings, on_progress: Callable[[Progress], None]) -> Provisioned:
-    """Provision the model of these settings. Cancelling ends the child; what it has fetched stays for the next time.
+    """Provision the model of these settings, which travel in the environment: MODEL may be a signed URL. Cancelling ends the child; what it has fetched stays for the next time.
 
     Raises: OperatorError, as the child said it.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "lavatube.cli", "pull", settings.model, "--json"),
+        *(sys.executable, "-P", "-m", "lavatube.cli", "pull", "--json"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         env=environment_of(settings),

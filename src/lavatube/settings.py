@@ -7,24 +7,36 @@ platform sets for the same thing, the TOML file, the default. A bad value stops 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, get_type_hints
+from urllib.parse import urlsplit
 
 from lavatube.errors import InvalidSetting
 
 MIB: Final = 1024 * 1024
 Setting = str | int | float | bool | Path
+_KINDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
 DEFAULT_CACHE: Final = Path("~/.cache/lavatube")
 
 
 def _option(
-    default: Any, doc: str, *, platform: tuple[str, ...] = (), secret: bool = False, choices: tuple[str, ...] = ()
+    default: Any,
+    doc: str,
+    *,
+    least: float = 0,
+    most: float = 2**53,
+    pattern: str = "",
+    choices: tuple[str, ...] = (),
+    platform: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
     """One option; `platform` names variables that others set for the same thing."""
-    return field(default=default, metadata={"doc": doc, "platform": platform, "secret": secret, "choices": choices})
+    facts = {"least": least, "most": most, "pattern": pattern, "choices": choices}
+    return field(default=default, metadata={"doc": doc, "platform": platform, "is_secret": secret, **facts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,41 +47,48 @@ class Settings:
         "tiny", "tiny (embedded), a directory, org/name, hf://…, https://… or file://…", platform=("COG_WEIGHTS",)
     )
     model_name: str = _option("", "name that the APIs report; default: the last part of MODEL")
-    host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 in a container")
-    port: int = _option(5000, "port to listen on", platform=("AIP_HTTP_PORT", "PORT"))
+    host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 in a container", pattern=r"\S+")
+    port: int = _option(5000, "port to listen on; 0: any", most=65535, platform=("AIP_HTTP_PORT", "PORT"))
     cache: Path = _option(DEFAULT_CACHE, "where provisioned weights are kept; safe to share and to delete")
     lock: str = _option("", "a lavatube.lock.json; its digests are trusted and nothing else")
     allow_unverified: bool = _option(False, "take weights that no digest vouches for")
-    hf_endpoint: str = _option("https://huggingface.co", "hub that hf:// means", platform=("HF_ENDPOINT",))
-    hf_token: str = _option("", "token sent to that hub only", platform=("HF_TOKEN",), secret=True)
-    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
+    hf_endpoint: str = _option(
+        "https://huggingface.co", "hub that hf:// means", pattern=r"https?://[^\s/]\S*", platform=("HF_ENDPOINT",)
+    )
+    hf_token: str = _option("", "token for that hub, and sent to no other", platform=("HF_TOKEN",), secret=True)
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
     dtype: str = _option("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
     threads: int = _option(0, "CPU threads of the engine; 0: one a core")
-    max_sequences: int = _option(16, "requests that are decoded together")
-    max_step_tokens: int = _option(1024, "tokens of one engine step; long prompts are cut into such pieces")
+    max_sequences: int = _option(16, "requests that are decoded together", least=1)
+    max_step_tokens: int = _option(1024, "tokens of one engine step; long prompts are cut into such pieces", least=1)
     kv_cache_mib: int = _option(
         0, "memory for keys and values, MiB; 0: what the device has to spare, at most 4096 on a CPU"
     )
     max_queue: int = _option(64, "requests that wait; one more is refused with 429")
-    max_new_tokens: int = _option(4096, "most tokens one answer may have")
-    request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed")
-    max_body_mib: int = _option(32, "largest request body, MiB")
+    max_new_tokens: int = _option(4096, "most tokens one answer may have", least=1)
+    request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed", least=1)
+    max_body_mib: int = _option(32, "largest request body, MiB", least=1)
     max_images: int = _option(8, "pictures in one request")
-    max_image_mib: int = _option(20, "largest encoded picture, MiB")
-    max_image_pixels: int = _option(50_000_000, "largest picture, pixels")
+    max_image_mib: int = _option(20, "largest encoded picture, MiB", least=1)
+    max_image_pixels: int = _option(50_000_000, "largest picture, pixels", least=1)
     image_urls: str = _option(
         "public", "where pictures are fetched from: public, off, or host names with commas between them"
     )
-    image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture")
-    decode_workers: int = _option(2, "processes that decode pictures")
-    api_key: str = _option("", "key that clients must send as a bearer token; empty: none is asked", secret=True)
+    image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture", least=0.1)
+    decode_workers: int = _option(2, "processes that decode pictures", least=1)
+    api_key: str = _option("", "key that clients must send as a bearer token; without it none is asked", secret=True)
     shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
     log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property
     def served_name(self) -> str:
-        """The model's name in the APIs."""
-        return self.model_name or self.model.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+        """The model's name in the APIs: of a URL its path and nothing else, for the rest may be secret."""
+        if self.model_name:
+            return self.model_name
+        is_url = "://" in self.model
+        path = urlsplit(self.model).path.removesuffix("/lavatube.lock.json") if is_url else self.model
+        name = Path(path).name.split("@")[0]
+        return name or ("model" if is_url else Path(path).resolve().name)
 
     @property
     def cache_folder(self) -> Path:
@@ -87,6 +106,9 @@ class Option:
     platform: tuple[str, ...]
     is_secret: bool
     choices: tuple[str, ...]
+    pattern: str
+    least: float
+    most: float
 
     @property
     def flag(self) -> str:
@@ -108,7 +130,7 @@ class Option:
             else:
                 value = self.type(text)
         except (KeyError, ValueError):
-            raise InvalidSetting(f"{where}: {text!r} is not a {self.type.__name__}.") from None
+            raise InvalidSetting(f"{where}: {text!r} is not {_KINDS[self.type]}.") from None
         self.check(value, where)
         return value
 
@@ -122,13 +144,13 @@ class Option:
         """Raises InvalidSetting for a value of the wrong type or out of its range."""
         wanted = (float, int) if self.type is float else self.type
         if not isinstance(value, wanted) or (self.type is not bool and isinstance(value, bool)):
-            raise InvalidSetting(f"{where}: {value!r} is not a {self.type.__name__}.")
+            raise InvalidSetting(f"{where}: {value!r} is not {_KINDS[self.type]}.")
         if self.choices and value not in self.choices:
             raise InvalidSetting(f"{where}: {value!r} is none of {', '.join(self.choices)}.")
-        if isinstance(value, int | float) and not 0 <= value < 2**53:
-            raise InvalidSetting(f"{where}: {value!r} is out of range.")
-        if self.name == "port" and isinstance(value, int) and value > 65535:
-            raise InvalidSetting(f"{where}: a port is at most 65535.")
+        if isinstance(value, str) and self.pattern and not re.fullmatch(self.pattern, value):
+            raise InvalidSetting(f"{where}: {value!r} does not fit. It is the {self.doc}.")
+        if isinstance(value, int | float) and not self.least <= value <= self.most:
+            raise InvalidSetting(f"{where}: {value!r} is not between {self.least:,g} and {self.most:,g}.")
 
 
 def options() -> tuple[Option, ...]:
@@ -139,10 +161,7 @@ def options() -> tuple[Option, ...]:
             name=f.name,
             type=hints[f.name],
             default=f.default if f.default is not MISSING else None,
-            doc=f.metadata["doc"],
-            platform=f.metadata["platform"],
-            is_secret=f.metadata["secret"],
-            choices=f.metadata["choices"],
+            **f.metadata,
         )
         for f in fields(Settings)
     )
@@ -189,8 +208,8 @@ def _read_file(file: Path | None) -> Mapping[str, Any]:
         return {}
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidSetting(f"There is no settings file {file}.") from None
+    except OSError as error:
+        raise InvalidSetting(f"The settings file {file} can't be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSetting(f"{file} is not TOML: {error}.") from error
     known = {option.name for option in options()}

@@ -221,6 +221,15 @@ class TestCacheDamage:
         (folder / SHARD).rename(folder / "away")  # it must not be read again
         assert contents(pull(folder.as_uri(), options).folder)["config.json"] == b"{}"
 
+    def test_a_blob_that_changed_is_not_passed_on_to_another_set(self, folder: Path, options: ProvisionOptions) -> None:
+        first = pull(folder.as_uri(), options)
+        flip_bit((first.folder / SHARD).resolve())
+        (folder / "config.json").write_text('{"other": "set"}')
+        (folder / FILE_NAME).write_text(build_manifest(folder, "other").to_json())
+        second = pull(folder.as_uri(), options)
+        assert second.set_digest != first.set_digest
+        assert (second.folder / SHARD).read_bytes() == (folder / SHARD).read_bytes()
+
     @pytest.mark.parametrize("how", ["flip", "cut", "remove", "replace"])
     def test_damage_is_found_and_mended(self, how: str, folder: Path, options: ProvisionOptions) -> None:
         provisioned = pull(folder.as_uri(), options)

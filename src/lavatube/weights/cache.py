@@ -93,6 +93,21 @@ class Cache:
         path = self.blob(sha256)
         return path.is_file() and path.stat().st_size == size
 
+    def has_intact_blob(self, sha256: str, size: int, on_bytes: Callable[[int], None]) -> bool:
+        """The same, hashed now: it may have changed since it was verified, and a new set is about to rely on it.
+
+        A damaged one is removed. Raises: CacheUnusable if it can't be.
+        """
+        path = self.blob(sha256)
+        if not path.exists():
+            return False
+        if self._is_intact(path, sha256, size, on_bytes):
+            return True
+        logger.warning("%s is damaged in the cache and is fetched again", path.name)
+        with cache_border(f"{path} is damaged, and the cache can't be written"):
+            path.unlink()
+        return False
+
     def allocated_bytes(self, part_name: str) -> int:
         """Disk space that a part of an earlier run has taken already."""
         try:
@@ -125,7 +140,9 @@ class Cache:
         changed = [file for file in ready.manifest.files if _stamp(ready.folder / file.path) != stamps.get(file.path)]
         if not changed:
             return ready
-        damaged = [file for file in changed if not self._is_intact(ready.folder / file.path, file, on_bytes)]
+        damaged = [
+            file for file in changed if not self._is_intact(ready.folder / file.path, file.sha256, file.size, on_bytes)
+        ]
         if damaged:
             self._evict(ready, damaged)
             return None
@@ -195,12 +212,12 @@ class Cache:
         value = {"source": ready.source, "manifest": ready.manifest.to_value(), "stamps": stamps}
         _write_json(self.marker(ready.manifest.set_digest), value)
 
-    def _is_intact(self, path: Path, file: ManifestFile, on_bytes: Callable[[int], None]) -> bool:
+    def _is_intact(self, path: Path, sha256: str, size: int, on_bytes: Callable[[int], None]) -> bool:
         stamp = _stamp(path)
-        if stamp is None or stamp[0] != file.size:
+        if stamp is None or stamp[0] != size:
             return False
         try:
-            return hash_file(path, on_bytes)[1] == file.sha256
+            return hash_file(path, on_bytes)[1] == sha256
         except SourceUnavailable:  # a disk that can't give it back
             return False
 

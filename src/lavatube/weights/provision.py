@@ -154,7 +154,10 @@ class _Provisioning:
 
     def _fetch_missing(self, source: Source) -> Provisioned:
         cache, policy = self._cache, self._options.policy
-        missing = [file for file in source.files if not file.sha256 or not cache.has_blob(file.sha256, file.size)]
+        count = _counter("verifying", 0, self._on_progress)
+        missing = [
+            file for file in source.files if not file.sha256 or not cache.has_intact_blob(file.sha256, file.size, count)
+        ]
         cache.check_space(sum(file.size - cache.allocated_bytes(part_name(source, file)) for file in missing))
         logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
         digests = fetch(source, missing, cache, policy, self._on_progress) if missing else {}
