@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NoReturn
 
 from lavatube import assembly
 from lavatube.checkpoint import read_spec
@@ -17,6 +18,7 @@ from lavatube.engine.supervisor import EngineState
 from lavatube.engine.wire import Ready
 from lavatube.errors import InternalError, InvalidSetting, LavatubeError
 from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
 from lavatube.pulling import pull
 from lavatube.serve.app import build_app
@@ -34,8 +36,8 @@ LOG_EVERY_S: Final = 2.0
 MAX_SETUP_LINES: Final = 200
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or Ctrl-C; the exit code.
+def serve(settings: Settings) -> NoReturn:
+    """Serve until SIGTERM or Ctrl-C, then end the process: with 0, or with 1 if the set-up had failed.
 
     Raises: InvalidSetting, for what can be known to be wrong before anything has started.
     """
@@ -44,7 +46,10 @@ def serve(settings: Settings) -> int:
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its start and stop are ours to tell
     parse_model(settings.model)
-    return asyncio.run(_run(settings))
+    UrlGate(settings.image_urls)
+    status = asyncio.run(_run(settings))
+    logging.shutdown()
+    os._exit(status)  # a thread that still waits for some picture's host must not hold the exit
 
 
 async def _run(settings: Settings) -> int:
@@ -69,6 +74,7 @@ class Front:
         self._url = ""
         self._next_log_s = self._started + LOG_EVERY_S
         self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> int:
@@ -76,7 +82,7 @@ class Front:
         listener = _listen(self._settings.host, self._settings.port)
         app = build_app(self._serving, self._settings)
         host, port = listener.getsockname()[:2]
-        server = build_server(app, host=host, port=port, on_signal=self._stop)
+        server = build_server(app, host=host, port=port, on_signal=self._on_signal)
         serving = asyncio.create_task(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
@@ -92,7 +98,7 @@ class Front:
         if self._preparer is not None:
             await asyncio.to_thread(self._preparer.close)
         logger.info("stopped")
-        return 0
+        return 0 if self._failure is None else 1
 
     def health(self) -> HealthView:
         """The state of the server at this moment."""
@@ -134,7 +140,6 @@ class Front:
         self._progress = progress
         if time.monotonic() < self._next_log_s or not progress.total_bytes:
             return
-        self._url = ""
         self._next_log_s = time.monotonic() + LOG_EVERY_S
         eta_s = self.health().eta_s
         logger.info(
@@ -157,8 +162,9 @@ class Front:
             self._provisioned = provisioned
             load = assembly.load_command(provisioned.folder, self._preparer, self._settings)
             await self._engine.start(load)
-            self._serving.service = PredictionService(self._preparer, self._engine, _service_limits(self._settings))
             ready = await self._engine.wait_ready()
+            self._preparer.limit_context(ready.max_context_tokens)
+            self._serving.service = PredictionService(self._preparer, self._engine, _service_limits(self._settings))
             self._ready_at = datetime.now(UTC)
             self._note(f"phase 2: {_describe_engine(ready)}")
             elapsed_s = time.monotonic() - self._started
@@ -186,13 +192,24 @@ class Front:
         self._stopping.set()
         setup.cancel()
         await asyncio.wait({setup})
-        if self._serving.service is not None:
-            logger.info("stopping: %d predictions still run", self._serving.service.num_active)
-            await self._serving.service.drain(self._settings.shutdown_grace_s)
+        if (service := self._serving.service) is None:
+            return
+        logger.info("stopping: %d predictions still run", service.num_active)
+        drain = asyncio.create_task(service.drain(self._settings.shutdown_grace_s))
+        hurry = asyncio.create_task(self._hurrying.wait())
+        await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not drain.done():
+            drain.cancel()
+            await asyncio.wait({drain})
+            await service.drain(0)
 
     def _stop(self) -> None:
-        """Begin the end; called from a signal handler, too, where the loop may be asleep."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._stopping.set()
+
+    def _on_signal(self) -> None:
+        """The first one begins the end, the second one means now. The loop may be asleep when a signal comes."""
+        self._loop.call_soon_threadsafe(self._hurrying.set if self._stopping.is_set() else self._stopping.set)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -201,8 +218,9 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise InvalidSetting(
-            f"Can't listen on {host}, port {port}: {error.strerror or error}.", remedy="Choose another with --port."
+            f"Can't listen on {host}, port {port}: {reason}.", remedy="Choose others with --host and --port."
         ) from error
 
 

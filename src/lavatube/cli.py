@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from lavatube.errors import InvalidSetting, LavatubeError
 from lavatube.settings import MIB, Option, Settings, options, read_settings
 
 PROVISION = ("cache", "lock", "allow_unverified", "hf_endpoint", "hf_token")
 ENGINE = ("device", "dtype", "threads", "kv_cache_mib")
-URL_SCHEMES = ("http:", "https:", "data:")
 
 MODEL_HELP = "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://… or file://…"
 
@@ -173,29 +173,30 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return read_settings(flags, file=getattr(arguments, "config", None))
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def _serve(arguments: argparse.Namespace) -> NoReturn:
     from lavatube.boot import serve
 
-    return serve(_settings(arguments))
+    serve(_settings(arguments))
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from lavatube.predictor import Predictor
+    from lavatube.predictor import Predictor, read_picture
+    from lavatube.prompt.chat import Generation, single_turn
     from lavatube.terminal import progress_bar
 
-    image = arguments.image
+    generation = Generation(
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        max_tokens=arguments.max_tokens,
+        seed=arguments.seed,
+    )
+    chat = single_turn(
+        arguments.prompt, read_picture(arguments.image)
+    )  # before the model: a typo should not cost a load
     with Predictor(**asdict(_settings(arguments))) as predictor:
         with progress_bar() as on_progress:
             predictor.setup(on_progress)
-        pieces = predictor.predict(
-            image if image.startswith(URL_SCHEMES) else Path(image),
-            arguments.prompt,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            max_tokens=arguments.max_tokens,
-            seed=arguments.seed,
-        )
-        for text in pieces:
+        for text in predictor.chat(chat, generation):
             print(text, end="", flush=True)
         print()
     return 0

@@ -24,7 +24,13 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
+        """Weights and at least one request of full length."""
         return self.weights_bytes + self.kv_bytes_per_context <= self.free_bytes
+
+    @property
+    def shortage(self) -> str:
+        """Why it does not fit."""
+        return "none: the weights do not fit" if self.weights_bytes > self.free_bytes else "none: only shorter ones"
 
     @property
     def num_contexts(self) -> int:

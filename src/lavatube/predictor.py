@@ -5,7 +5,8 @@ Everything runs in the caller's process: phase 1 in setup(), the engine on a bac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -17,11 +18,11 @@ from lavatube import assembly
 from lavatube.checkpoint import read_spec
 from lavatube.engine import wire
 from lavatube.engine.load import choose_threads, load_core
-from lavatube.engine.local import LocalEngine
+from lavatube.engine.local import LocalEngine, LocalStream
 from lavatube.errors import InvalidInput, NotReady, from_code
 from lavatube.prompt.chat import Chat, Generation, single_turn
 from lavatube.prompt.detokenize import Detokenizer
-from lavatube.prompt.prepare import Prepared, Preparer
+from lavatube.prompt.prepare import Preparer
 from lavatube.settings import Setting, Settings, read_settings
 from lavatube.weights.provision import Progress, provision
 
@@ -42,6 +43,7 @@ class Predictor:
     def setup(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> None:
         """Phases 1 and 2: provision the weights and load them. A second call does nothing.
 
+        Sets the number of torch's threads, for this whole process.
         Raises: OperatorError, where the weights can't be had, trusted or served.
         """
         if self._engine is not None:
@@ -49,9 +51,15 @@ class Predictor:
         settings = self.settings
         provisioned = provision(settings.model, assembly.provision_options(settings), on_progress)
         spec = read_spec(provisioned.folder)
-        self._preparer = assembly.make_preparer(spec, provisioned.folder, settings)
-        torch.set_num_threads(choose_threads(settings.threads, spec))
-        self._engine = LocalEngine(load_core(assembly.load_command(provisioned.folder, self._preparer, settings)))
+        preparer = assembly.make_preparer(spec, provisioned.folder, settings)
+        try:
+            torch.set_num_threads(choose_threads(settings.threads, spec))
+            core = load_core(assembly.load_command(provisioned.folder, preparer, settings))
+        except BaseException:
+            preparer.close()
+            raise
+        preparer.limit_context(core.max_context_tokens)
+        self._preparer, self._engine = preparer, LocalEngine(core)
 
     def predict(
         self,
@@ -63,20 +71,25 @@ class Predictor:
         max_tokens: int = 1024,
         top_k: int = 0,
         seed: int | None = None,
-    ) -> Iterator[str]:
+    ) -> Answer:
         """Answer a question about a picture, piece by piece.
 
         `image` is a path, an encoded picture, or an http(s) or data URL. Closing the iterator stops the generation.
         Raises: RequestError before the first piece; ServiceError from the iterator.
         """
         generation = Generation(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-        return self.chat(single_turn(prompt, None if image is None else _source(image)), generation)
+        return self.chat(single_turn(prompt, None if image is None else read_picture(image)), generation)
 
-    def chat(self, chat: Chat, generation: Generation | None = None) -> Iterator[str]:
+    def chat(self, chat: Chat, generation: Generation | None = None) -> Answer:
         """Answer the last turn of a conversation, piece by piece."""
         if self._engine is None or self._preparer is None:
             raise NotReady("The predictor has no model yet.", remedy="Call setup() first.")
-        return self._stream(self._engine, self._preparer.prepare(chat, generation or Generation()))
+        prepared = self._preparer.prepare(chat, generation or Generation())
+        detokenizer = Detokenizer(self._preparer.tokenizer, prepared.stop)
+        if prepared.sampling.max_tokens == 0:
+            return Answer(None, detokenizer)
+        request = wire.Submit(uuid4().hex, prepared.token_ids, list(prepared.images), prepared.sampling)
+        return Answer(self._engine.submit(request), detokenizer)
 
     def close(self) -> None:
         """Free the model; open iterators end with an error."""
@@ -96,32 +109,48 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _stream(self, engine: LocalEngine, prepared: Prepared) -> Iterator[str]:
-        assert self._preparer is not None
-        if prepared.sampling.max_tokens == 0:
-            return
-        detokenizer = Detokenizer(self._preparer.tokenizer, prepared.stop)
-        request = wire.Submit(uuid4().hex, prepared.token_ids, list(prepared.images), prepared.sampling)
-        with engine.submit(request) as events:
-            for event in events:
-                match event:
-                    case wire.Tokens():
-                        text = detokenizer.push(event.token_ids)
-                    case wire.Done():
-                        text = detokenizer.finish()
-                    case wire.Failed():
-                        raise from_code(event.code, event.message)
-                if text:
-                    yield text
-                if detokenizer.has_stopped:
-                    return
+
+class Answer:
+    """The pieces of one answer. Any thread may iterate, close or drop it; to close it is to stop the generation."""
+
+    def __init__(self, events: LocalStream | None, detokenizer: Detokenizer) -> None:
+        self._events = events
+        self._detokenizer = detokenizer
+        self._lock = threading.Lock()  # of the detokenizer, and so that pieces come in order
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        """Raises: ServiceError."""
+        with self._lock:
+            while self._events is not None and not self._detokenizer.has_stopped:
+                if text := self._read(next(self._events)):
+                    return text
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def _read(self, event: wire.RequestEvent) -> str:
+        match event:
+            case wire.Tokens():
+                return self._detokenizer.push(event.token_ids)
+            case wire.Done():
+                return self._detokenizer.finish()
+            case wire.Failed():
+                raise from_code(event.code, event.message)
 
 
-def _source(image: Path | bytes | str) -> bytes | str:
+def read_picture(image: Path | bytes | str) -> bytes | str:
     """A file's bytes, or the URL as it is. In the caller's own process a path may be read; over HTTP it never is."""
     if isinstance(image, bytes) or (isinstance(image, str) and image.startswith(URL_SCHEMES)):
         return image
     try:
         return Path(image).read_bytes()
     except OSError as error:
-        raise InvalidInput(f"Can't read the picture {image}: {error.strerror}.", param="image") from error
+        raise InvalidInput(
+            f"Can't read the picture {image}: {error.strerror}.", param="image", remedy="Check the path."
+        ) from error

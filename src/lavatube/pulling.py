@@ -16,7 +16,9 @@ from lavatube.weights.provision import Provisioned
 
 
 async def pull(settings: Settings, on_progress: Callable[[Progress], None]) -> Provisioned:
-    """Provision the model of these settings, which travel in the environment: MODEL may be a signed URL. Cancelling ends the child; what it has fetched stays for the next time.
+    """Provision the model of these settings. They travel in the environment, since MODEL may be a signed URL.
+
+    Cancelling ends the child; what it has fetched stays for the next time.
 
     Raises: OperatorError, as the child said it.
     """

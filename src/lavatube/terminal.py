@@ -77,9 +77,7 @@ def show_spec(model: str, device: str, provisioned: provision.Provisioned, spec:
         f"{_size(plan.kv_bytes_per_token)} a token, {_size(plan.kv_bytes_per_context)} a full context",
     )
     memory.add_row(f"free memory of {device}", _size(plan.free_bytes))
-    memory.add_row(
-        "full contexts that fit", f"{plan.num_contexts:,}" if plan.fits else "[red]the weights do not fit[/red]"
-    )
+    memory.add_row("full contexts that fit", f"{plan.num_contexts:,}" if plan.fits else f"[red]{plan.shortage}[/red]")
     console.print(memory)
 
 

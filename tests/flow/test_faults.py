@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,9 @@ import httpx
 import pytest
 from openai import APIError, OpenAI
 
+from lavatube.weights.manifest import FILE_NAME, build_manifest
+from lavatube.weights.uri import EMBEDDED
+from tests.cdn import Cdn
 from tests.flow.conftest import data_url
 from tests.flow.server import Server
 from tests.flow.sse import events
@@ -138,3 +142,31 @@ def test_the_worker_does_not_outlive_a_killed_front(endless: Server) -> None:
 def _status(server: Server, identifier: str) -> str:
     status: str = httpx.get(f"{server.url}/predictions/{identifier}").json()["status"]
     return status
+
+
+def test_a_second_signal_means_now(endless: Server) -> None:
+    with httpx.stream("POST", f"{endless.url}/predictions", json={"input": LONG}, headers=STREAM) as response:
+        received = events(response)
+        next(received)
+        endless.process.send_signal(signal.SIGINT)
+        endless.wait_for_status(503)
+        endless.process.send_signal(signal.SIGINT)
+        assert endless.process.wait(10) == 0
+
+
+def test_a_slow_source_is_seen_coming(tmp_path: Path) -> None:
+    """The front answers meanwhile, tells how far phase 1 is, and says where it is once it is ready."""
+    folder = Path(shutil.copytree(EMBEDDED, tmp_path / "tiny"))
+    (folder / FILE_NAME).write_text(build_manifest(folder, "tiny").to_json())
+    with Cdn(folder) as cdn, Server(cdn.url("slow"), tmp_path / "cache", "--model-name", "slow") as server:
+        seen = []
+        while not seen or seen[-1]["phase"] == "provisioning":
+            seen.append(httpx.get(f"{server.url}/startupz").json())
+            time.sleep(0.05)
+        fetched = [view["done_bytes"] for view in seen if view["total_bytes"]]
+        assert fetched == sorted(fetched)
+        assert len(set(fetched)) > 3
+        assert any(view["eta_s"] for view in seen)
+        server.wait_ready()
+        assert "phase 1: fetching" in server.text
+        assert f"slow at {server.url}" in server.text

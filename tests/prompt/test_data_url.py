@@ -31,7 +31,7 @@ def test_heads_that_are_taken(head: str) -> None:
         "data:image/png;base64",
         "data:image/png;base64,",
         "data:image/png,abc",
-        "data:text/html;base64," + BASE64,
+        "data:text;base64," + BASE64,
         "data:image/png;base64,@@@@",
         "data:image/png;base64,QUJD\n",
         "data:image/png;base64,QUI",
@@ -71,3 +71,9 @@ def test_other_threads_get_their_turn_while_a_long_one_is_decoded() -> None:
     done.set()
     ticker.join()
     assert len(gaps) > 3
+
+
+@pytest.mark.parametrize("kind", ["", "image/png", "application/octet-stream", "application/postscript"])
+def test_the_type_is_not_believed(kind: str) -> None:
+    same = decode_data_url(f"data:image/png;base64,{BASE64}", 1000)
+    assert decode_data_url(f"data:{kind};base64,{BASE64}", 1000) == same

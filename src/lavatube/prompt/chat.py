@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+from lavatube.errors import InvalidInput
+
+_RANGES: Final = "top_p is between 0 and 1; all others are numbers from 0 on."
 
 
 class Role(StrEnum):
@@ -59,6 +65,19 @@ class Generation:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises: InvalidInput."""
+        legal = {
+            "max_tokens": self.max_tokens is None or self.max_tokens >= 0,
+            "temperature": 0 <= self.temperature < math.inf,
+            "top_p": 0 <= self.top_p <= 1,
+            "top_k": self.top_k >= 0,
+            "seed": self.seed is None or self.seed >= 0,
+        }
+        for name, is_legal in legal.items():
+            if not is_legal:
+                raise InvalidInput(f"{name} is {getattr(self, name)}, out of its range.", param=name, remedy=_RANGES)
 
 
 def single_turn(prompt: str, image: bytes | str | None, param: str = "image") -> Chat:

@@ -40,6 +40,7 @@ RESOLVE_LIMIT_S: Final = 3.0
 CONNECT_LIMIT_S: Final = 3.0
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _READ_BYTES: Final = 64 * 1024
+_CHECK_URL: Final = "Check the URL, try again, or send the picture itself as a data: URL."
 _USE_DATA_URL: Final = "Send the picture itself as a data: URL."
 
 Resolve = Callable[[str], Sequence[str]]
@@ -102,7 +103,7 @@ class UrlGate:
             if answer.status not in _REDIRECTS:
                 return _body_of(answer)
             target = _next_target(target, answer)
-        raise ImageFetchFailed(f"The picture's URL redirects more than {MAX_REDIRECTS} times.")
+        raise ImageFetchFailed(f"The picture's URL redirects more than {MAX_REDIRECTS} times.", remedy=_CHECK_URL)
 
     def _request(self, target: Target, deadline: float) -> _Answer:
         addresses = self._addresses(target, deadline)
@@ -111,7 +112,9 @@ class UrlGate:
                 return _get(line, target, self._max_bytes, deadline)
         except (OSError, h11.RemoteProtocolError) as error:
             logger.info("fetching a picture from %s at %s failed: %r", target.host, addresses[0], error)
-            raise ImageFetchFailed("The picture's server could not be reached, or broke off.") from None
+            raise ImageFetchFailed(
+                "The picture's server could not be reached, or broke off.", remedy=_CHECK_URL
+            ) from None
 
     def _addresses(self, target: Target, deadline: float) -> list[str]:
         """Where the target may be dialled: every address of it was checked."""
@@ -147,7 +150,7 @@ class UrlGate:
         except queue.Empty:
             addresses = []
         if not addresses:
-            raise ImageFetchFailed("The host of the picture's URL could not be found.")
+            raise ImageFetchFailed("The host of the picture's URL could not be found.", remedy=_CHECK_URL)
         return addresses
 
     def _connect(self, target: Target, addresses: Sequence[str], deadline: float) -> socket.socket:
@@ -176,7 +179,10 @@ def _read_hosts(policy: str) -> frozenset[tuple[str, int | None]]:
         try:
             target = parse_url(f"http://{entry.strip()}")
         except InvalidImageUrl:
-            raise InvalidSetting(f"{entry.strip()!r} is no host, nor a host and a port.") from None
+            raise InvalidSetting(
+                f"image_urls: {entry.strip()!r} is no host, nor a host and a port.",
+                remedy="It is public, off, or host names with commas between them.",
+            ) from None
         has_port = target.port != DEFAULT_PORTS["http"]
         hosts.add((target.host, target.port if has_port else None))
     return frozenset(hosts)
@@ -184,19 +190,19 @@ def _read_hosts(policy: str) -> frozenset[tuple[str, int | None]]:
 
 def _next_target(target: Target, answer: _Answer) -> Target:
     if answer.location is None:
-        raise ImageFetchFailed("The picture's URL redirects to nowhere.")
+        raise ImageFetchFailed("The picture's URL redirects to nowhere.", remedy=_CHECK_URL)
     try:
         following = parse_url(urljoin(target.url, answer.location))
     except (InvalidImageUrl, ValueError):
         raise ForbiddenImageUrl("The picture's URL redirects to what is not a plain http or https URL.") from None
     if (target.scheme, following.scheme) == ("https", "http"):
-        raise ImageFetchFailed("The picture's URL redirects from https to http.")
+        raise ImageFetchFailed("The picture's URL redirects from https to http.", remedy=_CHECK_URL)
     return following
 
 
 def _body_of(answer: _Answer) -> bytes:
     if answer.status != 200:
-        raise ImageFetchFailed(f"The picture's server answered with status {answer.status}.")
+        raise ImageFetchFailed(f"The picture's server answered with status {answer.status}.", remedy=_CHECK_URL)
     return answer.body
 
 

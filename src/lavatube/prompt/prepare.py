@@ -71,6 +71,11 @@ class Preparer:
                 f"at {spec.language.vocab_size - 1}."
             )
         self._template = _template(spec, self.tokenizer)
+        self._context_tokens = spec.language.max_positions
+
+    def limit_context(self, tokens: int) -> None:
+        """Take no more than this: an engine's cache may hold less than the model was trained for."""
+        self._context_tokens = min(tokens, self._context_tokens)
 
     def prepare(self, chat: Chat, generation: Generation) -> Prepared:
         """Fetch, decode, render, tokenise and check one conversation.
@@ -82,6 +87,7 @@ class Preparer:
             raise TooManyImages(
                 f"The request has {len(images)} pictures; {self._limits.max_images} are allowed.",
                 param=images[self._limits.max_images].param,
+                remedy="Send fewer.",
             )
         _check_stop(generation.stop)
         template_ids = self._tokenise(chat)
@@ -126,15 +132,15 @@ class Preparer:
         except UnicodeEncodeError:
             raise InvalidInput("The text holds half of a surrogate pair, which is no character.") from None
         at_least = size_bytes // self.tokenizer.vocabulary.longest_piece_bytes
-        if at_least > self._spec.language.max_positions:
+        if at_least > self._context_tokens:
             raise PromptTooLong(
-                f"The prompt has at least {at_least} tokens; the context holds {self._spec.language.max_positions}.",
+                f"The prompt has at least {at_least} tokens; the context holds {self._context_tokens}.",
                 remedy="Send a shorter one.",
             )
 
     def _check_length(self, text_tokens: int, image_tokens: int) -> int:
         """How many tokens are left for the answer, at least one. Raises PromptTooLong."""
-        context = self._spec.language.max_positions
+        context = self._context_tokens
         total = text_tokens + image_tokens
         if total + 1 > context:
             pictures = f" ({image_tokens} of them for pictures)" if image_tokens else ""

@@ -53,12 +53,19 @@ def rasterise(data: bytes, form: Format, limits: ImageLimits) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=(form,))
         check_size(*image.size, limits)
+        if form == "PNG":
+            _check_sums(data)
         image.load()
         return _upright(_rgb(image), _orientation(image))
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"The picture has more than {limits.max_pixels} pixels.") from None
     except _BROKEN:
         raise ImageRejected("The picture's file is broken: it can't be decoded.") from None
+
+
+def _check_sums(data: bytes) -> None:
+    """Loading a PNG passes over the check sums of its pixels. Raises: SyntaxError."""
+    Image.open(io.BytesIO(data), formats=("PNG",)).verify()
 
 
 def _orientation(image: Image.Image) -> int:

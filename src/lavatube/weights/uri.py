@@ -57,6 +57,10 @@ def parse_model(text: str) -> ModelUri:
         return ModelUri("folder", str(folder.absolute()))
     if text.startswith(("/", "./", "../", "~")):
         raise InvalidSetting(f"There is no directory {text}.", param="model", remedy=_REMEDY)
+    if "/" not in text:
+        raise InvalidSetting(
+            f"There is no directory {text}, and it names no repository.", param="model", remedy=_REMEDY
+        )
     return _parse_hub(text, text)
 
 
