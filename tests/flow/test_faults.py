@@ -126,7 +126,7 @@ def test_a_model_that_can_not_be_served_is_told_by_health(tmp_path: Path, cache:
         assert view["failure"]["code"] == "unsupported_checkpoint"
         assert httpx.get(f"{server.url}/livez").status_code == 200
         assert httpx.get(f"{server.url}/health-check").json()["status"] == "SETUP_FAILED"
-        assert server.stop() == 0
+        assert server.stop() == 1
 
 
 def test_the_worker_does_not_outlive_a_killed_front(endless: Server) -> None:
