@@ -14,7 +14,6 @@ from uuid import uuid4
 import torch
 
 from lavatube import assembly
-from lavatube.checkpoint import read_spec
 from lavatube.engine import wire
 from lavatube.engine.load import choose_threads, load_core
 from lavatube.engine.local import LocalEngine
@@ -48,7 +47,7 @@ class Predictor:
             return
         settings = self.settings
         provisioned = provision(settings.model, assembly.provision_options(settings), on_progress)
-        spec = read_spec(provisioned.folder)
+        spec = assembly.read_served_spec(provisioned.folder, settings)
         self._preparer = assembly.make_preparer(spec, provisioned.folder, settings)
         torch.set_num_threads(choose_threads(settings.threads, spec))
         self._engine = LocalEngine(load_core(assembly.load_command(provisioned.folder, self._preparer, settings)))
@@ -73,10 +72,18 @@ class Predictor:
         return self.chat(single_turn(prompt, None if image is None else _source(image)), generation)
 
     def chat(self, chat: Chat, generation: Generation | None = None) -> Iterator[str]:
-        """Answer the last turn of a conversation, piece by piece."""
+        """Answer the last turn of a conversation, piece by piece.
+
+        Raises: InvalidInput, also for what an iterator of text has no place for: several choices, and logprobs.
+        """
+        generation = generation or Generation()
+        if generation.num_choices != 1 or generation.top_logprobs is not None:
+            raise InvalidInput(
+                "A predictor gives one answer, and its text alone.", remedy="Ask again with another seed."
+            )
         if self._engine is None or self._preparer is None:
             raise NotReady("The predictor has no model yet.", remedy="Call setup() first.")
-        return self._stream(self._engine, self._preparer.prepare(chat, generation or Generation()))
+        return self._stream(self._engine, self._preparer.prepare(chat, generation))
 
     def close(self) -> None:
         """Free the model; open iterators end with an error."""
@@ -110,7 +117,7 @@ class Predictor:
                     case wire.Done():
                         text = detokenizer.finish()
                     case wire.Failed():
-                        raise from_code(event.code, event.message)
+                        raise from_code(event.code, event.message, param=event.param or None)
                 if text:
                     yield text
                 if detokenizer.has_stopped:

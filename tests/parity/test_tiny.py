@@ -62,9 +62,7 @@ def our_inputs(predictor: Predictor, picture: str, question: str) -> Prepared:
 
 @pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_same_ids_and_pixels(
-    predictor: Predictor, processor: LlavaProcessor, picture: str, question: str
-) -> None:
+def test_the_same_ids_and_pixels(predictor: Predictor, processor: LlavaProcessor, picture: str, question: str) -> None:
     reference = their_inputs(processor, picture, question)
     prepared = our_inputs(predictor, picture, question)
     assert prepared.token_ids == reference["input_ids"][0].tolist()
