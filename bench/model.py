@@ -18,14 +18,20 @@ PROMPT_TOKENS = 594  # 576 of the image and a short question
 SPEC = ModelSpec(
     family="llava",
     layout="llava-hf",
-    vision=VisionSpec(336, 14, 1024, 4096, 24, 16, 1e-5, "quick_gelu", -2, "patch"),
+    fidelity="hf",
+    merge="flat",
+    has_newline=False,
+    vision=VisionSpec("clip", 336, 14, 1024, 4096, 24, 16, 1e-5, "quick_gelu", (-2,), "patch"),
     pixels=PixelSpec("crop", 336, 336, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), 1 / 255),
-    projector=ProjectorSpec("gelu", has_bias=True),
-    language=LanguageSpec(2048, 5632, 22, 32, 4, 64, 32064, 1e-5, 10000.0, 2048, "silu", has_tied_embeddings=False),
+    projector=ProjectorSpec(2, "gelu", has_bias=True),
+    language=LanguageSpec(
+        "llama", 2048, 5632, 22, 32, 4, 64, 32064, 1e-5, 10000.0, 2048, "silu", has_tied_embeddings=False
+    ),
     image_token_id=32000,
     stop_token_ids=(2,),
     dtype="bfloat16",
-    chat_template=None,
+    template=None,
+    builtin_template="llava_v1",
     decisions=(),
 )
 

@@ -13,7 +13,10 @@ TOKEN = "hf_secret"
 
 
 class FakeHub(LoopbackServer):
-    """Has the files of `storage.folder` as `org/name`; `.safetensors` lie in large-file storage."""
+    """Has the files of `storage.folder` as `org/name`; `.safetensors` lie in large-file storage.
+
+    Other repositories, whose files are all small, are added to `others` by name.
+    """
 
     def __init__(self, storage: Cdn, *, scenario: str = "ok", is_gated: bool = False) -> None:
         self.handler = _HubHandler
@@ -21,6 +24,7 @@ class FakeHub(LoopbackServer):
         self.storage = storage
         self.scenario = scenario
         self.is_gated = is_gated
+        self.others: dict[str, Path] = {}
         self.git_sha1: dict[str, str] = {}
         """Overrides what the tree says of a small file."""
 
@@ -39,6 +43,8 @@ class _HubHandler(LoopbackHandler):
             self._reply_tree(hub)
         elif path.startswith(f"/org/name/resolve/{COMMIT}/"):
             self._reply_file(hub, path.rpartition("/")[2])
+        elif other := next((name for name in hub.others if f"/{name}/" in path), None):
+            self._reply_other(hub, other, path)
         else:
             self.reply(404, {})
 
@@ -55,21 +61,32 @@ class _HubHandler(LoopbackHandler):
             link = f'<{hub.root}/api/models/org/name/tree/{COMMIT}?recursive=true&cursor=2>; rel="next"'
             self._reply_json([{"type": "directory", "path": "onnx"}, *entries[:middle]], {"Link": link})
 
+    def _reply_other(self, hub: FakeHub, repository: str, path: str) -> None:
+        folder = hub.others[repository]
+        if path == f"/api/models/{repository}/revision/main":
+            self._reply_json({"id": repository, "sha": COMMIT})
+        elif path == f"/api/models/{repository}/tree/{COMMIT}":
+            self._reply_json([_entry(hub, file, is_large=False) for file in sorted(folder.iterdir())])
+        else:
+            self._reply_range((folder / path.rpartition("/")[2]).read_bytes())
+
     def _reply_file(self, hub: FakeHub, name: str) -> None:
         if name.endswith(".safetensors"):
             self.reply(302, {"Location": f"{hub.storage.url(hub.scenario)}/{name}?X-Signature=secret"})
             return
-        data = (hub.storage.folder / name).read_bytes()
+        self._reply_range((hub.storage.folder / name).read_bytes())
+
+    def _reply_range(self, data: bytes) -> None:
         start, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
         extent = f"bytes {start}-{last}/{len(data)}"
         self.reply(206, {"Content-Range": extent}, data[int(start) : int(last) + 1])
 
 
-def _entry(hub: FakeHub, path: Path) -> dict[str, object]:
+def _entry(hub: FakeHub, path: Path, *, is_large: bool | None = None) -> dict[str, object]:
     data = path.read_bytes()
     git_sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     entry: dict[str, object] = {"type": "file", "path": path.name, "size": len(data)}
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" if is_large is None else is_large:
         lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
         return entry | {"oid": "0" * 40, "lfs": lfs}
     return entry | {"oid": hub.git_sha1.get(path.name, git_sha1)}

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "lavatube"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"settings", "spec"},
-    {"checkpoint", "memory"},
+    {"checkpoint", "fidelity", "geometry", "memory"},
     {"engine.wire"},
     {"weights", "prompt", "model"},
     {"engine"},
@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"predictor", "boot"},
     {"platforms", "cli"},
 ]
-ALLOWED = {("model.load", "weights.tensors")}
+ALLOWED = {("model.load", "weights.composite")}
 FRONT = {"boot", "cli", "serve", "predictions", "prompt", "engine.client", "engine.supervisor", "engine.wire"}
 
 

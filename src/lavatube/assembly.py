@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
+from lavatube.checkpoint import read_spec
 from lavatube.engine import wire
+from lavatube.fidelity import Choice, with_fidelity
 from lavatube.prompt.decoder import ImageDecoder
 from lavatube.prompt.fetch import UrlGate
-from lavatube.prompt.images import ImageLimits
+from lavatube.prompt.images import ImageLimits, Reading
 from lavatube.prompt.prepare import Preparer
+from lavatube.prompt.structure import can_build
 from lavatube.settings import MIB, Settings
 from lavatube.spec import ModelSpec
 from lavatube.weights.provision import ProvisionOptions
+
+# Pictures are shown as a person sees them, unless one of the worlds is asked for by name.
+_READINGS: Final[dict[Choice, Reading]] = {"auto": "person", "original": "original", "hf": "hf"}
 
 
 def provision_options(settings: Settings) -> ProvisionOptions:
@@ -25,8 +32,14 @@ def provision_options(settings: Settings) -> ProvisionOptions:
     )
 
 
+def read_served_spec(folder: Path, settings: Settings) -> ModelSpec:
+    """What the checkpoint is, under the rules that the settings ask for. Raises: UnsupportedCheckpoint."""
+    return with_fidelity(read_spec(folder), _fidelity(settings))
+
+
 def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.Load:
     """Phase 2; ids that the tokenizer does not have are never sampled."""
+    vocabulary = preparer.tokenizer.vocabulary
     return wire.Load(
         folder=str(folder),
         device=settings.device,
@@ -34,7 +47,9 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         max_sequences=settings.max_sequences,
         max_step_tokens=settings.max_step_tokens,
         kv_cache_bytes=settings.kv_cache_mib * MIB,
-        num_token_ids=preparer.tokenizer.vocabulary.size,
+        num_token_ids=vocabulary.size,
+        token_texts=[vocabulary.decode(token_id) for token_id in range(vocabulary.size)] if can_build() else [],
+        fidelity=_fidelity(settings),
     )
 
 
@@ -48,7 +63,15 @@ def make_preparer(spec: ModelSpec, folder: Path, settings: Settings) -> Preparer
     gate = UrlGate(settings.image_urls, timeout_s=settings.image_fetch_timeout_s, max_bytes=limits.max_bytes)
     decoder = ImageDecoder(settings.decode_workers)
     try:
-        return Preparer(spec, folder, limits, gate, decoder)
+        return Preparer(spec, folder, limits, gate, decoder, _READINGS[_fidelity(settings)])
     except BaseException:
         decoder.close()
         raise
+
+
+def _fidelity(settings: Settings) -> Choice:
+    match settings.fidelity:
+        case "original" | "hf" as choice:
+            return choice
+        case _:
+            return "auto"

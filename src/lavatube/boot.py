@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Final, NoReturn
 
 from lavatube import assembly
-from lavatube.checkpoint import read_spec
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
 from lavatube.engine.wire import Ready
@@ -157,7 +156,7 @@ class Front:
             self._engine.launch()  # it imports torch while the weights arrive
             provisioned = await pull(self._settings, self._on_progress)
             self._note(f"phase 1: {_describe(provisioned)}")
-            spec = await asyncio.to_thread(read_spec, provisioned.folder)
+            spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
             self._preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
             self._provisioned = provisioned
             load = assembly.load_command(provisioned.folder, self._preparer, self._settings)

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top-p", type=float, default=1.0, help="sample from this share of probability (default: 1)")
     predict.add_argument("--max-tokens", type=int, default=1024, help="most tokens to answer with (default: 1024)")
     predict.add_argument("--seed", type=int, help="makes sampling repeatable")
-    _add_settings(predict, (*PROVISION, *ENGINE))
+    _add_settings(predict, (*PROVISION, *ENGINE, "fidelity"))
 
     pull = _command(commands, "pull", _pull, "provision a model's weights into the cache", _PULL_EXAMPLES)
     pull.add_argument("model", nargs="?", help=MODEL_HELP)
@@ -71,7 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is, and why", _INSPECT_EXAMPLES)
     inspect.add_argument("model", nargs="?", help=MODEL_HELP)
     inspect.add_argument("--json", action="store_true", help="the same as JSON")
-    _add_settings(inspect, (*PROVISION, "device", "dtype"))
+    inspect.add_argument(
+        "--image",
+        type=_image_size,
+        action="append",
+        default=[],
+        metavar="WxH",
+        help="count the tokens of a picture of this size; several are pictures of one prompt",
+    )
+    _add_settings(inspect, (*PROVISION, "device", "dtype", "fidelity"))
 
     lock = _command(commands, "lock", _lock, "write the manifest of a model: sizes and digests", _LOCK_EXAMPLES)
     lock.add_argument("model", help=MODEL_HELP)
@@ -103,7 +111,8 @@ _PULL_EXAMPLES = """examples:
   lavatube pull https://cdn.example.com/llava --lock lavatube.lock.json"""
 _INSPECT_EXAMPLES = """examples:
   lavatube inspect                                  the embedded model
-  lavatube inspect ./my-checkpoint --json"""
+  lavatube inspect ./my-checkpoint --json
+  lavatube inspect --image 640x480                  and how many tokens such a picture has"""
 _LOCK_EXAMPLES = """examples:
   lavatube lock ./my-checkpoint                     writes ./my-checkpoint/lavatube.lock.json
   lavatube lock llava-hf/llava-1.5-7b-hf            pins what the hub has now, in ./lavatube.lock.json"""
@@ -234,26 +243,36 @@ def _pull_json(settings: Settings) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from lavatube.assembly import provision_options
-    from lavatube.checkpoint import read_spec
+    from lavatube.assembly import provision_options, read_served_spec
     from lavatube.engine.capacity import free_bytes
     from lavatube.engine.load import choose_device, choose_dtype
+    from lavatube.geometry import count_image
     from lavatube.memory import plan_memory
-    from lavatube.terminal import progress_bar, show_spec
+    from lavatube.terminal import progress_bar, show_images, show_spec
     from lavatube.weights.provision import provision
 
     settings = _settings(arguments)
     with progress_bar() as on_progress:
         provisioned = provision(settings.model, provision_options(settings), on_progress)
-    spec = read_spec(provisioned.folder)
+    spec = read_served_spec(provisioned.folder, settings)
     device = choose_device(settings.device)
     plan = plan_memory(spec, choose_dtype(settings.dtype, spec.dtype, device), free_bytes(device))
+    images = [count_image(spec, size, len(arguments.image)) for size in arguments.image]
     if arguments.json:
         result = {"model": settings.model, "device": device, "weights": asdict(provisioned)}
-        print(json.dumps({**result, "spec": asdict(spec), "memory": asdict(plan)}, default=str))
+        result |= {"spec": asdict(spec), "memory": asdict(plan), "images": [asdict(image) for image in images]}
+        print(json.dumps(result, default=str))
     else:
         show_spec(settings.model, str(device), provisioned, spec, plan)
+        show_images(images)
     return 0
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 10**6 and 0 < int(height) < 10**6):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 640x480")
+    return int(width), int(height)
 
 
 def _lock(arguments: argparse.Namespace) -> int:

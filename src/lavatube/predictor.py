@@ -15,7 +15,6 @@ from uuid import uuid4
 import torch
 
 from lavatube import assembly
-from lavatube.checkpoint import read_spec
 from lavatube.engine import wire
 from lavatube.engine.load import choose_threads, load_core
 from lavatube.engine.local import LocalEngine, LocalStream
@@ -50,7 +49,7 @@ class Predictor:
             return
         settings = self.settings
         provisioned = provision(settings.model, assembly.provision_options(settings), on_progress)
-        spec = read_spec(provisioned.folder)
+        spec = assembly.read_served_spec(provisioned.folder, settings)
         preparer = assembly.make_preparer(spec, provisioned.folder, settings)
         try:
             torch.set_num_threads(choose_threads(settings.threads, spec))
@@ -81,10 +80,18 @@ class Predictor:
         return self.chat(single_turn(prompt, None if image is None else read_picture(image)), generation)
 
     def chat(self, chat: Chat, generation: Generation | None = None) -> Answer:
-        """Answer the last turn of a conversation, piece by piece."""
+        """Answer the last turn of a conversation, piece by piece.
+
+        Raises: InvalidInput, also for what an iterator of text has no place for: several choices, and logprobs.
+        """
+        generation = generation or Generation()
+        if generation.num_choices != 1 or generation.top_logprobs is not None:
+            raise InvalidInput(
+                "A predictor gives one answer, and its text alone.", remedy="Ask again with another seed."
+            )
         if self._engine is None or self._preparer is None:
             raise NotReady("The predictor has no model yet.", remedy="Call setup() first.")
-        prepared = self._preparer.prepare(chat, generation or Generation())
+        prepared = self._preparer.prepare(chat, generation)
         detokenizer = Detokenizer(self._preparer.tokenizer, prepared.stop)
         if prepared.sampling.max_tokens == 0:
             return Answer(None, detokenizer)
@@ -141,7 +148,7 @@ class Answer:
             case wire.Done():
                 return self._detokenizer.finish()
             case wire.Failed():
-                raise from_code(event.code, event.message)
+                raise from_code(event.code, event.message, param=event.param or None)
 
 
 def read_picture(image: Path | bytes | str) -> bytes | str:

@@ -68,6 +68,12 @@ class Settings:
     max_new_tokens: int = _option(4096, "most tokens one answer may have", least=1)
     request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed", least=1)
     max_body_mib: int = _option(32, "largest request body, MiB", least=1)
+    fidelity: str = _option(
+        "auto",
+        "whose rules pixels, templates and ids follow to the last bit: the checkpoint's own world with pictures as a "
+        "person sees them (auto), the original code's, or the hub library's (hf)",
+        choices=("auto", "original", "hf"),
+    )
     max_images: int = _option(8, "pictures in one request")
     max_image_mib: int = _option(20, "largest encoded picture, MiB", least=1)
     max_image_pixels: int = _option(50_000_000, "largest picture, pixels", least=1)

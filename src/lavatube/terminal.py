@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from lavatube.geometry import ImageCount
 from lavatube.memory import MemoryPlan
 from lavatube.spec import ModelSpec
 from lavatube.weights import provision
@@ -79,6 +80,20 @@ def show_spec(model: str, device: str, provisioned: provision.Provisioned, spec:
     memory.add_row(f"free memory of {device}", _size(plan.free_bytes))
     memory.add_row("full contexts that fit", f"{plan.num_contexts:,}" if plan.fits else f"[red]{plan.shortage}[/red]")
     console.print(memory)
+
+
+def show_images(images: Sequence[ImageCount]) -> None:
+    """What pictures of these sizes cost."""
+    if not images:
+        return
+    table = Table(title="pictures of one prompt", title_justify="left")
+    for column in ("size", "tiles", "grid", "tokens", "with detail low"):
+        table.add_column(column, justify="right")
+    for image in images:
+        grid = f"{image.grid_cols} x {image.grid_rows}"
+        tokens, low = str(image.tokens), str(image.tokens_low_detail)
+        table.add_row(f"{image.width}x{image.height}", str(image.tiles), grid, tokens, low)
+    Console().print(table)
 
 
 def _pairs() -> Table:

@@ -16,11 +16,20 @@ GREEDY: Final = Sampling(max_tokens=12)
 SEEDED: Final = Sampling(max_tokens=12, temperature=1.0, top_p=0.95, top_k=100, seed=7)
 
 
-def pixels(spec: ModelSpec, seed: int) -> Pixels:
-    """One random square."""
+def pixels(spec: ModelSpec, seed: int, num_images: int = 1) -> Pixels:
+    """One random square, in a prompt of so many."""
     size = spec.vision.image_size
     data = random.Random(seed).randbytes(3 * size * size)
-    return Pixels(digest=bytes([seed]), data=data, tiles=1, size=size, num_tokens=spec.vision.num_features)
+    return Pixels(
+        digest=bytes([seed]),
+        data=data,
+        tiles=1,
+        size=size,
+        num_tokens=spec.vision.num_features,
+        width=size,
+        height=size,
+        num_images=num_images,
+    )
 
 
 def submit(
@@ -32,7 +41,7 @@ def submit(
     for _ in range(num_images):
         token_ids += [rng.randrange(3, 300)] + [spec.image_token_id] * spec.vision.num_features
     token_ids += [rng.randrange(3, 300) for _ in range(length - num_images)]
-    return Submit(name, token_ids, [pixels(spec, seed + index) for index in range(num_images)], sampling)
+    return Submit(name, token_ids, [pixels(spec, seed + index, num_images) for index in range(num_images)], sampling)
 
 
 def run(core: EngineCore, *submits: Submit) -> dict[str, list[RequestEvent]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
 
 from lavatube.engine.admission import admit
+from lavatube.engine.sequence import SequenceState
 from lavatube.engine.wire import Submit
 from lavatube.errors import InvalidInput, PromptTooLong, RequestError
 from lavatube.spec import ModelSpec
@@ -42,6 +44,8 @@ BAD: dict[str, Change] = {
     "squares of another size": with_pixels(size=8, data=b"\0" * 192),
     "no squares": with_pixels(tiles=0, data=b""),
     "other number of tokens": with_pixels(tiles=2, data=b"\0" * (2 * 3 * 32 * 32)),
+    "an image of another size": with_pixels(width=0),
+    "an image of another prompt": with_pixels(num_images=2),
     "no token wanted": with_sampling(max_tokens=0),
     "temperature below 0": with_sampling(temperature=-0.1),
     "temperature not a number": with_sampling(temperature=float("nan")),
@@ -49,6 +53,31 @@ BAD: dict[str, Change] = {
     "top_p above 1": with_sampling(top_p=1.1),
     "top_p not a number": with_sampling(top_p=float("nan")),
     "top_k below 0": with_sampling(top_k=-1),
+    "min_p above 1": with_sampling(min_p=1.5),
+    "min_p not a number": with_sampling(min_p=float("nan")),
+    "repetition_penalty 0": with_sampling(repetition_penalty=0.0),
+    "repetition_penalty not a number": with_sampling(repetition_penalty=float("nan")),
+    "presence_penalty without end": with_sampling(presence_penalty=float("inf")),
+    "frequency_penalty not a number": with_sampling(frequency_penalty=float("nan")),
+    "bias of an id past the vocabulary": with_sampling(logit_bias=((10**6, 1.0),)),
+    "bias of an id below 0": with_sampling(logit_bias=((-1, 1.0),)),
+    "two biases of one id": with_sampling(logit_bias=((1, 1.0), (1, 2.0))),
+    "bias without end": with_sampling(logit_bias=((1, float("inf")),)),
+    "min_tokens below 0": with_sampling(min_tokens=-1),
+    "min_tokens above max_tokens": with_sampling(min_tokens=GREEDY.max_tokens + 1),
+    "min_tokens in a grammar": with_sampling(min_tokens=1, grammar="start: /a/"),
+    "too many logprobs": with_sampling(top_logprobs=21),
+    "fewer logprobs than none": with_sampling(top_logprobs=-1),
+    "no choice": with_sampling(num_choices=0),
+    "too many choices": with_sampling(num_choices=9),
+    "an answer without a prompt": lambda spec, request: replace(request, num_answer_tokens=len(request.token_ids)),
+    "less than no answer": lambda spec, request: replace(request, num_answer_tokens=-1),
+    "an answer that is complete": lambda spec, request: replace(
+        request, token_ids=request.token_ids + [9] * 12, num_answer_tokens=12
+    ),
+    "choices of an answer that goes on": lambda spec, request: replace(
+        request, num_answer_tokens=1, sampling=replace(request.sampling, num_choices=2)
+    ),
 }
 
 
@@ -77,6 +106,22 @@ def test_refusals_are_the_clients_fault_and_say_what_to_do(spec: ModelSpec) -> N
     assert "Send a shorter text" in refused.value.sentence
 
 
+def test_the_placeholder_may_be_one_past_the_vocabulary(spec: ModelSpec) -> None:
+    """As in the original layout, where no token stands for a picture."""
+    original = dataclasses.replace(spec, image_token_id=spec.language.vocab_size)
+    request = submit(original, "a", num_images=1, length=4)
+    assert max(request.token_ids) == spec.language.vocab_size
+    assert admit(request, original, CONTEXT, 0.0).num_tokens == len(request.token_ids)
+    with pytest.raises(InvalidInput):
+        admit(request, spec, CONTEXT, 0.0)
+
+
+def test_choices_are_alike_but_for_their_seeds(spec: ModelSpec) -> None:
+    sequence = admit(submit(spec, "a", replace(GREEDY, num_choices=3, seed=5)), spec, CONTEXT, 0.0)
+    assert [(one.choice, one.sampling.seed) for one in sequence.siblings] == [(1, 6), (2, 7)]
+    assert all(one.state is SequenceState.EXPECTED for one in sequence.siblings)
+
+
 def test_spans_are_where_the_placeholders_are(spec: ModelSpec) -> None:
     count = spec.vision.num_features
     sequence = admit(submit(spec, "a", num_images=2, length=5), spec, CONTEXT, 3.0)
@@ -86,6 +131,6 @@ def test_spans_are_where_the_placeholders_are(spec: ModelSpec) -> None:
 
 def test_two_images_may_stand_side_by_side(spec: ModelSpec) -> None:
     count = spec.vision.num_features
-    request = Submit("a", [1] + [spec.image_token_id] * 2 * count, [pixels(spec, 1), pixels(spec, 2)], GREEDY)
+    request = Submit("a", [1] + [spec.image_token_id] * 2 * count, [pixels(spec, seed, 2) for seed in (1, 2)], GREEDY)
     sequence = admit(request, spec, CONTEXT, 0.0)
     assert [(span.start, span.end) for span in sequence.images] == [(1, 1 + count), (1 + count, 1 + 2 * count)]

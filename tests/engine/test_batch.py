@@ -9,7 +9,18 @@ from lavatube.engine.batch import build_batch, splice_features
 from lavatube.engine.scheduler import Chunk
 from lavatube.engine.sequence import ImageSpan, Sequence
 from lavatube.engine.wire import Pixels, Sampling
+from lavatube.geometry import Cut, ImagePlan
 
+PLAN = ImagePlan(
+    cut=Cut("stretch", 1, 1, 1, (1, 1), (0, 0)),
+    has_map=False,
+    rows=1,
+    cols=1,
+    keep=(0, 0, 1, 1),
+    shrink=None,
+    num_newlines=0,
+    num_tokens=1,
+)
 CPU = torch.device("cpu")
 
 
@@ -39,8 +50,8 @@ def test_the_last_chunk_of_a_prompt_is_sampled() -> None:
 @pytest.mark.parametrize("border", range(1, 12))
 def test_features_wherever_a_border_cuts(border: int) -> None:
     """Two images, one after the other without a token between: positions 2–4 and 5–8 of 12."""
-    image = Pixels(digest=b"", data=b"", tiles=1, size=1, num_tokens=0)
-    one = sequence(list(range(12)), [0, 1, 2], (ImageSpan(2, 5, image), ImageSpan(5, 9, image)))
+    image = Pixels(digest=b"", data=b"", tiles=1, size=1, num_tokens=0, width=1, height=1)
+    one = sequence(list(range(12)), [0, 1, 2], (ImageSpan(2, 5, image, PLAN), ImageSpan(5, 9, image, PLAN)))
     one.features = {0: torch.tensor([[102.0], [103.0], [104.0]]), 1: torch.tensor([[105.0], [106.0], [107.0], [108.0]])}
     neighbour = sequence([50, 51], [3])
     seen = []

@@ -9,9 +9,11 @@ import torch
 
 from lavatube.engine.sequence import ImageSpan, Sequence, SequenceState
 from lavatube.engine.wire import Pixels, Sampling
+from tests.engine.test_batch import PLAN
 
-WAITING, RUNNING, FINISHED = SequenceState
+WAITING, RUNNING, FINISHED, EXPECTED = SequenceState
 LEGAL = {(WAITING, RUNNING), (WAITING, FINISHED), (RUNNING, WAITING), (RUNNING, FINISHED)}
+LEGAL |= {(EXPECTED, WAITING), (EXPECTED, RUNNING), (EXPECTED, FINISHED)}
 
 
 def sequence(**overrides: object) -> Sequence:
@@ -31,8 +33,8 @@ def test_only_legal_moves(before: SequenceState, after: SequenceState) -> None:
 
 
 def test_features_go_when_their_placeholders_are_computed() -> None:
-    image = Pixels(digest=b"", data=b"", tiles=1, size=1, num_tokens=3)
-    one = sequence(images=(ImageSpan(1, 4, image), ImageSpan(4, 7, image)))
+    image = Pixels(digest=b"", data=b"", tiles=1, size=1, num_tokens=3, width=1, height=1)
+    one = sequence(images=(ImageSpan(1, 4, image, PLAN), ImageSpan(4, 7, image, PLAN)))
     one.features = {0: torch.ones(3, 1), 1: torch.ones(3, 1)}
     one.compute(3)
     assert set(one.features) == {0, 1}

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState, RestartPolicy
-from lavatube.engine.wire import Heartbeat, Load, RequestEvent, Submit
+from lavatube.engine.wire import Done, Heartbeat, Load, RequestEvent, Submit
 from lavatube.errors import EngineCrashed, OperatorError
 from lavatube.spec import ModelSpec
 from tests.checkpoints import write_checkpoint
@@ -93,6 +93,14 @@ async def test_one_worker_from_load_to_crash_and_back(folder: Path, spec: ModelS
         assert client.loading.done_bytes == client.loading.total_bytes > 0
         assert answer(await collect(client, picture)) == wanted
         assert failure(await collect(client, replace(submit(spec, "bad"), token_ids=[-5]))) == "invalid_input"
+
+        async with aclosing(client.submit(submit(spec, "pair", replace(ENDLESS, num_choices=2)))) as stream:
+            assert {(await anext(stream)).choice, (await anext(stream)).choice} == {0, 1}
+            client.abort_choice("pair", 1)
+            while not isinstance(ended := await anext(stream), Done):
+                pass
+            assert (ended.choice, ended.reason, ended.num_left) == (1, "abort", 1)
+            assert (await anext(stream)).choice == 0
 
         async with aclosing(client.submit(submit(spec, "aborted", ENDLESS))) as stream:
             await anext(stream)

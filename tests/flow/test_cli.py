@@ -47,6 +47,16 @@ def test_inspect_gives_every_decision_its_reason(cache: Path) -> None:
     assert all(decision["reason"] for decision in machine["spec"]["decisions"])
 
 
+def test_inspect_counts_the_tokens_of_pictures(cache: Path) -> None:
+    people = run("inspect", "--image", "640x480", "--image", "9x9", "--fidelity", "original", cache=cache)
+    assert people.returncode == 0, people.stderr
+    assert "640x480" in people.stdout
+    machine = json.loads(run("inspect", "--json", "--image", "640x480", cache=cache).stdout)
+    (image,) = machine["images"]
+    assert (image["width"], image["tiles"], image["tokens"]) == (640, 1, image["tokens_low_detail"])
+    assert run("inspect", "--image", "640", cache=cache).returncode == 2
+
+
 def test_lock_writes_what_sha256sum_checks(tmp_path: Path) -> None:
     lock = tmp_path / "lavatube.lock.json"
     result = run("lock", "tiny", "--output", lock, cache=tmp_path / "cache")

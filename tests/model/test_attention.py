@@ -23,6 +23,7 @@ NUM_BLOCKS = 64
 
 def language(num_heads: int, num_kv_heads: int) -> LanguageSpec:
     return LanguageSpec(
+        kind="llama",
         hidden_size=num_heads * HEAD_DIM,
         intermediate_size=1,
         num_layers=2,
@@ -62,7 +63,13 @@ class Sequences:
         positions = torch.arange(self.lengths[index])
         return torch.tensor(self.tables[index])[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
 
-    def attend(self, layer: int = 1) -> list[Tensor]:
+    def forget_before(self, window: int) -> None:
+        """What no new row sees any more is NaN in the cache, as if its block were another's."""
+        for index, count in enumerate(self.cached):
+            old = self.slots(index)[: max(0, count - window + 1)]
+            self.cache.keys[:, :, old] = self.cache.values[:, :, old] = torch.nan
+
+    def attend(self, layer: int = 1, window: int | None = None) -> list[Tensor]:
         """What the rows after `cached` get, one tensor a sequence."""
         spans = [slice(start, end) for start, end in zip(self.cached, self.lengths, strict=True)]
         counts = [end - start for start, end in zip(self.cached, self.lengths, strict=True)]
@@ -78,13 +85,15 @@ class Sequences:
             torch.cat([tensor[span] for tensor, span in zip(tensors, spans, strict=True)])
             for tensors in (self.queries, self.keys, self.values)
         ]
-        return list(Attention(self.cache, layout)(layer, *rows).split(counts))
+        return list(Attention(self.cache, layout, window)(layer, *rows).split(counts))
 
-    def expected(self) -> list[Tensor]:
-        return [
-            torch.stack([textbook(queries[row], keys[: row + 1], values[: row + 1]) for row in range(start, len(keys))])
-            for queries, keys, values, start in zip(self.queries, self.keys, self.values, self.cached, strict=True)
-        ]
+    def expected(self, window: int | None = None) -> list[Tensor]:
+        def row(index: int, last: int) -> Tensor:
+            seen = slice(max(0, last + 1 - (window or last + 1)), last + 1)
+            return textbook(self.queries[index][last], self.keys[index][seen], self.values[index][seen])
+
+        spans = enumerate(zip(self.cached, self.lengths, strict=True))
+        return [torch.stack([row(index, last) for last in range(*span)]) for index, span in spans]
 
 
 def textbook(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -112,6 +121,17 @@ def test_every_row_sees_its_own_context_and_nothing_else(
 ) -> None:
     sequences = Sequences(*shape, *heads)
     for ours, expected in zip(sequences.attend(), sequences.expected(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(ragged(), st.sampled_from([(4, 4), (4, 2), (6, 1)]), st.integers(1, 25))
+@settings(max_examples=60, deadline=None)
+def test_a_window_is_all_that_a_row_sees(
+    shape: tuple[list[int], list[int]], heads: tuple[int, int], window: int
+) -> None:
+    sequences = Sequences(*shape, *heads)
+    sequences.forget_before(window)
+    for ours, expected in zip(sequences.attend(window=window), sequences.expected(window), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +17,11 @@ from lavatube.checkpoint import read_spec
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
-from tests.checkpoints import write_checkpoint, write_tensors
+from tests.checkpoints import write_checkpoint
+from tests.random_weights import write_tensors
 
 CPU = torch.device("cpu")
+SIGLIP: dict[str, object] = {"tower": "siglip", "select_layer": -1, "select_strategy": "full"}
 Change = Callable[[dict[str, Tensor]], object]
 
 
@@ -40,17 +44,12 @@ def assert_same(one: Llava, other: Llava) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("overrides", [{"key_style": "old"}, {"num_shards": 5}, {"key_style": "old", "num_shards": 2}])
+@pytest.mark.parametrize(
+    "overrides",
+    [{"key_style": "old"}, {"key_style": "middle"}, {"num_shards": 5}, {"key_style": "old", "num_shards": 2}],
+)
 def test_names_and_shards_make_no_difference(tmp_path: Path, overrides: dict[str, object]) -> None:
     assert_same(load(write_checkpoint(tmp_path / "a")), load(write_checkpoint(tmp_path / "b", **overrides)))
-
-
-def test_the_spelling_between_old_and_new_is_read_too(tmp_path: Path) -> None:
-    def rename(tensors: dict[str, Tensor]) -> None:
-        for name in [name for name in tensors if name.startswith("model.vision_tower.")]:
-            tensors[name.replace("vision_tower.", "vision_tower.vision_model.")] = tensors.pop(name)
-
-    assert_same(load(write_checkpoint(tmp_path / "a")), load(changed(tmp_path / "b", rename)))
 
 
 def test_what_is_not_computed_is_left_out(tmp_path: Path) -> None:
@@ -96,7 +95,17 @@ def test_progress_ends_at_the_bytes_of_the_model_and_never_falls_back(tmp_path: 
     assert {expected for _, expected in calls} == {total}
 
 
-@pytest.mark.parametrize("overrides", [{}, {"tied": True, "select_layer": -1, "projector_bias": False, "kv_heads": 4}])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"tied": True, "select_layer": -1, "projector_bias": False, "kv_heads": 4},
+        {"family": "llava_next", "language": "mistral"},
+        {"family": "llava_onevision", "language": "qwen2", **SIGLIP},
+        {"family": "vipllava", "select_layer": (-2, -3, 1)},
+    ],
+    ids=str,
+)
 def test_the_spec_counts_the_parameters_that_are_loaded(tmp_path: Path, overrides: dict[str, object]) -> None:
     folder = write_checkpoint(tmp_path, **overrides)
     assert read_spec(folder).num_parameters == sum(weight.numel() for weight in load(folder).parameters())
@@ -144,6 +153,78 @@ def test_a_head_that_should_be_tied_but_differs_is_refused(tmp_path: Path) -> No
     folder = changed(tmp_path, _put("lm_head.weight", torch.zeros(320, 64)), tied=True)
     with pytest.raises(UnsupportedCheckpoint, match="tie_word_embeddings"):
         load(folder)
+
+
+HEAD = "model.vision_tower.head."
+
+
+def test_what_siglip_was_pretrained_with_is_left_out(tmp_path: Path) -> None:
+    def add_head(tensors: dict[str, Tensor]) -> None:
+        tensors |= {f"{HEAD}probe": torch.ones(1, 1, 32), f"{HEAD}attention.in_proj_weight": torch.ones(96, 32)}
+
+    assert_same(
+        load(write_checkpoint(tmp_path / "a", **SIGLIP)),
+        load(changed(tmp_path / "b", add_head, **SIGLIP)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "stored_as", "message"),
+    [
+        ("llava_next", "llava", "1 not of this model: model.image_newline"),
+        ("llava", "vipllava", "2 missing: projector.norm.weight, projector.norm.bias"),
+        ("vipllava", "llava", "2 not of this model: model.multi_modal_projector.projector_layernorm"),
+    ],
+)
+def test_the_config_of_another_family_is_refused(tmp_path: Path, family: str, stored_as: str, message: str) -> None:
+    weights, config = (
+        write_checkpoint(tmp_path / "a", family=family),
+        write_checkpoint(tmp_path / "b", family=stored_as),
+    )
+    (weights / "model.safetensors").replace(config / "model.safetensors")
+    with pytest.raises(UnsupportedCheckpoint, match=message):
+        load(config)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", [NORM, KEY, "model.vision_tower.embeddings.class_embedding"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    def damage(tensors: dict[str, Tensor]) -> None:
+        tensors[name].view(-1)[7] = value
+
+    folder = changed(tmp_path, damage)
+    with pytest.raises(UnsupportedCheckpoint, match=rf"{name} has values that are no numbers .*Fetch it again"):
+        load(folder)
+
+
+def test_weights_too_large_for_the_precision_are_refused(tmp_path: Path) -> None:
+    folder = changed(tmp_path, _put(NORM, torch.full((64,), 70000.0)))
+    load(folder)
+    with pytest.raises(UnsupportedCheckpoint, match=f"{NORM} has values beyond what float16 holds"):
+        load(folder, torch.float16)
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, num_shards=3)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(UnsupportedCheckpoint, match=r"model-00002-of-00003\.safetensors, which is not there"):
+        load(tmp_path)
+
+
+def test_a_config_far_larger_than_its_weights_costs_neither_time_nor_memory(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    spec = read_spec(folder)
+    language = replace(
+        spec.language, num_layers=256, hidden_size=1 << 17, intermediate_size=1 << 20, vocab_size=1 << 24
+    )
+    vision = replace(spec.vision, hidden_size=1 << 17, image_size=4096, num_layers=256)
+    begun, before_kib = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UnsupportedCheckpoint, match=r"missing: .* and \d+ more; .* other than config.json says"):
+        load_model(
+            replace(spec, language=language, vision=vision), folder, CPU, torch.float32, lambda done, total: None
+        )
+    assert time.process_time() - begun < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 500 << 10
 
 
 def test_nothing_is_loaded_onto_a_model_of_another_depth(tmp_path: Path) -> None:

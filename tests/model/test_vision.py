@@ -46,9 +46,13 @@ def test_only_the_blocks_before_the_selected_state_exist(tmp_path: Path, select_
         assert tower(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape == (1, 16, 32)
 
 
-@pytest.mark.parametrize(("strategy", "num_features"), [("default", 16), ("full", 17)])
-def test_the_class_token_is_kept_only_on_demand(tmp_path: Path, strategy: str, num_features: int) -> None:
-    vision, pixels = spec_of(tmp_path, select_strategy=strategy)
+@pytest.mark.parametrize(
+    ("tower", "strategy", "num_features"),
+    [("clip", "default", 16), ("clip", "full", 17), ("siglip", "default", 15), ("siglip", "full", 16)],
+)
+def test_the_first_row_is_dropped_whatever_it_is(tmp_path: Path, tower: str, strategy: str, num_features: int) -> None:
+    vision, pixels = spec_of(tmp_path, tower=tower, select_strategy=strategy)
+    assert vision.num_features == num_features
     with torch.inference_mode():
         features = VisionTower(vision, pixels)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     assert features.shape == (2, num_features, 32)

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from lavatube.checkpoint import read_spec
+from lavatube.geometry import ImagePlan, plan_image
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.spec import ModelSpec
+from tests.model.driver import Driver, Stream
 
 logging.disable_progress_bar()
 
 
+Part = int | str | tuple[int, int]
+"""So many random tokens; "image", a square of the tower's size; an image of (width, height)."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, each image expanded to its placeholders, and the images' pixels. Shapes: (T,), (N, 3, S, S) uint8."""
+    """Token ids, each image expanded to its placeholders; the tiles of all images, and how each is laid out.
+
+    Shapes: token_ids (T,), pixels (tiles, 3, S, S) uint8. Sizes are (width, height).
+    """
 
     token_ids: Tensor
     pixels: Tensor
+    sizes: tuple[tuple[int, int], ...] = ()
+    plans: tuple[ImagePlan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,28 +58,37 @@ class Pair:
         return load_model(self.spec, self.folder, self.device, self.dtype, lambda done, total: None)
 
     @cached_property
-    def theirs(self) -> LlavaForConditionalGeneration:
+    def theirs(self) -> PreTrainedModel:
         return self._their_model(torch.float32)
 
-    def prompt(self, *parts: int | str, seed: int = 0) -> Prompt:
-        """A number stands for so many random tokens, "image" for a random image."""
+    def prompt(self, *parts: Part, seed: int = 0) -> Prompt:
         generator = torch.Generator().manual_seed(seed)
-        ids = [1]
+        size = self.spec.vision.image_size
+        sizes = tuple((size, size) if part == "image" else part for part in parts if not isinstance(part, int))
+        plans = tuple(plan_image(self.spec, *size, num_images=len(sizes)) for size in sizes)
+        ids, rest = [1], iter(plans)
         for part in parts:
             if isinstance(part, int):
                 ids += torch.randint(10, 300, (part,), generator=generator).tolist()
             else:
-                ids += [self.spec.image_token_id] * self.spec.vision.num_features
-        size = self.spec.vision.image_size
-        shape = (parts.count("image"), 3, size, size)
-        return Prompt(torch.tensor(ids), torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
+                ids += [self.spec.image_token_id] * next(rest).num_tokens
+        shape = (sum(plan.tiles for plan in plans), 3, size, size)
+        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        return Prompt(torch.tensor(ids), pixels, sizes, plans)
+
+    def image_rows(self, prompt: Prompt) -> list[Tensor]:
+        """Ours, of each image. Shapes: (tokens, hidden) each."""
+        if not prompt.plans:
+            return []
+        features = self.ours.encode_images(prompt.pixels).split([plan.tiles for plan in prompt.plans])
+        return [self.ours.arrange(tiles, plan) for tiles, plan in zip(features, prompt.plans, strict=True)]
 
     def embed(self, prompt: Prompt) -> Tensor:
-        """Ours, with the images' features in place. Shapes: (T, hidden)."""
+        """Ours, with the images' rows in place. Shapes: (T, hidden)."""
         embeddings = self.ours.embed_tokens(prompt.token_ids.to(self.device)).clone()
-        if len(prompt.pixels):
+        if prompt.plans:
             is_image = (prompt.token_ids == self.spec.image_token_id).to(self.device)
-            embeddings[is_image] = self.ours.encode_images(prompt.pixels).flatten(0, 1)
+            embeddings[is_image] = torch.cat(self.image_rows(prompt))
         return embeddings
 
     @torch.inference_mode()
@@ -85,23 +108,51 @@ class Pair:
 
         One pass without a cache, many times faster than `their_greedy`.
         """
-        whole = Prompt(torch.cat([prompt.token_ids, torch.tensor(answer[:-1])]), prompt.pixels)
+        whole = replace(prompt, token_ids=torch.cat([prompt.token_ids, torch.tensor(answer[:-1])]))
         return self.their_logits(whole)[-len(answer) :].argmax(-1).tolist()
 
     @torch.inference_mode()
-    def their_features(self, pixels: Tensor) -> Tensor:
-        """Shapes: (N, features, hidden)."""
-        return torch.stack(list(self.theirs.get_image_features(self._normalize(pixels)).pooler_output))
+    def their_image_rows(self, prompt: Prompt) -> list[Tensor]:
+        """Shapes: (tokens, hidden) each."""
+        return list(self.theirs.get_image_features(**self._image_inputs(prompt)).pooler_output)
 
-    def _their_model(self, dtype: torch.dtype) -> LlavaForConditionalGeneration:
-        return LlavaForConditionalGeneration.from_pretrained(self.folder, dtype=dtype).eval()
+    def _their_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        return AutoModelForImageTextToText.from_pretrained(self.folder, dtype=dtype).eval()
 
     def _inputs(self, prompt: Prompt) -> dict[str, Tensor]:
         ids = prompt.token_ids[None]
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        return inputs | ({"pixel_values": self._normalize(prompt.pixels)} if len(prompt.pixels) else {})
+        return inputs | (self._image_inputs(prompt) if prompt.plans else {})
+
+    def _image_inputs(self, prompt: Prompt) -> dict[str, Tensor]:
+        """Their processors' form: with anyres, each image's tiles padded to those of the largest."""
+        pixels = self._normalize(prompt.pixels)
+        if self.spec.pixels.mode != "anyres":
+            return {"pixel_values": pixels}
+        images = pixels.split([plan.tiles for plan in prompt.plans])
+        sizes = torch.tensor([(height, width) for width, height in prompt.sizes])
+        inputs = {"pixel_values": pad_sequence(images, batch_first=True), "image_sizes": sizes}
+        if self.spec.pixels.several == "pad":
+            inputs["batch_num_images"] = torch.tensor([len(images)])
+        return inputs
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         """Written anew here, in float64, so that the reference shares nothing with what it judges."""
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (self.spec.pixels.mean, self.spec.pixels.std))
         return ((pixels.double() * self.spec.pixels.rescale).float() - mean) / std
+
+
+Pairs = Callable[..., Pair]
+"""A device, and fields of a recipe, to the pair on its checkpoint."""
+
+
+def our_logits(pair: Pair, prompt: Prompt, *borders: int) -> Tensor:
+    """Logits of every position, the prompt cut at `borders`."""
+    driver, stream = Driver(pair.ours, pair.spec), Stream()
+    edges = [0, *borders, len(prompt.token_ids)]
+    chunks = pair.embed(prompt).split([end - start for start, end in pairwise(edges)])
+    return torch.cat([driver.step([(stream, chunk)])[0] for chunk in chunks]).cpu()
+
+
+def assert_logits_close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)

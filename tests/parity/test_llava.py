@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from itertools import pairwise
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-from tests.checkpoints import write_checkpoint
 from tests.model.driver import Driver, Stream
-from tests.parity.reference import Pair, Prompt
+from tests.parity.reference import Pairs, assert_logits_close, our_logits
 
 NUM_NEW_TOKENS = 24
 PROMPTS: dict[str, tuple[int | str, ...]] = {
@@ -41,48 +35,6 @@ KINDS: dict[str, dict[str, object]] = {
     "patches that leave a rest": {"image_size": 30},
 }
 
-Pairs = Callable[..., Pair]
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
-    """Builds each kind of checkpoint once."""
-
-    @cache
-    def folder(**overrides: object) -> Path:
-        return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), **overrides)
-
-    @cache
-    def pair(device: torch.device, computed: torch.dtype = torch.float32, **overrides: object) -> Pair:
-        return Pair(folder(**overrides), device, computed)
-
-    return pair
-
-
-@pytest.fixture(
-    params=[
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
-        ),
-    ]
-)
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
-
-
-def our_logits(pair: Pair, prompt: Prompt, *borders: int) -> Tensor:
-    """Logits of every position, the prompt cut at `borders`."""
-    driver, stream = Driver(pair.ours, pair.spec), Stream()
-    edges = [0, *borders, len(prompt.token_ids)]
-    chunks = pair.embed(prompt).split([end - start for start, end in pairwise(edges)])
-    return torch.cat([driver.step([(stream, chunk)])[0] for chunk in chunks]).cpu()
-
-
-def assert_logits_close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-
 
 @pytest.mark.parametrize("parts", PROMPTS.values(), ids=PROMPTS)
 def test_logits_agree_at_every_position(pairs: Pairs, device: torch.device, parts: tuple[int | str, ...]) -> None:
@@ -104,8 +56,8 @@ def test_greedy_answers_agree(pairs: Pairs, device: torch.device, parts: tuple[i
 def test_every_kind_of_checkpoint_agrees(pairs: Pairs, device: torch.device, kind: dict[str, object]) -> None:
     pair = pairs(device, **kind)
     prompt = pair.prompt(4, "image", 6, "image", 9)
-    features = pair.ours.encode_images(prompt.pixels).cpu()
-    torch.testing.assert_close(features, pair.their_features(prompt.pixels), rtol=0, atol=1e-5)
+    for ours, theirs in zip(pair.image_rows(prompt), pair.their_image_rows(prompt), strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1e-5)
     assert_logits_close(our_logits(pair, prompt), pair.their_logits(prompt))
     answer = Driver(pair.ours, pair.spec).generate([pair.embed(prompt)], NUM_NEW_TOKENS)[0]
     assert answer == pair.their_next(prompt, answer)

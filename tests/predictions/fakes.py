@@ -10,16 +10,17 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from lavatube.engine.wire import Done, Failed, RequestEvent, Sampling, Submit, Tokens
+from lavatube.engine.wire import Done, Failed, Logprobs, RequestEvent, Sampling, Submit, Tokens
 from lavatube.errors import EngineCrashed, ImageRejected, InvalidImageUrl, PromptTooLong
+from lavatube.geometry import Cut, ImagePlan
 from lavatube.prompt.chat import Chat, Generation, Text
-from lavatube.prompt.prepare import Prepared
+from lavatube.prompt.prepare import Estimate, Prepared
 from lavatube.prompt.tokenizer import Tokenizer
 
 STOP_ID = 1
@@ -72,11 +73,22 @@ class EchoPreparer:
         return Prepared(
             token_ids=token_ids,
             images=(),
-            sampling=Sampling(max_tokens=max_tokens, seed=generation.seed or 0),
+            sampling=Sampling(
+                max_tokens=max_tokens,
+                seed=generation.seed or 0,
+                top_logprobs=generation.top_logprobs,
+                num_choices=generation.num_choices,
+            ),
             stop=generation.stop,
             prompt_tokens=len(token_ids) + image_tokens,
             image_tokens=image_tokens,
         )
+
+    def estimate(self, chat: Chat, sizes: Sequence[tuple[int, int]]) -> Estimate:
+        texts = [part.text for turn in chat.turns for part in turn.parts if isinstance(part, Text)]
+        cut = Cut("stretch", 1, 1, 1, (2, 2), (0, 0))
+        plan = ImagePlan(cut, False, 2, 2, (0, 0, 2, 2), None, 0, IMAGE_TOKENS)
+        return Estimate(len(self.tokenizer.encode("".join(texts))), (plan,) * len(sizes), MAX_PROMPT_TOKENS)
 
     def _check(self, source: str, param: str) -> None:
         head, _, data = source.partition(",")
@@ -96,6 +108,7 @@ class EchoEngine:
         self.num_tokens = 0
         self.submitted: list[Submit] = []
         self.aborted: list[str] = []
+        self.aborted_choices: list[tuple[str, int]] = []
         self.running: set[str] = set()
         self._ids: dict[str, tuple[int, ...]] = {}
 
@@ -116,6 +129,9 @@ class EchoEngine:
         finally:
             self.running.discard(request.request_id)
 
+    def abort_choice(self, request_id: str, choice: int) -> None:
+        self.aborted_choices.append((request_id, choice))
+
     async def _events(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
         ids = tuple(request.token_ids)
         if ids == self._ids.get(CRASH):
@@ -123,11 +139,24 @@ class EchoEngine:
         if ids == self._ids.get(FAIL):
             yield Failed(request.request_id, "engine_numerical_error", "The model's numbers are not finite.")
             return
-        for position in range(request.sampling.max_tokens):
+        sampling = request.sampling
+        for position in range(sampling.max_tokens):
             await asyncio.sleep(self.token_s)
             if position == 5 and ids == self._ids.get(CRASH_LATER):
                 raise EngineCrashed("The engine ended.", remedy="Try again.")
-            self.num_tokens += 1
-            yield Tokens(request.request_id, position, [ids[position % len(ids)]])
-        num = request.sampling.max_tokens
-        yield Done(request.request_id, "length", len(ids), 1, num, 0.0, 0.0, 0.0)
+            for choice in range(sampling.num_choices):
+                self.num_tokens += 1
+                yield self._tokens(request, position, choice)
+        num = sampling.max_tokens
+        for choice in range(sampling.num_choices):
+            num_left = sampling.num_choices - choice - 1
+            yield Done(request.request_id, "length", len(ids), 1, num, 0.0, 0.0, 0.0, choice, num_left)
+
+    def _tokens(self, request: Submit, position: int, choice: int) -> Tokens:
+        """Each choice begins one token later in the prompt; the next id is the second likeliest of two."""
+        ids = request.token_ids
+        token_id, other = (ids[(position + choice + ahead) % len(ids)] for ahead in (0, 1))
+        top_logprobs = request.sampling.top_logprobs
+        top = [(token_id, -0.5), (other, -1.5)][:top_logprobs]
+        logprobs = [] if top_logprobs is None else [Logprobs(-0.5, top)]
+        return Tokens(request.request_id, position, [token_id], choice, logprobs)

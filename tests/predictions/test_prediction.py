@@ -25,13 +25,18 @@ def test_ids_are_unguessable_and_fit_the_pattern_of_client_ids() -> None:
         assert re.fullmatch(r"[a-z0-9]{26}", prediction_id)
 
 
+def succeed(prediction: Prediction, usage: Usage | None = None) -> None:
+    prediction.end_choice(0, "length")
+    prediction.succeed(usage or Usage())
+
+
 def test_ends_are_final() -> None:
     assert {status for status in Status if status.is_terminal} == {
         Status.SUCCEEDED,
         Status.FAILED,
         Status.CANCELED,
     }
-    for end in (Prediction.cancel, lambda p: p.fail(EngineCrashed("x")), lambda p: p.succeed("stop", Usage())):
+    for end in (Prediction.cancel, lambda p: p.fail(EngineCrashed("x")), succeed):
         prediction = running()
         end(prediction)
         assert LEGAL_MOVES[prediction.status] == frozenset()
@@ -42,7 +47,7 @@ def test_ends_are_final() -> None:
 
 def test_success_needs_a_start() -> None:
     with pytest.raises(AssertionError):
-        Prediction("p").succeed("stop", Usage())
+        succeed(Prediction("p"))
 
 
 def test_a_failure_keeps_what_was_written() -> None:
@@ -60,7 +65,7 @@ def test_metrics_say_what_is_known() -> None:
     prediction = running()
     assert prediction.metrics == {"input_token_count": 10, "image_token_count": 4}
     prediction.write("a")
-    prediction.succeed("length", Usage(10, 4, 0, 3))
+    succeed(prediction, Usage(10, 4, 0, 3))
     metrics = prediction.metrics
     assert metrics["output_token_count"] == 3
     assert 0 <= metrics["predict_time"] <= metrics["total_time"]

@@ -6,13 +6,17 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
+import sentencepiece
 from PIL import Image, ImageDraw
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from lavatube.geometry import Detail, plan_cut
+from lavatube.prompt.pixels import Tiles, tile
 from lavatube.spec import LanguageSpec, ModelSpec, PixelMode, PixelSpec, ProjectorSpec, VisionSpec
 
 SPECIALS: Final = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
@@ -110,20 +114,51 @@ def pixel_spec(mode: PixelMode = "crop", size: int = 32, resize: int | None = No
     return PixelSpec(mode=mode, size=size, resize=resize or size, mean=MEAN, std=STD, rescale=1 / 255)
 
 
+def write_sentencepiece(folder: Path, user_defined_symbols: Sequence[str] = (), **config: object) -> Path:
+    """A tokenizer.model as Llama's is made: byte fallback, no normalisation, all spaces kept."""
+    options = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(
+            [*SENTENCES, "###Human: Hi there###Assistant: [INST] A picture, and a star. [/INST]"] * 4
+        ),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=420,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        hard_vocab_limit=False,
+        user_defined_symbols=list(user_defined_symbols),
+        minloglevel=2,
+        num_threads=1,
+        **options,
+    )
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names | config))
+    return folder
+
+
+def cut(image: Image.Image, spec: PixelSpec, num_images: int = 1, detail: Detail = "high") -> Tiles:
+    """The squares of one image."""
+    return tile(image, spec, plan_cut(spec, *image.size, num_images=num_images, detail=detail))
+
+
 def model_spec(*, template: str | None = None, max_positions: int = 512, mode: PixelMode = "crop") -> ModelSpec:
     """A LLaVA that was never trained: 16 tokens a picture."""
     return ModelSpec(
         family="llava",
         layout="llava-hf",
-        vision=VisionSpec(32, 8, 32, 64, 3, 4, 1e-5, "quick_gelu", -2, "patch"),
+        fidelity="hf",
+        merge="flat",
+        has_newline=False,
+        vision=VisionSpec("clip", 32, 8, 32, 64, 3, 4, 1e-5, "quick_gelu", (-2,), "patch"),
         pixels=pixel_spec(mode),
-        projector=ProjectorSpec("gelu", has_bias=True),
+        projector=ProjectorSpec(2, "gelu", has_bias=True),
         language=LanguageSpec(
-            64, 96, 2, 4, 2, 16, 400, 1e-5, 10000.0, max_positions, "silu", has_tied_embeddings=False
+            "llama", 64, 96, 2, 4, 2, 16, 400, 1e-5, 10000.0, max_positions, "silu", has_tied_embeddings=False
         ),
         image_token_id=IMAGE,
         stop_token_ids=(EOS,),
         dtype="float32",
-        chat_template=template,
+        template=template,
+        builtin_template="llava_v1",
         decisions=(),
     )

@@ -18,12 +18,11 @@ import pytest
 from PIL import Image
 
 from lavatube.errors import ImageRejected, ImageTooLarge, Overloaded
-from lavatube.prompt.decoder import Decoded, ImageDecoder
+from lavatube.prompt.decoder import Decoded, ImageDecoder, Treatment
 from lavatube.prompt.images import ImageLimits
-from lavatube.prompt.pixels import tile
 from lavatube.prompt.sandbox import SandboxBusy, SandboxError, SandboxLimits, SandboxPool
 
-from .builders import KIT, encoded, needs_kit, pixel_spec, scan_bomb, scene
+from .builders import KIT, cut, encoded, needs_kit, pixel_spec, scan_bomb, scene
 
 LIMITS = ImageLimits()
 CHILD = "lavatube.prompt.decode_child"
@@ -37,23 +36,23 @@ def decoder() -> Iterator[ImageDecoder]:
 
 
 def test_a_child_gives_what_the_same_code_gives_here(decoder: ImageDecoder) -> None:
-    decoded = decoder.decode(encoded(scene(97, 61)), pixel_spec("pad"), LIMITS)
-    assert decoded == Decoded(tile(scene(97, 61), pixel_spec("pad")).data, 1, 32, 97, 61)
+    decoded = decoder.decode(encoded(scene(97, 61)), Treatment(pixel_spec("pad")), LIMITS)
+    assert decoded == Decoded(cut(scene(97, 61), pixel_spec("pad")).data, 1, 32, 97, 61)
 
 
 def test_size_is_that_of_the_upright_picture(decoder: ImageDecoder) -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
-    decoded = decoder.decode(encoded(scene(64, 48), "JPEG", exif=tags.tobytes()), pixel_spec(), LIMITS)
+    decoded = decoder.decode(encoded(scene(64, 48), "JPEG", exif=tags.tobytes()), Treatment(pixel_spec()), LIMITS)
     assert (decoded.width, decoded.height) == (48, 64)
 
 
 def test_a_refusal_crosses_the_border_as_what_it_is(decoder: ImageDecoder) -> None:
     pids = decoder.pids
     with pytest.raises(ImageTooLarge, match="more than 100 pixels"):
-        decoder.decode(encoded(scene()), pixel_spec(), ImageLimits(max_pixels=100))
+        decoder.decode(encoded(scene()), Treatment(pixel_spec()), ImageLimits(max_pixels=100))
     with pytest.raises(ImageRejected, match="broken"):
-        decoder.decode(encoded(scene())[:60], pixel_spec(), LIMITS)
+        decoder.decode(encoded(scene())[:60], Treatment(pixel_spec()), LIMITS)
     assert decoder.pids == pids
 
 
@@ -61,18 +60,18 @@ def test_a_scan_bomb_ends_its_child_and_not_the_decoder(decoder: ImageDecoder) -
     bomb, before = scan_bomb(), set(decoder.pids)
     started = time.monotonic()
     with pytest.raises(ImageRejected, match="within the limits"):
-        decoder.decode(bomb, pixel_spec(), LIMITS)
+        decoder.decode(bomb, Treatment(pixel_spec()), LIMITS)
     assert time.monotonic() - started < 10
     assert len(before & set(decoder.pids)) == 1
-    assert decoder.decode(encoded(scene()), pixel_spec(), LIMITS).tiles == 1
+    assert decoder.decode(encoded(scene()), Treatment(pixel_spec()), LIMITS).tiles == 1
 
 
 def test_memory_is_limited() -> None:
     small = ImageDecoder(1, memory_limit_bytes=120 * 1024 * 1024)
     try:
         with pytest.raises(ImageRejected):
-            small.decode(encoded(Image.new("1", (7000, 7000))), pixel_spec(), LIMITS)
-        assert small.decode(encoded(scene()), pixel_spec(), LIMITS).tiles == 1
+            small.decode(encoded(Image.new("1", (7000, 7000))), Treatment(pixel_spec()), LIMITS)
+        assert small.decode(encoded(scene()), Treatment(pixel_spec()), LIMITS).tiles == 1
     finally:
         small.close()
 
@@ -82,17 +81,17 @@ def test_a_child_that_was_killed_is_replaced_before_the_next_picture(decoder: Im
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.1)
     for _ in range(2):
-        assert decoder.decode(encoded(scene()), pixel_spec(), LIMITS).tiles == 1
+        assert decoder.decode(encoded(scene()), Treatment(pixel_spec()), LIMITS).tiles == 1
 
 
 def test_a_stopped_child_costs_its_picture_the_wall_limit_only() -> None:
     decoder = ImageDecoder(1, wall_limit_s=0.7)
     try:
-        decoder.decode(encoded(scene()), pixel_spec(), LIMITS)
+        decoder.decode(encoded(scene()), Treatment(pixel_spec()), LIMITS)
         os.kill(decoder.pids[0], signal.SIGSTOP)
         with pytest.raises(ImageRejected):
-            decoder.decode(encoded(scene()), pixel_spec(), LIMITS)
-        assert decoder.decode(encoded(scene()), pixel_spec(), LIMITS).tiles == 1
+            decoder.decode(encoded(scene()), Treatment(pixel_spec()), LIMITS)
+        assert decoder.decode(encoded(scene()), Treatment(pixel_spec()), LIMITS).tiles == 1
     finally:
         decoder.close()
 
@@ -100,7 +99,7 @@ def test_a_stopped_child_costs_its_picture_the_wall_limit_only() -> None:
 def test_threads_get_each_their_own_picture(decoder: ImageDecoder) -> None:
     def fill(value: int) -> set[int]:
         image = Image.new("RGB", (40, 40), (value, value, value))
-        return set(decoder.decode(encoded(image), pixel_spec(), LIMITS).data)
+        return set(decoder.decode(encoded(image), Treatment(pixel_spec()), LIMITS).data)
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(fill, range(64))) == [{value} for value in range(64)]
@@ -113,7 +112,7 @@ def test_children_end_with_the_decoder() -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     decoder.close()
     with pytest.raises(ImageRejected):
-        decoder.decode(encoded(scene()), pixel_spec(), LIMITS)
+        decoder.decode(encoded(scene()), Treatment(pixel_spec()), LIMITS)
 
 
 def test_children_end_with_a_parent_that_was_killed() -> None:
@@ -174,7 +173,9 @@ def test_the_kit_of_hostile_pictures(decoder: ImageDecoder, tmp_path: Path) -> N
     for record in json.loads((tmp_path / "manifest.json").read_text()):
         wanted, outcome = record["expect"], "ok"
         try:
-            decoded = decoder.decode((tmp_path / record["name"]).read_bytes(), pixel_spec("stretch", 48), LIMITS)
+            decoded = decoder.decode(
+                (tmp_path / record["name"]).read_bytes(), Treatment(pixel_spec("stretch", 48)), LIMITS
+            )
         except ImageRejected as error:
             outcome = error.code
             assert outcome == wanted["code"] or wanted["note"], record["name"]

@@ -27,10 +27,9 @@ from lavatube.prompt.chat import Chat, Generation, ImageInput, Role, Text, Turn,
 from lavatube.prompt.decoder import ImageDecoder
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.images import ImageLimits
-from lavatube.prompt.pixels import tile
 from lavatube.prompt.prepare import Preparer
 
-from .builders import BOS, EOS, IMAGE, byte_level_tokenizer, encoded, model_spec, scene, write_tokenizer
+from .builders import BOS, EOS, IMAGE, byte_level_tokenizer, cut, encoded, model_spec, scene, write_tokenizer
 
 PICTURE = encoded(scene())
 OTHER = encoded(scene().transpose(Image.Transpose.ROTATE_180))
@@ -61,7 +60,7 @@ def test_one_picture_and_one_question(preparer: Preparer) -> None:
     assert prepared.token_ids == text[:place] + [IMAGE] * 16 + text[place + 1 :]
     assert prepared.token_ids[0] == BOS
     assert (prepared.prompt_tokens, prepared.image_tokens) == (len(prepared.token_ids), 16)
-    assert prepared.images[0].data == tile(scene(), model_spec().pixels).data
+    assert prepared.images[0].data == cut(scene(), model_spec().pixels).data
     assert (prepared.images[0].tiles, prepared.images[0].size, prepared.images[0].num_tokens) == (1, 32, 16)
     assert prepared.stop == ("###",)
     assert (prepared.sampling.seed, prepared.sampling.stop_token_ids) == (7, (EOS,))

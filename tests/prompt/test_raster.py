@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lavatube.errors import BadImageDimensions, ImageRejected, ImageTooLarge
-from lavatube.prompt.images import ImageLimits, recognise
+from lavatube.prompt.images import ImageLimits, Reading, recognise
 from lavatube.prompt.raster import rasterise
 
 from .builders import encoded, png, png_chunk, scene
@@ -18,8 +19,8 @@ LIMITS = ImageLimits()
 WHITE = (255, 255, 255)
 
 
-def see(data: bytes) -> Image.Image:
-    image = rasterise(data, recognise(data, LIMITS), LIMITS)
+def see(data: bytes, reading: Reading = "person") -> Image.Image:
+    image = rasterise(data, recognise(data, LIMITS), LIMITS, reading)
     assert image.mode == "RGB"
     return image
 
@@ -164,3 +165,27 @@ def test_compressed_text_that_explodes_is_not_inflated() -> None:
     bomb = png_chunk(b"zTXt", b"k\0\0" + zlib.compress(b"\0" * (64 << 20)))
     with pytest.raises(ImageRejected):
         see(png(8, 8, 8, 2, (b"\0" + b"\1\2\3" * 8) * 8, bomb))
+
+
+@pytest.mark.parametrize(("reading", "colour"), [("person", 255), ("hf", 255), ("original", 0)])
+def test_what_each_world_makes_of_alpha(reading: Reading, colour: int) -> None:
+    invisible = encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 0)))
+    assert see(invisible, reading).getpixel((16, 16)) == (colour, colour, colour)
+
+
+@pytest.mark.parametrize(("reading", "size"), [("person", (48, 64)), ("hf", (48, 64)), ("original", (64, 48))])
+def test_what_each_world_makes_of_an_orientation(reading: Reading, size: tuple[int, int]) -> None:
+    assert see(encoded(scene(64, 48), "JPEG", exif=exif(6)), reading).size == size
+
+
+@pytest.mark.parametrize(("reading", "grey"), [("person", 128), ("hf", 255), ("original", 255)])
+def test_what_each_world_makes_of_16_bits(reading: Reading, grey: int) -> None:
+    image = png(1, 1, 16, 0, b"\0" + struct.pack(">H", 128 * 257))
+    assert see(image, reading).getpixel((0, 0)) == (grey, grey, grey)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_the_originals_reading_is_a_plain_conversion(mode: str) -> None:
+    form = "JPEG" if mode == "CMYK" else "PNG"
+    data = encoded(Image.new(mode, (32, 32), 77) if mode == "I;16" else scene(32, 32).convert(mode), form)
+    assert see(data, "original").tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()

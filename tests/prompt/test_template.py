@@ -13,7 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from lavatube.errors import InvalidInput, UnsupportedCheckpoint
 from lavatube.prompt.chat import Chat, ImageInput, Role, Text, Turn, single_turn
-from lavatube.prompt.template import LIMITS, JinjaTemplate, LlavaV1
+from lavatube.prompt.template import LIMITS, JinjaTemplate
 
 # The template of llava-hf/llava-1.5, with its marks for training.
 LLAVA_HF = (
@@ -51,25 +51,6 @@ def jinja(source: str) -> Iterator[JinjaTemplate]:
         yield template
     finally:
         template.close()
-
-
-def test_llava_v1_to_the_letter() -> None:
-    system = (
-        "A chat between a curious human and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the human's questions."
-    )
-    template = LlavaV1("<image>", "</s>")
-    assert template.render(single_turn("Hi", b"")) == f"{system} USER: <image>\nHi ASSISTANT:"
-    assert template.render(TALK) == (
-        f"{system} USER: <image>\nWhat is it? ASSISTANT: A <b>cat</b> & 文.</s>"
-        "USER: <image>\n<image>\n And these?  ASSISTANT:"
-    )
-    assert template.render(Chat((SYSTEM, *single_turn("Hi", None).turns))) == "Be brief. USER: Hi ASSISTANT:"
-
-
-def test_llava_v1_takes_a_system_message_in_front_only() -> None:
-    with pytest.raises(InvalidInput):
-        LlavaV1("<image>", "</s>").render(Chat((*single_turn("Hi", None).turns, SYSTEM)))
 
 
 def messages(chat: Chat) -> list[dict[str, object]]:

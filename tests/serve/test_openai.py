@@ -10,6 +10,8 @@ import httpx
 import openai
 import pytest
 
+from lavatube.prompt.chat import Generation, Structure
+from lavatube.serve.openai_request import parse_chat_request
 from tests.predictions.fakes import CRASH, CRASH_LATER, PNG
 from tests.serve.live import LiveServer
 
@@ -146,13 +148,34 @@ def test_parameters_without_effect_and_those_that_ask_for_nothing(stock: openai.
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
         ({"n": True}, "n"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, None),
+        ({"response_format": {"type": "json_object"}, "min_tokens": 3}, None),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"grammar": "root ::= x"}}, "structured_outputs.grammar"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 3}, None),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": "1"}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"five": 1}}, "logit_bias.five.[key]"),
+        ({"logit_bias": [5]}, "logit_bias"),
         ({"store": True}, "store"),
         ({"guided_regex": "(a+)+b"}, "guided_regex"),
         ({"mm_processor_kwargs": {"code_revision": "evil"}}, "mm_processor_kwargs"),
@@ -200,6 +223,111 @@ def test_what_is_wrong_is_named(stock: openai.OpenAI, change: dict[str, object],
     assert error["param"] == param
     assert error["message"]
     assert len(error["message"]) < 500
+
+
+def test_several_choices_share_one_request(shared: LiveServer, stock: openai.OpenAI) -> None:
+    num_before = len(shared.engine.submitted)
+    completion = stock.chat.completions.create(model="echo", messages=ask("abc"), max_tokens=4, n=3)
+    assert len(shared.engine.submitted) == num_before + 1
+    assert [choice.index for choice in completion.choices] == [0, 1, 2]
+    assert [choice.message.content for choice in completion.choices] == ["abca", "bcab", "cabc"]
+    assert [choice.finish_reason for choice in completion.choices] == ["length"] * 3
+    assert completion.usage is not None
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (7, 12)
+
+
+def test_several_choices_are_streamed_side_by_side(stock: openai.OpenAI) -> None:
+    chunks = list(
+        stock.chat.completions.create(model="echo", messages=ask("abc"), max_tokens=4, n=2, stream=True, stop="ca")
+    )
+    for index, (text, reason) in enumerate([("ab", "stop"), ("b", "stop")]):
+        own = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == index]
+        assert own[0].delta.role == "assistant"
+        assert "".join(choice.delta.content or "" for choice in own) == text
+        assert [choice.finish_reason for choice in own] == [None] * (len(own) - 1) + [reason]
+
+
+def test_a_choice_that_met_its_stop_string_is_ended_in_the_engine(server: LiveServer) -> None:
+    with connect(server) as client:
+        client.chat.completions.create(model="echo", messages=ask("abcdefgh"), max_tokens=30, n=2, stop="ha")
+    assert [choice for _, choice in server.engine.aborted_choices] == [1, 0]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_logprobs_of_each_token_with_its_alternatives(stock: openai.OpenAI, is_stream: bool) -> None:
+    asked = {"model": "echo", "messages": ask("né"), "max_tokens": 4, "logprobs": True, "top_logprobs": 2}
+    if is_stream:
+        choices = [chunk.choices[0] for chunk in stock.chat.completions.create(**asked, stream=True)]
+    else:
+        choices = [stock.chat.completions.create(**asked).choices[0]]
+    entries = [entry for choice in choices if choice.logprobs for entry in choice.logprobs.content or []]
+    assert [bytes(entry.bytes or []) for entry in entries] == [b"n", b"\xc3", b"\xa9", b"n"]
+    assert [entry.token for entry in entries] == ["n", "\ufffd", "\ufffd", "n"]
+    assert all(entry.logprob == -0.5 for entry in entries)
+    assert [bytes(other.bytes or []) for other in entries[0].top_logprobs] == [b"n", b"\xc3"]
+    if is_stream:
+        with_text = [choice for choice in choices if choice.delta.content]
+        assert [len(choice.logprobs.content or []) for choice in with_text if choice.logprobs] == [1, 2, 1]
+
+
+def test_logprobs_without_alternatives_and_none_unasked(stock: openai.OpenAI) -> None:
+    asked = {"model": "echo", "messages": ask("abc"), "max_tokens": 2}
+    with_own = stock.chat.completions.create(**asked, logprobs=True).choices[0].logprobs
+    assert with_own is not None
+    assert [entry.top_logprobs for entry in with_own.content or []] == [[], []]
+    assert stock.chat.completions.create(**asked, logprobs=False).choices[0].logprobs is None
+
+
+def test_how_to_sample_arrives_as_it_was_sent() -> None:
+    body = {
+        "model": "echo",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "n": 2,
+        "seed": 4,
+        "frequency_penalty": 0.5,
+        "presence_penalty": -1,
+        "repetition_penalty": 1.2,
+        "min_p": 0.05,
+        "top_k": -1,
+        "min_tokens": 3,
+        "logit_bias": {"7": -100, "9": 2.5},
+        "logprobs": True,
+    }
+    assert parse_chat_request(body).generation(16) == Generation(
+        max_tokens=16,
+        temperature=1.0,
+        seed=4,
+        num_choices=2,
+        frequency_penalty=0.5,
+        presence_penalty=-1,
+        repetition_penalty=1.2,
+        min_p=0.05,
+        min_tokens=3,
+        logit_bias=((7, -100), (9, 2.5)),
+        top_logprobs=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({"response_format": {"type": "text"}}, None),
+        (
+            {"response_format": {"type": "json_object"}},
+            Structure("json_schema", '{"type": "object"}', "response_format"),
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "strict": True}}},
+            Structure("json_schema", "{}", "response_format"),
+        ),
+        ({"structured_outputs": {"json": {}}}, Structure("json_schema", "{}", "structured_outputs")),
+        ({"structured_outputs": {"regex": "a|b"}}, Structure("regex", "a|b", "structured_outputs")),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, Structure("choice", '["a", "b"]', "structured_outputs")),
+    ],
+)
+def test_the_form_of_an_answer(asked: dict[str, object], wanted: Structure | None) -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]} | asked
+    assert parse_chat_request(body).generation(16).structure == wanted
 
 
 def test_errors_arrive_typed(stock: openai.OpenAI) -> None:

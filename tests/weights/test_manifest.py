@@ -141,14 +141,29 @@ def test_hostile_json(data: bytes, said: str) -> None:
     assert said in caught.value.sentence
 
 
-def test_pickle_has_a_remedy() -> None:
-    with pytest.raises(UnsupportedCheckpoint, match="pickle"):
-        parse_manifest(text_of(files=[FILE | {"path": "pytorch_model.bin"}]), "test")
+def test_weights_in_other_files_have_a_remedy() -> None:
+    with pytest.raises(UnsupportedCheckpoint, match="files of torch"):
+        parse_manifest(text_of(files=[FILE | {"path": "consolidated.00.pth"}]), "test")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "mm_projector.bin"])
+def test_weights_in_files_of_torch(name: str) -> None:
+    assert select_content([name, "config.json", "training_args.bin", "optimizer.pt"], "test") == ["config.json", name]
+
+
+def test_weights_are_not_fetched_twice() -> None:
+    names = ["config.json", "model-1.safetensors", "pytorch_model-1.bin", "vision_tower/pytorch_model.bin"]
+    assert select_content(names, "test") == ["config.json", "model-1.safetensors", "vision_tower/pytorch_model.bin"]
+
+
+def test_companions_alone_are_no_checkpoint() -> None:
+    with pytest.raises(UnsupportedCheckpoint, match="no weights"):
+        select_content(["config.json", "base/model.safetensors"], "test")
 
 
 def test_content() -> None:
     names = ["model.safetensors", "config.json", "chat_template.jinja", "merges.txt", "tokenizer.model"]
-    others = ["README.md", "modeling_llava.py", "pytorch_model.bin", ".gitattributes", FILE_NAME, "other.model"]
+    others = ["README.md", "modeling_llava.py", "training_args.bin", ".gitattributes", FILE_NAME, "other.model"]
     assert [is_content(name) for name in names] == [True] * 5
     assert [is_content(name) for name in others] == [False] * 6
     assert select_content([*others, *names, "onnx/model.safetensors"], "test") == sorted(names)

@@ -82,14 +82,14 @@ class TestFolder:
         with pytest.raises(DigestMismatch, match=SHARD):
             pull(str(folder), options)
 
-    def test_pickle_is_refused_with_a_remedy(self, tmp_path: Path, options: ProvisionOptions) -> None:
-        (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
+    def test_other_files_of_torch_are_refused_with_a_remedy(self, tmp_path: Path, options: ProvisionOptions) -> None:
+        (tmp_path / "consolidated.00.pth").write_bytes(b"\x80\x02")
         with pytest.raises(UnsupportedCheckpoint) as caught:
             pull(str(tmp_path), options)
         assert ".safetensors" in caught.value.remedy
 
     def test_empty(self, tmp_path: Path, options: ProvisionOptions) -> None:
-        with pytest.raises(UnsupportedCheckpoint, match=r"no \.safetensors"):
+        with pytest.raises(UnsupportedCheckpoint, match="no weights"):
             pull(str(tmp_path), options)
 
 

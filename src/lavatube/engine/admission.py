@@ -6,13 +6,20 @@ Out-of-range ids would read another row of memory, and a wrong number of placeho
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import msgspec
 
-from lavatube.engine.sequence import ImageSpan, Sequence
+from lavatube.engine.sequence import ImageSpan, Sequence, SequenceState
 from lavatube.engine.wire import Pixels, Sampling, Submit
 from lavatube.errors import InvalidInput, PromptTooLong
+from lavatube.geometry import ImagePlan, plan_image
 from lavatube.spec import ModelSpec
+
+MAX_CHOICES: Final = 8
+MAX_BIASES: Final = 1024
+MAX_TOP_LOGPROBS: Final = 20
+MAX_PENALTY: Final = 1e6
 
 
 def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float) -> Sequence:
@@ -23,34 +30,82 @@ def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float
     token_ids = submit.token_ids
     if not token_ids:
         raise InvalidInput("The prompt has no tokens.", param="token_ids")
-    if min(token_ids) < 0 or max(token_ids) >= spec.language.vocab_size:
-        raise InvalidInput(f"A token id is outside the vocabulary of {spec.language.vocab_size}.", param="token_ids")
-    _check_sampling(submit.sampling)
-    room = max_context_tokens - len(token_ids)
-    if room < 1:
+    vocab_size = spec.language.vocab_size
+    strange = {token_id for token_id in token_ids if not 0 <= token_id < vocab_size} - {spec.image_token_id}
+    if strange:
+        raise InvalidInput(f"A token id is outside the vocabulary of {vocab_size}.", param="token_ids")
+    num_prompt_tokens = len(token_ids) - submit.num_answer_tokens
+    if not 1 <= num_prompt_tokens <= len(token_ids):
+        raise InvalidInput("The answer so far is longer than the prompt with it.", param="num_answer_tokens")
+    _check_sampling(submit.sampling, submit.num_answer_tokens, spec)
+    room = max_context_tokens - num_prompt_tokens
+    if room <= submit.num_answer_tokens:
         raise PromptTooLong(
             f"The prompt has {len(token_ids)} tokens; the engine holds {max_context_tokens} of one request.",
             remedy="Send a shorter text or fewer pictures.",
         )
-    return Sequence(
+    sampling = msgspec.structs.replace(submit.sampling, max_tokens=min(submit.sampling.max_tokens, room))
+    sequence = Sequence(
         request_id=submit.request_id,
         token_ids=list(token_ids),
-        num_prompt_tokens=len(token_ids),
-        sampling=msgspec.structs.replace(submit.sampling, max_tokens=min(submit.sampling.max_tokens, room)),
+        num_prompt_tokens=num_prompt_tokens,
+        sampling=sampling,
         images=_spans(token_ids, submit.images, spec),
         arrived_s=now_s,
     )
+    sequence.siblings = [_sibling(sequence, choice) for choice in range(1, sampling.num_choices)]
+    return sequence
 
 
-def _check_sampling(sampling: Sampling) -> None:
-    if sampling.max_tokens < 1:
-        raise InvalidInput("max_tokens is below 1.", param="max_tokens")
+def _sibling(sequence: Sequence, choice: int) -> Sequence:
+    """Another answer to the same prompt, as the next seeds would give it."""
+    return Sequence(
+        request_id=sequence.request_id,
+        token_ids=list(sequence.token_ids),
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        sampling=msgspec.structs.replace(sequence.sampling, seed=sequence.sampling.seed + choice),
+        images=sequence.images,
+        choice=choice,
+        arrived_s=sequence.arrived_s,
+        state=SequenceState.EXPECTED,
+    )
+
+
+def _check_sampling(sampling: Sampling, num_answer_tokens: int, spec: ModelSpec) -> None:
+    if sampling.max_tokens <= num_answer_tokens:
+        raise InvalidInput("max_tokens leaves no token to answer with.", param="max_tokens")
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
         raise InvalidInput("temperature is not a number from 0 on.", param="temperature")
     if not 0 <= sampling.top_p <= 1:
         raise InvalidInput("top_p is not between 0 and 1.", param="top_p")
     if sampling.top_k < 0:
         raise InvalidInput("top_k is below 0.", param="top_k")
+    if not 0 <= sampling.min_p <= 1:
+        raise InvalidInput("min_p is not between 0 and 1.", param="min_p")
+    if not 1 / MAX_PENALTY <= sampling.repetition_penalty <= MAX_PENALTY:
+        raise InvalidInput("repetition_penalty is not a number above 0.", param="repetition_penalty")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not abs(getattr(sampling, name)) <= MAX_PENALTY:
+            raise InvalidInput(f"{name} is not a number of that size.", param=name)
+    _check_biases(sampling, spec.language.vocab_size)
+    if not 0 <= sampling.min_tokens <= sampling.max_tokens:
+        raise InvalidInput("min_tokens is not between 0 and max_tokens.", param="min_tokens")
+    if sampling.min_tokens and sampling.grammar:
+        raise InvalidInput("A grammar says itself when an answer may end; min_tokens can't.", param="min_tokens")
+    if not 0 <= (sampling.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
+        raise InvalidInput(f"top_logprobs is not between 0 and {MAX_TOP_LOGPROBS}.", param="top_logprobs")
+    if not 1 <= sampling.num_choices <= (1 if num_answer_tokens else MAX_CHOICES):
+        raise InvalidInput(f"The number of choices is not between 1 and {MAX_CHOICES}.", param="n")
+
+
+def _check_biases(sampling: Sampling, vocab_size: int) -> None:
+    ids = [token_id for token_id, _ in sampling.logit_bias]
+    if len(ids) > MAX_BIASES or len(set(ids)) < len(ids):
+        raise InvalidInput(f"logit_bias names more than {MAX_BIASES} tokens, or one twice.", param="logit_bias")
+    if not all(0 <= token_id < vocab_size for token_id in ids):
+        raise InvalidInput(f"logit_bias names a token outside the vocabulary of {vocab_size}.", param="logit_bias")
+    if not all(math.isfinite(bias) and abs(bias) <= MAX_PENALTY for _, bias in sampling.logit_bias):
+        raise InvalidInput("logit_bias holds something that is no number of that size.", param="logit_bias")
 
 
 def _spans(token_ids: list[int], images: list[Pixels], spec: ModelSpec) -> tuple[ImageSpan, ...]:
@@ -62,19 +117,27 @@ def _spans(token_ids: list[int], images: list[Pixels], spec: ModelSpec) -> tuple
     spans = []
     taken = 0
     for pixels in images:
-        _check_pixels(pixels, spec)
+        plan = _checked_plan(pixels, len(images), spec)
         start = positions[taken]
         taken += pixels.num_tokens
         end = positions[taken - 1] + 1
         if end - start != pixels.num_tokens:
             raise InvalidInput("The placeholders of an image are not in one piece.")
-        spans.append(ImageSpan(start, end, pixels))
+        spans.append(ImageSpan(start, end, pixels, plan))
     return tuple(spans)
 
 
-def _check_pixels(pixels: Pixels, spec: ModelSpec) -> None:
+def _checked_plan(pixels: Pixels, num_images: int, spec: ModelSpec) -> ImagePlan:
+    """How the picture is laid out, which its pixels must fit."""
     size = spec.vision.image_size
     if pixels.size != size or pixels.tiles < 1 or len(pixels.data) != pixels.tiles * 3 * size * size:
         raise InvalidInput(f"An image is not made of squares of {size} pixels in RGB.")
-    if pixels.num_tokens != pixels.tiles * spec.vision.num_features:
-        raise InvalidInput(f"An image of {pixels.tiles} squares does not become {pixels.num_tokens} tokens.")
+    if pixels.num_images != num_images or min(pixels.width, pixels.height) < 1:
+        raise InvalidInput("An image was prepared for another prompt.")
+    plan = plan_image(spec, pixels.width, pixels.height, num_images=num_images, detail=pixels.detail)
+    if (pixels.tiles, pixels.num_tokens) != (plan.tiles, plan.num_tokens):
+        raise InvalidInput(
+            f"An image of {pixels.width}×{pixels.height} becomes {plan.num_tokens} tokens from {plan.tiles} squares, "
+            f"not {pixels.num_tokens} from {pixels.tiles}."
+        )
+    return plan

@@ -1,7 +1,7 @@
 """The blocks of the paged KV cache: who holds which, and which are free. Knows counts and ids; no tensors.
 
 A sequence's keys and values lie in blocks of `block_size` tokens, named in order by its block table. Blocks are counted
-by their users, so that tables may come to share a block; today each block in use has one user.
+by their users: the choices of one prompt share those that the prompt fills, which nobody writes to any more.
 """
 
 from __future__ import annotations
@@ -45,6 +45,26 @@ class BlockAllocator:
             block = self._free.popleft()
             self._num_users[block] = 1
             table.append(block)
+
+    def can_fork(self, num_tokens: int) -> bool:
+        """Whether `fork` would find the block it may need."""
+        return num_tokens % self.block_size == 0 or bool(self._free)
+
+    def fork(self, table: BlockTable, fork: BlockTable, num_tokens: int) -> list[tuple[int, int]]:
+        """Let the empty table `fork` hold the same `num_tokens` as `table`; returns blocks to copy, (from, to).
+
+        Full blocks are shared. The last one, when it is not full, is copied at once and not on write: both tables write
+        to it in the very next step.
+        """
+        assert self.can_fork(num_tokens), "ask can_fork first"
+        assert not fork
+        for block in table[: num_tokens // self.block_size]:
+            self._num_users[block] += 1
+            fork.append(block)
+        if num_tokens % self.block_size == 0:
+            return []
+        self.grow(fork, num_tokens)
+        return [(table[len(fork) - 1], fork[-1])]
 
     def release(self, table: BlockTable) -> None:
         """Give up all blocks of `table`, the last first, and empty it."""

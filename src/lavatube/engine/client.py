@@ -28,6 +28,7 @@ from lavatube.engine.wire import (
     RequestEvent,
     Submit,
     Tokens,
+    is_last,
 )
 from lavatube.errors import Conflict, Draining, EngineCrashed, InternalError, LavatubeError, NotReady, from_code
 
@@ -91,7 +92,7 @@ class EngineClient:
         return self.ready
 
     async def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
-        """The events of one request, up to its Done or Failed. To close the iterator is to abort.
+        """The events of one request, up to its last Done or Failed. To close the iterator is to abort.
 
         Raises: NotReady; EngineCrashed if the worker dies meanwhile; Draining; Conflict for an id in use.
         """
@@ -109,12 +110,17 @@ class EngineClient:
                 if isinstance(item, LavatubeError):
                     raise item.with_traceback(None)
                 yield item
-                if isinstance(item, Done | Failed):
+                if is_last(item):
                     return
         finally:
             if self._streams.get(request.request_id) is inbox:
                 self._streams[request.request_id] = None
                 worker.post(Abort(request.request_id))
+
+    def abort_choice(self, request_id: str, choice: int) -> None:
+        """End one of a request's several answers; the others go on."""
+        if self._worker is not None and self._streams.get(request_id) is not None:
+            self._worker.post(Abort(request_id, choice))
 
     async def stop(self) -> None:
         """End the worker; streams that are still open end with Draining."""
@@ -198,10 +204,11 @@ class EngineClient:
 
     def _receive(self, event: Tokens | Done | Failed | Ready | Loading | Heartbeat) -> None:
         match event:
-            case Tokens():
-                self._deliver(event, self._streams.get(event.request_id))
-            case Done() | Failed():
-                self._deliver(event, self._streams.pop(event.request_id, None))
+            case Tokens() | Done() | Failed():
+                streams = self._streams
+                inbox = streams.pop(event.request_id, None) if is_last(event) else streams.get(event.request_id)
+                if inbox is not None:
+                    inbox.put_nowait(event)
             case Ready():
                 self.ready, self.failure = event, None
                 self._move(EngineState.READY)
@@ -209,10 +216,6 @@ class EngineClient:
                 self.loading = event
             case Heartbeat():
                 self.heartbeat = event
-
-    def _deliver(self, event: RequestEvent, inbox: Inbox | None) -> None:
-        if inbox is not None:
-            inbox.put_nowait(event)
 
     def _order_load(self) -> None:
         """Send the order, once there is a worker and an order."""

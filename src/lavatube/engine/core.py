@@ -8,12 +8,13 @@ from collections.abc import Callable
 from lavatube.engine.admission import admit
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
+from lavatube.engine.grammar import Grammars
 from lavatube.engine.runner import Runner
-from lavatube.engine.sampler import Sampler
+from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk, Scheduler
-from lavatube.engine.sequence import Sequence
+from lavatube.engine.sequence import Sequence, SequenceState
 from lavatube.engine.wire import Done, Failed, RequestEvent, Submit, Tokens
-from lavatube.errors import EngineNumericalError, RequestError
+from lavatube.errors import EngineNumericalError, LavatubeError, RequestError
 from lavatube.model.attention import KVCache
 from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
@@ -31,9 +32,10 @@ class EngineCore:
         max_sequences: int,
         max_step_tokens: int,
         num_token_ids: int = 0,
+        token_texts: list[bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`num_token_ids` is how many ids the tokenizer knows; 0: all of the vocabulary."""
+        """`num_token_ids` is how many ids the tokenizer knows, 0: all; `token_texts` what each says, for grammars."""
         cache = KVCache.allocate(spec.language, num_blocks, BLOCK_SIZE, model.dtype, model.device)
         vocab_size = spec.language.vocab_size
         sampler = Sampler(vocab_size, [spec.image_token_id], num_token_ids or vocab_size, model.device)
@@ -41,7 +43,8 @@ class EngineCore:
         self._spec = spec
         self._runner = Runner(model, cache, sampler)
         self._scheduler = Scheduler(BlockAllocator(num_blocks, BLOCK_SIZE), max_sequences, max_step_tokens)
-        self._sequences: dict[str, Sequence] = {}
+        self._grammars = Grammars(token_texts or [], spec.stop_token_ids, vocab_size)
+        self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
         self._outbox: list[RequestEvent] = []
         self._clock = clock
         self._num_steps = 0
@@ -79,20 +82,22 @@ class EngineCore:
 
     def submit(self, submit: Submit) -> None:
         """Take a request; one with bad data fails, alone, with the next step's events."""
-        assert submit.request_id not in self._sequences, f"request {submit.request_id} is already here"
+        assert submit.request_id not in self._requests, f"request {submit.request_id} is already here"
         try:
             sequence = admit(submit, self._spec, self.max_context_tokens, self._clock())
+            self._constrain(sequence)
         except RequestError as error:
-            self._outbox.append(Failed(submit.request_id, error.code, error.sentence))
+            self._outbox.append(_failed(submit.request_id, error))
         else:
-            self._sequences[submit.request_id] = sequence
+            self._requests[submit.request_id] = [sequence, *sequence.siblings]
             self._scheduler.add(sequence)
 
-    def abort(self, request_id: str) -> None:
-        """End a request and free what it holds, now; one that has ended already is no matter."""
-        sequence = self._sequences.get(request_id)
-        if sequence is not None:
-            self._finish(sequence, "abort")
+    def abort(self, request_id: str, choice: int | None = None) -> None:
+        """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter."""
+        for sequence in list(self._requests.get(request_id, [])):
+            has_begun = sequence.num_completion_tokens > 0
+            if choice is None or (sequence.choice == choice and has_begun):
+                self._finish(sequence, "abort")
 
     def step(self) -> list[RequestEvent]:
         """Compute the next tokens of whoever is scheduled.
@@ -106,40 +111,79 @@ class EngineCore:
         return events
 
     def check_integrity(self) -> None:
-        """Assert that no block is lost or shared, and that no finished request is remembered."""
+        """Assert that no block is lost, and that no finished request is remembered."""
         self._scheduler.check_integrity()
-        assert len(self._sequences) == self.num_running + self.num_waiting
+        sequences = [sequence for choices in self._requests.values() for sequence in choices]
+        num_expected = sum(sequence.state is SequenceState.EXPECTED for sequence in sequences)
+        assert len(sequences) == self.num_running + self.num_waiting + num_expected
 
     def _compute(self, chunks: list[Chunk]) -> None:
         scheduled_s = self._clock()
         for chunk in chunks:
             if chunk.sequence.scheduled_s is None:
                 chunk.sequence.scheduled_s = scheduled_s
-        token_ids = self._runner.run(chunks)
+        results = self._runner.run(chunks)
         self._num_steps += 1
         sampling = [chunk.sequence for chunk in chunks if chunk.is_sampling]
         for chunk in chunks:
             chunk.sequence.compute(chunk.end)
-        for sequence, token_id in zip(sampling, token_ids, strict=True):
-            if token_id is None:
-                self._fail(sequence, EngineNumericalError("The model's output for this request is not a number."))
-            else:
-                self._extend(sequence, token_id)
+        for sequence, choices in zip(sampling, results, strict=True):
+            for one, choice in zip(self._fork(sequence), choices, strict=True):
+                self._receive(one, choice)
 
-    def _extend(self, sequence: Sequence, token_id: int) -> None:
-        """Add a sampled token. A stop token ends the request and is not part of the answer."""
+    def _fork(self, sequence: Sequence) -> list[Sequence]:
+        """A sequence and its siblings, which begin now."""
+        siblings = sequence.siblings
+        if siblings:
+            self._runner.copy_blocks(self._scheduler.fork(sequence))
+            for sibling in siblings:
+                sibling.scheduled_s = sequence.scheduled_s
+        return [sequence, *siblings]
+
+    def _receive(self, sequence: Sequence, choice: Choice | None) -> None:
+        """What was sampled for a sequence. A failure is its whole request's."""
+        if sequence.state is SequenceState.FINISHED:
+            return  # a sibling has failed
+        if choice is None:
+            self._fail(sequence, EngineNumericalError("The model's output for this request is not a number."))
+        elif sequence.matcher is not None and sequence.matcher.failure is not None:
+            self._fail(sequence, sequence.matcher.failure)
+        else:
+            self._extend(sequence, choice)
+
+    def _extend(self, sequence: Sequence, choice: Choice) -> None:
+        """Add a sampled token. A stop token ends the choice and is not part of the answer."""
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock()
-        if token_id in sequence.sampling.stop_token_ids:
+        if choice.token_id in sequence.sampling.stop_token_ids:
             self._finish(sequence, "stop")
             return
-        self._outbox.append(Tokens(sequence.request_id, sequence.num_completion_tokens, [token_id]))
-        sequence.token_ids.append(token_id)
-        if sequence.num_completion_tokens == sequence.sampling.max_tokens:
+        self._outbox.append(
+            Tokens(
+                request_id=sequence.request_id,
+                position=sequence.num_completion_tokens,
+                token_ids=[choice.token_id],
+                choice=sequence.choice,
+                logprobs=[] if choice.logprobs is None else [choice.logprobs],
+            )
+        )
+        sequence.token_ids.append(choice.token_id)
+        if sequence.matcher is not None and sequence.matcher.ends_with(choice.token_id):
+            self._finish(sequence, "stop")
+        elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
             self._finish(sequence, "length")
 
+    def _constrain(self, sequence: Sequence) -> None:
+        """Give the choices of a request their matchers. Raises: InvalidInput."""
+        if sequence.sampling.grammar:
+            matcher = self._grammars.matcher(sequence.sampling.grammar)
+            for token_id in sequence.token_ids[sequence.num_prompt_tokens :]:
+                matcher.ends_with(token_id)
+            for one in (sequence, *sequence.siblings):
+                one.matcher = matcher.copy()
+
     def _finish(self, sequence: Sequence, reason: str) -> None:
-        self._forget(sequence)
+        num_left = self._forget(sequence)
         queued_s, prefill_s, decode_s = sequence.durations(self._clock())
         self._outbox.append(
             Done(
@@ -151,13 +195,25 @@ class EngineCore:
                 queued_s=queued_s,
                 prefill_s=prefill_s,
                 decode_s=decode_s,
+                choice=sequence.choice,
+                num_left=num_left,
             )
         )
 
-    def _fail(self, sequence: Sequence, error: EngineNumericalError) -> None:
-        self._forget(sequence)
-        self._outbox.append(Failed(sequence.request_id, error.code, error.sentence))
+    def _fail(self, sequence: Sequence, error: LavatubeError) -> None:
+        for one in list(self._requests[sequence.request_id]):
+            self._forget(one)
+        self._outbox.append(_failed(sequence.request_id, error))
 
-    def _forget(self, sequence: Sequence) -> None:
-        del self._sequences[sequence.request_id]
+    def _forget(self, sequence: Sequence) -> int:
+        """Returns how many other choices of its request go on."""
         self._scheduler.finish(sequence)
+        choices = self._requests[sequence.request_id]
+        choices.remove(sequence)
+        if not choices:
+            del self._requests[sequence.request_id]
+        return len(choices)
+
+
+def _failed(request_id: str, error: LavatubeError) -> Failed:
+    return Failed(request_id, error.code, error.sentence, error.param or "")

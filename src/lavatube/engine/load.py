@@ -13,6 +13,7 @@ from lavatube.engine.capacity import num_cache_blocks
 from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting
+from lavatube.fidelity import with_fidelity
 from lavatube.model.load import load_model
 from lavatube.spec import DTYPE_BYTES, ModelSpec
 
@@ -25,7 +26,7 @@ def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done
     Raises: OperatorError.
     """
     folder = Path(order.folder)
-    spec = read_spec(folder)
+    spec = with_fidelity(read_spec(folder), order.fidelity)
     device = choose_device(order.device)
     dtype = choose_dtype(order.dtype, spec.dtype, device)
     try:
@@ -40,6 +41,7 @@ def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done
             max_sequences=order.max_sequences,
             max_step_tokens=order.max_step_tokens,
             num_token_ids=order.num_token_ids,
+            token_texts=order.token_texts,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InsufficientMemory(

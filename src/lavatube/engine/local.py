@@ -11,7 +11,7 @@ from typing import Self
 
 from lavatube.engine import loop
 from lavatube.engine.core import EngineCore
-from lavatube.engine.wire import Abort, Command, Done, Failed, RequestEvent, Shutdown, Submit
+from lavatube.engine.wire import Abort, Command, RequestEvent, Shutdown, Submit, is_last
 from lavatube.errors import Conflict, Draining, EngineCrashed, LavatubeError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class LocalStream:
     def __next__(self) -> RequestEvent:
         """Raises: EngineCrashed if the engine died, Draining if it was closed."""
         item = self._inbox.get()
-        if item is None or isinstance(item, Done | Failed | LavatubeError):
+        if item is None or isinstance(item, LavatubeError) or is_last(item):
             self._inbox.put(None)  # for whoever asks after the end
         if item is None:
             raise StopIteration
@@ -107,6 +107,5 @@ class LocalEngine:
     def _emit(self, events: list[RequestEvent]) -> None:
         for event in events:
             with self._lock:
-                is_end = isinstance(event, Done | Failed)
-                inbox = self._inboxes.pop(event.request_id) if is_end else self._inboxes[event.request_id]
+                inbox = self._inboxes.pop(event.request_id) if is_last(event) else self._inboxes[event.request_id]
             inbox.put(event)

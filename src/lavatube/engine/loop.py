@@ -17,7 +17,7 @@ def run(core: EngineCore, commands: SimpleQueue[Command], emit: Callable[[list[R
                 case Submit():
                     core.submit(command)
                 case Abort():
-                    core.abort(command.request_id)
+                    core.abort(command.request_id, command.choice)
                 case Shutdown():
                     return
                 case _:

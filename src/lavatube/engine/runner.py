@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lavatube.engine.batch import build_batch, images_of, splice_features
-from lavatube.engine.sampler import Sampler
+from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk
 from lavatube.engine.sequence import ImageSpan
 from lavatube.model.attention import KVCache
@@ -30,20 +30,31 @@ class Runner:
         self._count_layers()
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk]) -> list[int | None]:
-        """Compute `chunks`; the next id of each that is sampling, in order, None where its logits are not numbers."""
+    def run(self, chunks: Sequence[Chunk]) -> list[list[Choice | None]]:
+        """Compute `chunks`; the next token of each that is sampling, in order, and of its siblings.
+
+        None where its logits are not numbers.
+        """
         self._encode_images(chunks)
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
-        embeddings = self._model.embed_tokens(batch.token_ids)  # (T, hidden)
+        last_id = self._model.language.embed_tokens.num_embeddings - 1
+        embeddings = self._model.embed_tokens(batch.token_ids.clamp(max=last_id))  # (T, hidden)
         splice_features(embeddings, chunks)
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         if not batch.sampling_rows:
             return []
         logits = self._model.logits(hidden[batch.sampling_rows])  # (R, vocabulary)
-        sampling = [chunk.sequence for chunk in chunks if chunk.is_sampling]
-        return self._sampler.sample(
-            logits, [sequence.sampling for sequence in sampling], [sequence.num_tokens for sequence in sampling]
-        )
+        groups = [[chunk.sequence, *chunk.sequence.siblings] for chunk in chunks if chunk.is_sampling]
+        origins = [index for index, group in enumerate(groups) for _ in group]
+        if len(origins) > len(groups):
+            logits = logits[origins]  # the first tokens of several choices come from one row
+        choices = iter(self._sampler.sample(logits, [one.next_row() for group in groups for one in group]))
+        return [[next(choices) for _ in group] for group in groups]
+
+    @torch.inference_mode()
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Give each block (from, to) the keys and values of another."""
+        self._cache.copy_blocks(copies)
 
     def _encode_images(self, chunks: Sequence[Chunk]) -> None:
         """Encode the images whose placeholders this step reaches, of all sequences together.
@@ -61,7 +72,7 @@ class Runner:
             sequence.features[index] = encoded
 
     def _encode(self, spans: Sequence[ImageSpan]) -> list[torch.Tensor]:
-        """Shapes: out, for each image, (placeholders, hidden)."""
+        """Encoded and laid out. Shapes: out, for each image, (placeholders, hidden)."""
         if not spans:
             return []
         size = spans[0].pixels.size
@@ -69,7 +80,7 @@ class Runner:
         tiles = torch.frombuffer(data, dtype=torch.uint8).view(-1, 3, size, size)
         encoded = torch.cat([self._model.encode_images(part) for part in torch.split(tiles, MAX_ENCODE_TILES)])
         parts = torch.split(encoded, [span.pixels.tiles for span in spans])  # each (tiles, features, hidden)
-        return [part.flatten(0, 1) for part in parts]
+        return [self._model.arrange(part, span.plan) for part, span in zip(parts, spans, strict=True)]
 
     def _count_layers(self) -> None:
         """Count each layer as it ends: a long prompt on a slow machine is told from a hang by that."""

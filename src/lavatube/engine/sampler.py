@@ -1,24 +1,31 @@
-"""Rows of logits in, the next token ids out: a pure function of (row, Sampling, position).
+"""Rows of logits in, the next tokens out: a pure function of (logits, Sampling, the tokens so far), row by row.
 
-What else is in the batch, the device and the run do not matter: the draw is a number made from the seed and the
-position, not the next value of a generator.
+What else is in the batch, the device and the run do not matter: a draw is a number made from the seed and the position,
+not the next value of a generator.
 
-Source: order of the filters and "at least one token is kept" as in transformers' generate (temperature, top-k, top-p).
+Source: order of the steps as in transformers' generate: bias, penalties, bans; then temperature, top-k, top-p, min-p.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Iterable, Sequence
-from typing import Final
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from lavatube.engine.wire import Sampling
+from lavatube.engine.draw import draw, uniform
+from lavatube.engine.penalties import adjust
+from lavatube.engine.row import Row
+from lavatube.engine.wire import Logprobs
 
-_SEED_AND_POSITION: Final = struct.Struct(">QQ")
-_SEED_MASK: Final = 2**64 - 1
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The token that was chosen, and how likely it was where that was asked for."""
+
+    token_id: int
+    logprobs: Logprobs | None = None
 
 
 class Sampler:
@@ -28,51 +35,39 @@ class Sampler:
         """`num_token_ids` is how many ids the tokenizer knows; rows from there on are padding."""
         self._is_forbidden = torch.zeros(vocab_size, dtype=torch.bool)
         self._is_forbidden[num_token_ids:] = True
-        self._is_forbidden[list(forbidden_ids)] = True
+        self._is_forbidden[[token_id for token_id in forbidden_ids if token_id < vocab_size]] = True
         self._is_forbidden = self._is_forbidden.to(device)
 
-    def sample(self, logits: torch.Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int | None]:
-        """The next id of each row; None where the row has a NaN or an infinity, since any choice from it is noise.
-
-        `positions` are those of the tokens to come, counted from the start of the prompt.
+    def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[Choice | None]:
+        """The next token of each row; None where the logits have a NaN or an infinity: any choice from it is noise.
 
         Shapes: logits (rows, vocabulary) float32.
         """
         is_finite = torch.isfinite(logits).all(dim=-1)
-        allowed = logits.masked_fill(~is_finite[:, None], 0.0).masked_fill(self._is_forbidden, -torch.inf)
-        chosen = allowed.argmax(dim=-1)
-        for row, (sampling, position) in enumerate(zip(samplings, positions, strict=True)):
-            if sampling.temperature > 0:
-                chosen[row] = draw(allowed[row], sampling, uniform(sampling.seed, position))
-        pairs = zip(chosen.tolist(), is_finite.tolist(), strict=True)
-        return [token_id if is_good else None for token_id, is_good in pairs]
+        sayable = logits.masked_fill(~is_finite[:, None], 0.0).masked_fill(self._is_forbidden, -torch.inf)
+        adjusted = adjust(sayable, rows)
+        chosen = adjusted.argmax(dim=-1)  # (rows,)
+        drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
+        if drawn:
+            samplings = [rows[index].sampling for index in drawn]
+            points = [uniform(rows[index].sampling.seed, rows[index].position) for index in drawn]
+            chosen[drawn] = draw(adjusted[drawn], samplings, points)
+        logprobs = _logprobs(sayable, chosen, rows)
+        found = zip(chosen.tolist(), logprobs, is_finite.tolist(), strict=True)
+        return [Choice(token_id, likely) if is_good else None for token_id, likely, is_good in found]
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1), the same on every machine, without relation between neighbouring seeds or positions."""
-    key = _SEED_AND_POSITION.pack(seed & _SEED_MASK, position)
-    digest = hashlib.blake2b(key, digest_size=8).digest()
-    return (int.from_bytes(digest) >> 11) / 2**53
-
-
-def draw(row: torch.Tensor, sampling: Sampling, point: float) -> torch.Tensor:
-    """The id at `point` of the cumulative distribution.
-
-    In double precision and relative to the largest, so that no temperature overflows and sums are exact enough.
-    """
-    scores = row.double()
-    scores = (scores - scores.max()) / sampling.temperature
-    ids = torch.arange(len(scores), device=scores.device)
-    if 0 < sampling.top_k < len(scores):
-        scores, ids = scores.topk(sampling.top_k)
-    probabilities = scores.softmax(dim=-1)
-    if sampling.top_p < 1:
-        probabilities, order = probabilities.sort(descending=True, stable=True)
-        ids = ids[order]
-        is_kept = probabilities.cumsum(dim=-1) - probabilities < sampling.top_p
-        is_kept[0] = True
-        probabilities = probabilities * is_kept
-    sums = probabilities.cumsum(dim=-1)
-    total = sums[-1]
-    target = torch.minimum(total * point, torch.nextafter(total, torch.zeros_like(total)))  # rounding may reach it
-    return ids[torch.searchsorted(sums, target, right=True)]
+def _logprobs(logits: Tensor, chosen: Tensor, rows: Sequence[Row]) -> list[Logprobs | None]:
+    """For the rows that ask."""
+    found: list[Logprobs | None] = [None] * len(rows)
+    asking = [index for index, row in enumerate(rows) if row.sampling.top_logprobs is not None]
+    if not asking:
+        return found
+    table = logits[asking].double().log_softmax(dim=-1)  # (asking, vocabulary)
+    own = table.gather(1, chosen[asking][:, None])[:, 0].tolist()
+    most = max(rows[index].sampling.top_logprobs or 0 for index in asking)
+    values, ids = table.topk(min(most, table.shape[1]))
+    for index, chosen_value, row_values, row_ids in zip(asking, own, values.tolist(), ids.tolist(), strict=True):
+        top = list(zip(row_ids, row_values, strict=True))[: rows[index].sampling.top_logprobs or 0]
+        found[index] = Logprobs(chosen_value, [(token_id, value) for token_id, value in top if value > -torch.inf])
+    return found

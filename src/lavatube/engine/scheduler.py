@@ -29,7 +29,10 @@ class Chunk:
 
 
 class Scheduler:
-    """The queue, the running sequences (both oldest first; all that run are older than all that wait), their blocks."""
+    """The queue, the running sequences and their blocks.
+
+    Both are oldest first, and all that run are older than all that wait, but for choices that found no room to fork.
+    """
 
     def __init__(self, blocks: BlockAllocator, max_sequences: int, max_step_tokens: int) -> None:
         self.blocks = blocks
@@ -42,6 +45,11 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def num_claimed(self) -> int:
+        """Sequences that run, and those that will when the prompts before them are computed."""
+        return len(self.running) + sum(len(sequence.siblings) for sequence in self.running)
+
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the queue; it must fit the cache when it is alone."""
         assert sequence.num_prompt_tokens + sequence.sampling.max_tokens <= self.blocks.num_tokens
@@ -51,11 +59,32 @@ class Scheduler:
         """Take a sequence out, wherever it stands, and free what it holds."""
         if sequence.state is SequenceState.RUNNING:
             self.running.remove(sequence)
-        else:
+        elif sequence.state is SequenceState.WAITING:
             self.waiting.remove(sequence)
         self.blocks.release(sequence.block_table)
         sequence.forget()
         sequence.move(SequenceState.FINISHED)
+
+    def fork(self, sequence: Sequence) -> list[tuple[int, int]]:
+        """Let the siblings of a sequence begin, now that their prompt is computed; returns blocks to copy, (from, to).
+
+        One for which there is no room goes to the head of the queue, and computes the prompt for itself later.
+        """
+        siblings, sequence.siblings = sequence.siblings, []
+        copies, excluded = [], []
+        place = self.running.index(sequence) + 1
+        for sibling in siblings:
+            if len(self.running) < self.max_sequences and self.blocks.can_fork(sequence.num_computed_tokens):
+                copies += self.blocks.fork(sequence.block_table, sibling.block_table, sequence.num_computed_tokens)
+                sibling.move(SequenceState.RUNNING)
+                sibling.compute(sequence.num_computed_tokens)
+                self.running.insert(place, sibling)
+                place += 1
+            else:
+                sibling.move(SequenceState.WAITING)
+                excluded.append(sibling)
+        self.waiting.extendleft(reversed(excluded))
+        return copies
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step, at most `max_step_tokens` tokens in all, decoding rows first."""
@@ -85,8 +114,10 @@ class Scheduler:
         if not self.waiting or len(self.running) == self.max_sequences:
             return None
         sequence = self.waiting[0]
+        if self.running and self.num_claimed + 1 + len(sequence.siblings) > self.max_sequences:
+            return None
         # A block more for each that runs: else the newcomer would soon be the one that makes room for them.
-        spare = len(self.running)
+        spare = self.num_claimed + len(sequence.siblings) if self.running else 0  # alone it must get in
         if self.blocks.blocks_for(sequence.num_tokens) + spare > self.blocks.num_free:
             return None
         self.blocks.grow(sequence.block_table, sequence.num_tokens)
@@ -111,7 +142,7 @@ class Scheduler:
         self.waiting.appendleft(sequence)
 
     def check_integrity(self) -> None:
-        """Assert that no block is lost or shared, and that only what runs holds any."""
+        """Assert that no block is lost, and that only what runs holds any."""
         assert all(sequence.state is SequenceState.RUNNING for sequence in self.running)
         assert all(sequence.state is SequenceState.WAITING and not sequence.block_table for sequence in self.waiting)
         self.blocks.check_integrity(sequence.block_table for sequence in self.running)

@@ -1,4 +1,4 @@
-"""One request inside the engine: its token ids, how many of them are computed, and where it stands."""
+"""One answer to be inside the engine: its token ids, how many of them are computed, and where it stands."""
 
 from __future__ import annotations
 
@@ -9,31 +9,40 @@ from typing import Final
 import torch
 
 from lavatube.engine.blocks import BlockTable
+from lavatube.engine.grammar import Matcher
+from lavatube.engine.row import Row
 from lavatube.engine.wire import Pixels, Sampling
+from lavatube.geometry import ImagePlan
 
 
 class SequenceState(Enum):
-    """WAITING holds nothing on the device; RUNNING holds blocks; FINISHED is for ever."""
+    """WAITING holds nothing on the device; RUNNING holds blocks; FINISHED is for ever.
+
+    EXPECTED, too, holds nothing, and is in no queue: it begins when the prompt that it shares is computed.
+    """
 
     WAITING = auto()
     RUNNING = auto()
     FINISHED = auto()
+    EXPECTED = auto()
 
 
 _LEGAL_MOVES: Final = {
     SequenceState.WAITING: {SequenceState.RUNNING, SequenceState.FINISHED},
     SequenceState.RUNNING: {SequenceState.WAITING, SequenceState.FINISHED},
     SequenceState.FINISHED: set[SequenceState](),
+    SequenceState.EXPECTED: {SequenceState.WAITING, SequenceState.RUNNING, SequenceState.FINISHED},
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
-    """One image, and the token ids from `start` up to `end` that are its placeholders."""
+    """One image, how it is laid out, and the token ids from `start` up to `end` that are its placeholders."""
 
     start: int
     end: int
     pixels: Pixels
+    plan: ImagePlan
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +51,8 @@ class Sequence:
 
     `token_ids` is both; the first `num_computed_tokens` of them have their keys and values in the cache. `features`
     are the encoded images whose placeholders are not yet computed: (placeholders, hidden), by the index in `images`.
-    Moments are seconds of the engine's clock.
+    `siblings` are the request's other choices, which begin where this one's prompt ends. Moments are seconds of the
+    engine's clock.
     """
 
     request_id: str
@@ -50,6 +60,9 @@ class Sequence:
     num_prompt_tokens: int
     sampling: Sampling
     images: tuple[ImageSpan, ...] = ()
+    choice: int = 0
+    matcher: Matcher | None = None
+    siblings: list[Sequence] = field(default_factory=list)
     arrived_s: float = 0.0
     scheduled_s: float | None = None
     first_token_s: float | None = None
@@ -70,6 +83,11 @@ class Sequence:
     @property
     def num_completion_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    def next_row(self) -> Row:
+        """What the choice of the next token depends on."""
+        allowed = None if self.matcher is None else self.matcher.allowed()
+        return Row(self.sampling, self.token_ids, self.num_prompt_tokens, allowed)
 
     def move(self, state: SequenceState) -> None:
         assert state in _LEGAL_MOVES[self.state], f"{self.request_id} can't go from {self.state} to {state}"

@@ -11,14 +11,20 @@ from typing import Final
 
 import msgspec
 
+from lavatube.fidelity import Choice
+from lavatube.geometry import Detail
+
 MAX_FRAME_BYTES: Final = 512 * 1024 * 1024
 _LENGTH: Final = struct.Struct(">I")
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """How the next token is chosen: a pure function of (logits, this, position).
+    """How the next token is chosen: a pure function of (logits, this, the tokens so far).
 
-    temperature 0 is greedy; top_k 0 is off; top_p 1 is off. `seed` makes a run repeatable.
+    What asks for nothing: temperature 0 (greedy), top_k 0, top_p 1, min_p 0, repetition_penalty 1, the other penalties
+    0, `top_logprobs` None (0: of the chosen token alone). `seed` makes a run repeatable; of `num_choices` answers to
+    one prompt, the i-th is what the seed i later gives alone. `min_tokens` come before a stop token. `grammar` is in
+    llguidance's own notation, the one text that crosses: what it does not allow is never said.
     """
 
     max_tokens: int
@@ -27,13 +33,24 @@ class Sampling(msgspec.Struct, frozen=True):
     top_k: int = 0
     seed: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    top_logprobs: int | None = None
+    num_choices: int = 1
+    grammar: str = ""
 
 
 class Pixels(msgspec.Struct, frozen=True):
     """The squares of one image, as the vision tower reads them.
 
     `data` is (tiles, 3, size, size) uint8, row-major; `num_tokens` placeholders stand for it in the token ids.
-    `digest` names what the tower sees: same digest, same features.
+    `digest` names what the tower sees and how it is laid out: same digest, same features.
+    width, height (of the upright picture), num_images (of the prompt) and detail are what `plan_image` asks for, so
+    that both ends know the same plan.
     """
 
     digest: bytes
@@ -41,28 +58,38 @@ class Pixels(msgspec.Struct, frozen=True):
     tiles: int
     size: int
     num_tokens: int
+    width: int
+    height: int
+    num_images: int = 1
+    detail: Detail = "high"
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """One request: its token ids, each image already expanded to its placeholders, and its images in order."""
+    """One request: its token ids, each image already expanded to its placeholders, and its images in order.
+
+    The last `num_answer_tokens` ids are an answer that was begun elsewhere and goes on here.
+    """
 
     request_id: str
     token_ids: list[int]
     images: list[Pixels]
     sampling: Sampling
+    num_answer_tokens: int = 0
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """Stop a request and free what it holds; its stream ends with Done("abort")."""
+    """Stop a request, or one of its choices, and free what it holds; its stream ends with Done("abort")."""
 
     request_id: str
+    choice: int | None = None
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
     """Phase 2: put the checkpoint in `folder` into device memory.
 
     kv_cache_bytes 0: what the device has to spare. num_token_ids is how many ids the tokenizer knows, so that the
-    padded rows of the vocabulary are never sampled; 0: all of them.
+    padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
+    empty: there are none. `fidelity` is that of the front, so that both plan the same pictures.
     """
 
     folder: str
@@ -72,6 +99,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     max_step_tokens: int
     kv_cache_bytes: int
     num_token_ids: int = 0
+    token_texts: list[bytes] = []
+    fidelity: Choice = "auto"
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -111,16 +140,31 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     free_cache_tokens: int
 
 
+class Logprobs(msgspec.Struct, frozen=True):
+    """How likely a token was, as a natural logarithm, and how likely the likeliest ids were, those first.
+
+    In the model's own distribution over what can be said, before bias, penalties, temperature and filters.
+    """
+
+    chosen: float
+    top: list[tuple[int, float]]
+
+
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
-    """New ids of one request; `position` is the index of the first among its completion tokens."""
+    """New ids of one choice; `position` is the index of the first among its completion tokens.
+
+    `logprobs` has one for each id where they were asked for, else none.
+    """
 
     request_id: str
     position: int
     token_ids: list[int]
+    choice: int = 0
+    logprobs: list[Logprobs] = []
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The end of one request. `reason` is "stop", "length" or "abort"."""
+    """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort"."""
 
     request_id: str
     reason: str
@@ -130,19 +174,28 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     queued_s: float
     prefill_s: float
     decode_s: float
+    choice: int = 0
+    num_left: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The end of one request, as an error; `code` is one of errors.py."""
+    """The end of one request, as an error; `code` is one of errors.py, `param` the field at fault or nothing."""
 
     request_id: str
     code: str
     message: str
+    param: str = ""
 
 
 Command = Submit | Abort | Load | Shutdown
 Event = Loading | Ready | LoadFailed | Heartbeat | Tokens | Done | Failed
 RequestEvent = Tokens | Done | Failed
+
+
+def is_last(event: RequestEvent) -> bool:
+    """Whether nothing of its request comes after an event."""
+    return isinstance(event, Failed) or (isinstance(event, Done) and event.num_left == 0)
+
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _command_decoder: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

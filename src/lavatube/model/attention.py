@@ -56,10 +56,17 @@ class KVCache:
             block_size=block_size,
         )
 
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Give each block (from, to) of a list the keys and values of another."""
+        for source, target in copies:
+            start, goal = source * self.block_size, target * self.block_size
+            for stored in (self.keys, self.values):
+                stored[:, :, goal : goal + self.block_size] = stored[:, :, start : start + self.block_size]
+
 
 @dataclass(frozen=True, slots=True)
 class _DecodePlan:
-    """Sequences with one row each: read together, padded to the longest."""
+    """Sequences with one row each: what they see is read together, padded to the longest."""
 
     rows: Tensor  # (S,)
     slots: Tensor  # (S · L,)
@@ -70,27 +77,31 @@ class _DecodePlan:
 
 @dataclass(frozen=True, slots=True)
 class _PrefillPlan:
-    """One sequence with several rows. Without `slots` the rows are its whole context, and nothing is read back."""
+    """One sequence with several rows. Without `slots` they see nothing but themselves, and nothing is read back."""
 
     rows: slice  # n of them
-    slots: Tensor | None  # (context,)
-    mask: Tensor | None  # (n, context): 0 or -inf
+    slots: Tensor | None  # (seen,)
+    mask: Tensor | None  # (n, seen): 0 or -inf
 
 
 class Attention:
-    """One step's attention: what is to be read where is worked out once, then used by every layer."""
+    """One step's attention: what is to be read where is worked out once, then used by every layer.
 
-    def __init__(self, cache: KVCache, layout: Layout) -> None:
+    With a window, a row sees so many tokens up to and with itself; older ones stay in the cache, unread.
+    """
+
+    def __init__(self, cache: KVCache, layout: Layout, window: int | None = None) -> None:
         self._cache = cache
+        self._window = window
         self._write_slots = layout.slots
         counts = [end - start for start, end in pairwise(layout.query_starts)]
         singles = [sequence for sequence, count in enumerate(counts) if count == 1]
-        groups = group_by_length(singles, layout.context_lengths)
+        groups = group_by_length(singles, [self._num_seen(length) for length in layout.context_lengths])
         self._decodes = self._plan_decodes(layout, groups) if groups else []
         self._prefills = [self._plan_prefill(layout, sequence) for sequence, count in enumerate(counts) if count > 1]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Store this step's keys and values, then let each row attend to its context up to itself.
+        """Store this step's keys and values, then let each row attend to what it sees of its context.
 
         Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim); out (T, heads, head_dim).
         """
@@ -111,7 +122,7 @@ class Attention:
 
     def _plan_decodes(self, layout: Layout, groups: list[list[int]]) -> list[_DecodePlan]:
         _, num_kv_heads, _, head_dim = self._cache.keys.shape
-        longest = [max(layout.context_lengths[sequence] for sequence in group) for group in groups]
+        longest = [max(self._num_seen(layout.context_lengths[sequence]) for sequence in group) for group in groups]
         most = max(len(group) * length for group, length in zip(groups, longest, strict=True))
         # One buffer for all layers: fresh memory of this size would cost more in page faults than the attention itself.
         buffer = self._cache.keys.new_empty(2, num_kv_heads * most * head_dim)
@@ -125,27 +136,44 @@ class Attention:
     def _plan_decode(self, layout: Layout, group: list[int], gathered: Tensor) -> _DecodePlan:
         device = layout.slots.device
         longest = gathered.shape[3]
-        slots = self._slots(layout.block_tables[group], longest)  # (S, L)
         lengths = torch.tensor([layout.context_lengths[sequence] for sequence in group], device=device)
-        is_padding = torch.arange(longest, device=device) >= lengths[:, None]  # (S, L)
-        # Padding reads the sequence's own first token: what another left behind may be NaN, and 0 · NaN is NaN.
-        slots = torch.where(is_padding, slots[:, :1], slots)
+        # None begins before its own window: where a context is longer than `longest`, that is the window.
+        positions = (lengths - longest).clamp(min=0)[:, None] + torch.arange(longest, device=device)  # (S, L)
+        is_padding = positions >= lengths[:, None]
+        # Padding reads the sequence's own last token: what another left behind may be NaN, and 0 · NaN is NaN.
+        slots = self._slots(layout.block_tables[group], torch.where(is_padding, lengths[:, None] - 1, positions))
         rows = torch.tensor([layout.query_starts[sequence] for sequence in group], device=device)
         return _DecodePlan(rows, slots.flatten(), is_padding[:, None], keys=gathered[0], values=gathered[1])
 
     def _plan_prefill(self, layout: Layout, sequence: int) -> _PrefillPlan:
         start, end = layout.query_starts[sequence : sequence + 2]
         count, length = end - start, layout.context_lengths[sequence]
-        if count == length:
+        first_seen = max(0, length - count + 1 - (self._window or length))  # by the first of the rows
+        num_seen = length - first_seen
+        if count == num_seen and count <= (self._window or count):
             return _PrefillPlan(slice(start, end), slots=None, mask=None)
-        mask = self._cache.keys.new_full((count, length), -torch.inf).triu_(length - count + 1)
-        return _PrefillPlan(slice(start, end), self._slots(layout.block_tables[sequence], length), mask)
+        mask = self._mask(count, num_seen)
+        if count == num_seen:
+            return _PrefillPlan(slice(start, end), slots=None, mask=mask)
+        positions = torch.arange(first_seen, length, device=layout.slots.device)
+        return _PrefillPlan(slice(start, end), self._slots(layout.block_tables[sequence], positions), mask)
 
-    def _slots(self, block_tables: Tensor, length: int) -> Tensor:
-        """Slots of the first `length` tokens. Shapes: in (…, B), out (…, length)."""
-        offsets = torch.arange(length, device=block_tables.device)
+    def _mask(self, count: int, num_seen: int) -> Tensor:
+        """What the last `count` of `num_seen` tokens see: a triangle, or a band of the window's width."""
+        mask = self._cache.keys.new_full((count, num_seen), -torch.inf)
+        before = num_seen - count
+        if self._window is None or self._window >= num_seen:
+            return mask.triu_(before + 1)
+        return mask.triu(before + 1) + mask.tril_(before - self._window)
+
+    def _num_seen(self, context_length: int) -> int:
+        """How much of its context the newest row sees."""
+        return context_length if self._window is None else min(context_length, self._window)
+
+    def _slots(self, block_tables: Tensor, positions: Tensor) -> Tensor:
+        """Slots of tokens by their positions in the sequence. Shapes: in (…, B) and (…, n), out (…, n)."""
         block_size = self._cache.block_size
-        return block_tables[..., offsets // block_size] * block_size + offsets % block_size
+        return block_tables.gather(-1, positions // block_size) * block_size + positions % block_size
 
 
 def group_by_length(sequences: Sequence[int], context_lengths: Sequence[int]) -> list[list[int]]:

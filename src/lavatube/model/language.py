@@ -1,4 +1,4 @@
-"""The Llama decoder: embeddings of ragged rows in, hidden states after the last norm out. Knows no images."""
+"""The decoder: embeddings of ragged rows in, hidden states after the last norm out. Knows no images."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(language.vocab_size, language.hidden_size)
         self.layers = nn.ModuleList(_Block(language, index) for index in range(language.num_layers))
+        self.sliding_window = language.sliding_window
         self.norm = nn.RMSNorm(language.hidden_size, eps=language.rms_norm_eps)
         # Named device: a model is built on the meta device first, and constants must survive that.
         exponents = torch.arange(0, language.head_dim, 2, dtype=torch.float32, device="cpu") / language.head_dim
@@ -64,7 +65,7 @@ class _SelfAttention(nn.Module):
         self.head_dim = language.head_dim
         query_size, key_size = language.num_heads * language.head_dim, language.num_kv_heads * language.head_dim
         parts = {"q_proj": query_size, "k_proj": key_size, "v_proj": key_size}
-        self.qkv_proj = MergedLinear(language.hidden_size, parts, bias=False)
+        self.qkv_proj = MergedLinear(language.hidden_size, parts, bias=language.has_qkv_bias)
         self.o_proj = nn.Linear(query_size, language.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], attention: Attention) -> Tensor:

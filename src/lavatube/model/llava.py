@@ -1,4 +1,4 @@
-"""LLaVA 1.5, for inference: pixels and token ids in, hidden states and logits out. Knows no requests and no files."""
+"""A LLaVA, for inference: pixels and token ids in, hidden states and logits out. Knows no requests and no files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavatube.geometry import ImagePlan
+from lavatube.model.arrange import arrange
 from lavatube.model.attention import Attention, KVCache, Layout
 from lavatube.model.language import LanguageModel
 from lavatube.model.projector import Projector
@@ -20,6 +22,7 @@ class Llava(nn.Module):
         super().__init__()
         self.vision = VisionTower(spec.vision, spec.pixels)
         self.projector = Projector(spec)
+        self.newline = nn.Parameter(torch.empty(spec.language.hidden_size)) if spec.has_newline else None
         self.language = LanguageModel(spec.language)
         is_tied = spec.language.has_tied_embeddings
         self.head = None if is_tied else nn.Linear(spec.language.hidden_size, spec.language.vocab_size, bias=False)
@@ -34,12 +37,20 @@ class Llava(nn.Module):
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """What stands in the place of each image's placeholders.
+        """Squares of images to features, each square on its own.
 
         Shapes: in (N, 3, size, size) uint8, on any device; out (N, features, hidden).
         """
         features: Tensor = self.projector(self.vision(pixels.to(self.device)))
         return features
+
+    @torch.inference_mode()
+    def arrange(self, features: Tensor, plan: ImagePlan) -> Tensor:
+        """What stands in the place of one image's placeholders: its base tile, then the map of the others.
+
+        Shapes: in (tiles, features, hidden) as `encode_images` makes them; out (plan.num_tokens, hidden).
+        """
+        return arrange(features, plan, self.newline)
 
     @torch.inference_mode()
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
@@ -53,7 +64,9 @@ class Llava(nn.Module):
 
         Shapes: in and out (T, hidden).
         """
-        hidden: Tensor = self.language(embeddings, layout.positions, Attention(cache, layout))
+        hidden: Tensor = self.language(
+            embeddings, layout.positions, Attention(cache, layout, self.language.sliding_window)
+        )
         return hidden
 
     @torch.inference_mode()

@@ -17,29 +17,42 @@ from lavatube.errors import UnsupportedCheckpoint
 from lavatube.model.linear import MergedLinear
 from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
-from lavatube.weights.tensors import Tensors, open_tensors
+from lavatube.weights.composite import TensorSource, open_checkpoint
 
 EMBEDDINGS: Final = "language.embed_tokens.weight"
 HEAD: Final = "head.weight"
+NEWLINE: Final = "newline"
 
-# Spellings that llava-hf files have had, and where each part lives in our model; the first match wins.
+# Spellings that files of both layouts have had, and where each part lives in our model; the first match wins.
 PREFIXES: Final = (
+    ("model.vision_tower.vision_tower.vision_model.", "vision."),
+    ("model.mm_projector.clip_layernorm.", "projector.norm."),
+    ("model.mm_projector.final_linear.0.", "projector.linear_1."),
+    ("model.mm_projector.final_linear.2.", "projector.linear_2."),
+    # Of N layers, each but the last is followed by an activation, which counts in the file's numbers.
+    *((f"model.mm_projector.{2 * layer}.", f"projector.linear_{layer + 1}.") for layer in range(9)),
+    ("model.mm_projector.", "projector.linear_1."),
     ("model.vision_tower.vision_model.", "vision."),
     ("model.vision_tower.", "vision."),
+    ("model.multi_modal_projector.projector_layernorm.", "projector.norm."),
     ("model.multi_modal_projector.", "projector."),
+    ("model.image_newline", NEWLINE),
     ("model.language_model.", "language."),
     ("vision_tower.vision_model.", "vision."),
     ("vision_tower.", "vision."),
+    ("multi_modal_projector.projector_layernorm.", "projector.norm."),
     ("multi_modal_projector.", "projector."),
+    ("image_newline", NEWLINE),
     ("language_model.model.", "language."),
     ("language_model.lm_head.", "head."),
     ("lm_head.", "head."),
+    ("model.", "language."),
 )
 
-# In files, but not part of the computation: constants that old versions stored, and CLIP's other half.
+# In files, but not part of the computation: constants that old versions stored, and what a tower was pretrained with.
 SUPERFLUOUS: Final = re.compile(
     r".*\.(rotary_emb\.inv_freq|position_ids)"
-    r"|vision\.(post_layernorm\..*|text_model\..*|text_projection\..*|visual_projection\..*|logit_scale)"
+    r"|vision\.(post_layernorm\..*|head\..*|text_model\..*|text_projection\..*|visual_projection\..*|logit_.*)"
 )
 TOWER_BLOCK: Final = re.compile(r"vision\.layers\.(\d+)\.")
 
@@ -56,7 +69,7 @@ def load_model(
     Units: on_progress takes bytes of weights that are in place on the device, and of how many.
     Raises: UnsupportedCheckpoint, listing the tensors that are missing, too many or of another shape.
     """
-    tensors = open_tensors(folder)
+    tensors = open_checkpoint(folder)
     sources = _sources(tensors.names)
     with torch.device("meta"):  # shapes only: what does not fit is refused before it costs memory
         model = Llava(spec)
@@ -68,7 +81,9 @@ def load_model(
     total_bytes, done_bytes = sum(place.nbytes for place in places.values()), 0
     with torch.inference_mode():
         for name, place in places.items():
-            place.copy_(tensors.tensor(sources[name]))
+            stored = tensors.tensor(sources[name])
+            place.copy_(stored)
+            _check_finite(place, stored, sources[name])
             done_bytes += place.nbytes
             on_progress(done_bytes, total_bytes)
     return model
@@ -92,7 +107,7 @@ def _places(model: Llava) -> Iterator[tuple[str, Tensor]]:
                 parts = weight.split(list(module.parts.values()))
                 yield from ((f"{parent}.{part}.{kind}", rows) for part, rows in zip(module.parts, parts, strict=True))
             else:
-                yield f"{path}.{kind}", weight
+                yield f"{path}.{kind}" if path else kind, weight
 
 
 def _sources(names: Iterable[str]) -> dict[str, str]:
@@ -113,7 +128,7 @@ def _own_name(source: str) -> str:
     return source
 
 
-def _check(spec: ModelSpec, places: dict[str, Tensor], sources: dict[str, str], tensors: Tensors) -> None:
+def _check(spec: ModelSpec, places: dict[str, Tensor], sources: dict[str, str], tensors: TensorSource) -> None:
     missing, unfit = [], []
     for name, place in places.items():
         source = sources.get(name)
@@ -144,6 +159,21 @@ def _check_tied(embeddings: Tensor, head: Tensor) -> None:
             "different ones.",
             remedy="Set tie_word_embeddings to false in config.json.",
         )
+
+
+def _check_finite(place: Tensor, stored: Tensor, source: str) -> None:
+    """NaN and infinity show in the extremes: one pass, no copy, a fraction of what reading the file costs."""
+    if torch.stack(torch.aminmax(place)).isfinite().all():
+        return
+    if torch.stack(torch.aminmax(stored.float())).isfinite().all():
+        raise UnsupportedCheckpoint(
+            f"{source} has values beyond what {str(place.dtype).removeprefix('torch.')} holds.",
+            remedy="Load the model as bfloat16 or float32.",
+        )
+    raise UnsupportedCheckpoint(
+        f"{source} has values that are no numbers (NaN or infinite): the checkpoint is damaged.",
+        remedy="Fetch it again from its source, or use another.",
+    )
 
 
 def _some(names: list[str], limit: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""The two-layer perceptron that turns image features into embeddings of the language model."""
+"""The perceptron that turns image features into embeddings of the language model; of one layer, a linear map."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from lavatube.spec import ModelSpec
 
 
 class Projector(nn.Module):
-    """Shapes: in (…, vision width), out (…, hidden)."""
+    """Shapes: in (…, feature size), out (…, hidden)."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        hidden_size, has_bias = spec.language.hidden_size, spec.projector.has_bias
-        self.linear_1 = nn.Linear(spec.vision.hidden_size, hidden_size, bias=has_bias)
-        self.linear_2 = nn.Linear(hidden_size, hidden_size, bias=has_bias)
+        projector, features, hidden_size = spec.projector, spec.vision.feature_size, spec.language.hidden_size
+        self.norm = nn.LayerNorm(features, eps=projector.norm_eps) if projector.has_norm else None
+        self.num_layers = projector.num_layers
+        for number in range(1, self.num_layers + 1):  # by the names that the files have
+            inputs = features if number == 1 else hidden_size
+            self.add_module(f"linear_{number}", nn.Linear(inputs, hidden_size, bias=projector.has_bias))
 
     def forward(self, features: Tensor) -> Tensor:
-        out: Tensor = self.linear_2(functional.gelu(self.linear_1(features)))
-        return out
+        hidden = features if self.norm is None else self.norm(features)
+        for number in range(1, self.num_layers + 1):
+            linear = self.get_submodule(f"linear_{number}")
+            hidden = linear(hidden if number == 1 else functional.gelu(hidden))
+        return hidden

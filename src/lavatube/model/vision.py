@@ -1,9 +1,13 @@
-"""The CLIP vision tower: squares of uint8 pixels in, the hidden state that the checkpoint selects out.
+"""The vision tower, CLIP or SigLIP: squares of uint8 pixels in, the hidden states that the checkpoint selects out.
 
-Knows nothing of how an image became a square; only the blocks before the selected state exist here.
+Knows nothing of how an image became a square; only the blocks before the last selected state exist here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,6 +16,17 @@ from torch.nn import functional
 
 from lavatube.model.linear import MergedLinear
 from lavatube.spec import PixelSpec, VisionSpec
+
+
+def _quick_gelu(values: Tensor) -> Tensor:
+    return values * torch.sigmoid(1.702 * values)
+
+
+_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "quick_gelu": _quick_gelu,
+    "gelu": functional.gelu,
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+}
 
 
 def normalized_levels(pixels: PixelSpec) -> Tensor:
@@ -26,27 +41,32 @@ def normalized_levels(pixels: PixelSpec) -> Tensor:
 
 
 class VisionTower(nn.Module):
-    """Pixels → features, the selected hidden state with or without the class token."""
+    """Pixels → features: the selected hidden states side by side, with or without their first row."""
 
     levels: Tensor
 
     def __init__(self, vision: VisionSpec, pixels: PixelSpec) -> None:
         super().__init__()
         self.embeddings = _Embeddings(vision)
-        self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)  # CLIP's own spelling
+        # CLIP's own spelling; SigLIP has none.
+        self.pre_layrnorm = (
+            nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps) if vision.has_class_token else nn.Identity()
+        )
         self.layers = nn.ModuleList(_Block(vision) for _ in range(vision.num_layers_run))
         self.register_buffer("levels", normalized_levels(pixels), persistent=False)
-        self._num_dropped = vision.num_patches + 1 - vision.num_features
+        self._states = vision.select_states
+        self._num_dropped = int(vision.select_feature == "patch")
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Shapes: in (N, 3, size, size) uint8; out (N, features, width)."""
-        hidden = self.embeddings(self.normalize(pixels))
+        """Shapes: in (N, 3, size, size) uint8; out (N, features, selected · width)."""
         # State 0, too, is taken after this norm: it is the input of the first block.
-        hidden = self.pre_layrnorm(hidden)
-        for block in self.layers:
+        hidden = self.pre_layrnorm(self.embeddings(self.normalize(pixels)))
+        selected = {0: hidden}
+        for number, block in enumerate(self.layers, start=1):
             hidden = block(hidden)
-        features: Tensor = hidden[:, self._num_dropped :]
-        return features
+            if number in self._states:
+                selected[number] = hidden
+        return torch.cat([selected[state][:, self._num_dropped :] for state in self._states], dim=-1)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Shapes: in (N, 3, size, size) uint8; out the same, float32."""
@@ -55,28 +75,30 @@ class VisionTower(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    """Patches and the class token, each with its place."""
+    """Patches, after CLIP's class token, each with its place."""
 
     def __init__(self, vision: VisionSpec) -> None:
         super().__init__()
         self.patch_size = vision.patch_size
-        self.class_embedding = nn.Parameter(torch.empty(vision.hidden_size))
+        self.class_embedding = nn.Parameter(torch.empty(vision.hidden_size)) if vision.has_class_token else None
         # Holds the weight only. Patches do not overlap, so the convolution is one matrix product, and exact in float32
         # also where a library would run convolutions in TF32.
-        self.patch_embedding = nn.Conv2d(3, vision.hidden_size, vision.patch_size, vision.patch_size, bias=False)
-        self.position_embedding = nn.Embedding(vision.num_patches + 1, vision.hidden_size)
+        has_bias = not vision.has_class_token  # SigLIP's has one
+        self.patch_embedding = nn.Conv2d(3, vision.hidden_size, vision.patch_size, vision.patch_size, bias=has_bias)
+        self.position_embedding = nn.Embedding(vision.num_patches + vision.has_class_token, vision.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Shapes: in (N, 3, size, size); out (N, 1 + patches, width)."""
+        """Shapes: in (N, 3, size, size); out (N, rows, width)."""
         weight = self.patch_embedding.weight  # (width, 3, patch, patch)
         count, patch = len(pixels), self.patch_size
         grid = pixels.shape[-1] // patch
         pixels = pixels[..., : grid * patch, : grid * patch]
         patches = pixels.reshape(count, 3, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(count, grid * grid, -1).to(weight.dtype)  # (N, patches, 3 · patch · patch)
-        embedded = functional.linear(patches, weight.flatten(1))
-        classes = self.class_embedding.expand(count, 1, -1)
-        return torch.cat([classes, embedded], dim=1) + self.position_embedding.weight
+        embedded = functional.linear(patches, weight.flatten(1), self.patch_embedding.bias)
+        if self.class_embedding is not None:
+            embedded = torch.cat([self.class_embedding.expand(count, 1, -1), embedded], dim=1)
+        return embedded + self.position_embedding.weight
 
 
 class _Block(nn.Module):
@@ -118,10 +140,8 @@ class _Perceptron(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(vision.hidden_size, vision.intermediate_size)
         self.fc2 = nn.Linear(vision.intermediate_size, vision.hidden_size)
-        self.is_quick = vision.activation == "quick_gelu"
+        self.activation = _ACTIVATIONS[vision.activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        inner: Tensor = self.fc1(hidden)
-        inner = inner * torch.sigmoid(1.702 * inner) if self.is_quick else functional.gelu(inner)
-        out: Tensor = self.fc2(inner)
+        out: Tensor = self.fc2(self.activation(self.fc1(hidden)))
         return out

@@ -49,6 +49,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token, and how likely it was; `top` are the likeliest in its place, those first, which have none in turn."""
+
+    text: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The request is understood and in the engine's hands; from here on a failure is no longer the request's."""
 
@@ -57,12 +66,23 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A piece of text: the `index`-th, which begins `offset` characters into the answer."""
+    """A piece of one answer: the `index`-th, which begins `offset` characters into it. `logprobs` where asked for."""
 
     id: int
     text: str
     offset: int
     index: int
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One of several answers is over. A single one's end is told by Completed."""
+
+    id: int
+    choice: int
+    reason: FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +94,4 @@ class Completed:
     error: LavatubeError | None = None
 
 
-Event = Started | Output | Completed
+Event = Started | Output | Ended | Completed

@@ -14,6 +14,7 @@ from typing import Final
 from lavatube.predictions.events import Completed, Event, Output
 
 EVENT_OVERHEAD_BYTES: Final = 160
+LOGPROB_BYTES: Final = 120
 
 
 class EventLog:
@@ -34,14 +35,21 @@ class EventLog:
 
     @property
     def outputs(self) -> list[str]:
-        """The pieces of text so far."""
-        return [event.text for event in self._events if isinstance(event, Output)]
+        """The pieces of text of the first answer so far."""
+        return [event.text for event in self.pieces(0)]
+
+    def pieces(self, choice: int) -> list[Output]:
+        """What was written of one answer so far."""
+        return [event for event in self._events if isinstance(event, Output) and event.choice == choice]
 
     def append(self, event: Event) -> None:
         assert event.id == self.next_id, "ids have no gaps"
         assert not self.has_ended, "nothing comes after the end"
         self._events.append(event)
-        self.size_bytes += EVENT_OVERHEAD_BYTES + (len(event.text) * 4 if isinstance(event, Output) else 0)
+        self.size_bytes += EVENT_OVERHEAD_BYTES
+        if isinstance(event, Output):
+            num_logprobs = sum(1 + len(logprob.top) for logprob in event.logprobs)
+            self.size_bytes += len(event.text) * 4 + num_logprobs * LOGPROB_BYTES
         arrival, self._arrival = self._arrival, asyncio.Event()
         arrival.set()
 

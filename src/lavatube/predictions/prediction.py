@@ -9,7 +9,17 @@ import time
 from datetime import UTC, datetime
 
 from lavatube.errors import LavatubeError
-from lavatube.predictions.events import LEGAL_MOVES, Completed, FinishReason, Output, Started, Status, Usage
+from lavatube.predictions.events import (
+    LEGAL_MOVES,
+    Completed,
+    Ended,
+    FinishReason,
+    Output,
+    Started,
+    Status,
+    TokenLogprob,
+    Usage,
+)
 from lavatube.predictions.log import EventLog
 
 
@@ -24,7 +34,9 @@ class Prediction:
     `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads.
     """
 
-    def __init__(self, prediction_id: str, *, fingerprint: bytes = b"", is_detached: bool = False) -> None:
+    def __init__(
+        self, prediction_id: str, *, fingerprint: bytes = b"", is_detached: bool = False, num_choices: int = 1
+    ) -> None:
         self.id = prediction_id
         self.fingerprint = fingerprint
         self.is_detached = is_detached
@@ -32,7 +44,7 @@ class Prediction:
         self.status = Status.STARTING
         self.usage = Usage()
         self.error: LavatubeError | None = None
-        self.finish_reason: FinishReason | None = None
+        self.finish_reasons: list[FinishReason | None] = [None] * num_choices
         self.created_at = datetime.now(UTC)
         self.started_at: datetime | None = None
         self.completed_at: datetime | None = None
@@ -40,17 +52,27 @@ class Prediction:
         self.started: float | None = None
         self.first_output: float | None = None
         self.completed: float | None = None
-        self._num_outputs = 0
-        self._num_characters = 0
+        self._num_outputs = [0] * num_choices
+        self._num_characters = [0] * num_choices
         self._ended = asyncio.Event()
 
     @property
+    def finish_reason(self) -> FinishReason | None:
+        """Of the first answer."""
+        return self.finish_reasons[0]
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.finish_reasons)
+
+    @property
     def text(self) -> str:
+        """The first answer."""
         return "".join(self.log.outputs)
 
     @property
     def has_output(self) -> bool:
-        return self._num_outputs > 0
+        return any(self._num_outputs)
 
     def start(self, prompt_tokens: int, image_tokens: int) -> None:
         self._move(Status.PROCESSING)
@@ -58,16 +80,24 @@ class Prediction:
         self.started, self.started_at = time.monotonic(), datetime.now(UTC)
         self.log.append(Started(self.log.next_id))
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, choice: int = 0, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         assert self.status is Status.PROCESSING
         if self.first_output is None:
             self.first_output = time.monotonic()
-        self.log.append(Output(self.log.next_id, text, self._num_characters, self._num_outputs))
-        self._num_outputs += 1
-        self._num_characters += len(text)
+        offset, index = self._num_characters[choice], self._num_outputs[choice]
+        self.log.append(Output(self.log.next_id, text, offset, index, choice, logprobs))
+        self._num_outputs[choice] += 1
+        self._num_characters[choice] += len(text)
 
-    def succeed(self, reason: FinishReason, usage: Usage) -> None:
-        self.finish_reason, self.usage = reason, usage
+    def end_choice(self, choice: int, reason: FinishReason) -> None:
+        """One answer is over; when all are, `succeed`."""
+        self.finish_reasons[choice] = reason
+        if self.num_choices > 1:
+            self.log.append(Ended(self.log.next_id, choice, reason))
+
+    def succeed(self, usage: Usage) -> None:
+        assert None not in self.finish_reasons
+        self.usage = usage
         self._end(Status.SUCCEEDED)
 
     def fail(self, error: LavatubeError) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,12 +28,12 @@ from lavatube.errors import (
     from_code,
 )
 from lavatube.predictions.admission import Admission, Ticket
+from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.retention import Retention, RetentionLimits
 from lavatube.prompt.chat import Chat, Generation
-from lavatube.prompt.detokenize import Detokenizer
-from lavatube.prompt.prepare import Prepared
+from lavatube.prompt.prepare import Estimate, Prepared
 from lavatube.prompt.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,15 @@ class Prepares(Protocol):
 
     def prepare(self, chat: Chat, generation: Generation) -> Prepared: ...
 
+    def estimate(self, chat: Chat, sizes: Sequence[tuple[int, int]]) -> Estimate: ...
+
 
 class Engine(Protocol):
     """What the service asks of engine.client.EngineClient: closing the stream aborts the request."""
 
     def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]: ...
+
+    def abort_choice(self, request_id: str, choice: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +133,21 @@ class PredictionService:
             raise _draining("The server is shutting down and takes no new predictions.")
         size_bytes = sum(len(image.source) for image in chat.images)
         ticket = self._admission.enter(size_bytes)
-        prediction = Prediction(prediction_id or new_id(), fingerprint=fingerprint, is_detached=is_detached)
+        prediction = Prediction(
+            prediction_id or new_id(),
+            fingerprint=fingerprint,
+            is_detached=is_detached,
+            num_choices=generation.num_choices,
+        )
         self._retention.add(prediction)
         task = asyncio.create_task(self._run(prediction, chat, generation, ticket), name=prediction.id)
         self._tasks[prediction] = task
         task.add_done_callback(partial(self._finish, prediction, ticket))
         return prediction
+
+    async def estimate(self, chat: Chat, sizes: Sequence[tuple[int, int]]) -> Estimate:
+        """What a conversation would cost, with pictures of these sizes. Raises: RequestErrors."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._preparer.estimate, chat, sizes)
 
     def cancel(self, prediction: Prediction) -> bool:
         """End it now; its engine request is aborted at the next step. False if it had already ended."""
@@ -192,34 +205,45 @@ class PredictionService:
             _fail(prediction, InternalError("The server failed to answer; its log says why."))
 
     async def _generate(self, prediction: Prediction, prepared: Prepared) -> None:
+        """Write what the engine says until all answers are over."""
         usage = prediction.usage
+        answers = [Answer(self._preparer.tokenizer, prepared.stop) for _ in range(prediction.num_choices)]
         if prepared.sampling.max_tokens == 0:
-            prediction.succeed("length", usage)
+            for choice in range(len(answers)):
+                prediction.end_choice(choice, "length")
+            prediction.succeed(usage)
             return
-        detokenizer = Detokenizer(self._preparer.tokenizer, prepared.stop)
         submit = Submit(prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling)
-        num_tokens = 0
         async with aclosing(self._engine.submit(submit)) as events:
             async for event in events:
-                match event:
-                    case Tokens():
-                        num_tokens += len(event.token_ids)
-                        text = detokenizer.push(event.token_ids)
-                    case Done():
-                        text = detokenizer.finish()
-                    case Failed():
-                        raise from_code(event.code, event.message)
-                if text:
-                    prediction.write(text)
-                if detokenizer.has_stopped:
-                    prediction.succeed("stop", replace(usage, completion_tokens=num_tokens))
-                    return
+                if isinstance(event, Failed):
+                    raise from_code(event.code, event.message, param=event.param or None)
                 if isinstance(event, Done):
-                    cached, completion = event.cached_tokens, event.completion_tokens
-                    usage = replace(usage, cached_tokens=cached, completion_tokens=completion)
-                    prediction.succeed(_finish_reason(event), usage)
+                    usage = replace(usage, cached_tokens=event.cached_tokens)
+                self._hear(prediction, answers[event.choice], event)
+                if all(answer.is_over for answer in answers):
+                    completion_tokens = sum(answer.num_tokens for answer in answers)
+                    prediction.succeed(replace(usage, completion_tokens=completion_tokens))
                     return
         raise EngineCrashed("The engine ended the stream without a result.", remedy="Try again.")
+
+    def _hear(self, prediction: Prediction, answer: Answer, event: Tokens | Done) -> None:
+        """One event of one answer, whose text goes into the log."""
+        if answer.is_over:
+            return  # it has met a stop string, and the engine did not know yet
+        text, logprobs = answer.push(event) if isinstance(event, Tokens) else answer.finish()
+        if text or logprobs:
+            prediction.write(text, event.choice, logprobs)
+        if answer.has_stopped:
+            reason: FinishReason = "stop"
+        elif isinstance(event, Done):
+            reason = _finish_reason(event)
+        else:
+            return
+        answer.is_over = True
+        prediction.end_choice(event.choice, reason)
+        if isinstance(event, Tokens) and prediction.num_choices > 1:
+            self._engine.abort_choice(prediction.id, event.choice)
 
     def _finish(self, prediction: Prediction, ticket: Ticket, _task: asyncio.Task[None]) -> None:
         """The task is over, even one that was cancelled before it began."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from lavatube.errors import InvalidInput
+from lavatube.geometry import Detail
 
 _RANGES: Final = "top_p is between 0 and 1; all others are numbers from 0 on."
 
@@ -28,11 +29,12 @@ class ImageInput:
     """One picture, not yet fetched or decoded.
 
     `source` is the encoded file itself, or a `data:`, `http:` or `https:` URL. `param` is the request's field that it
-    came from, so that an error can name it.
+    came from, so that an error can name it. `detail` low: the picture as a whole, without its tiles.
     """
 
     source: bytes | str
     param: str = "image"
+    detail: Detail = "high"
 
 
 Part = Text | ImageInput
@@ -56,8 +58,23 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True)
+class Structure:
+    """The form that an answer must have: a JSON schema, a regular expression, or one of a JSON list of texts.
+
+    `param` is the request's field that it came from, so that an error can name it.
+    """
+
+    kind: Literal["json_schema", "regex", "choice"]
+    text: str
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """How to answer. `max_tokens` None means: as much as the context holds; `seed` None means: a random one."""
+    """How to answer. `max_tokens` None means: as much as the context holds; `seed` None means: a random one.
+
+    The rest is explained where it is defined, at `engine.wire.Sampling`.
+    """
 
     max_tokens: int | None = None
     temperature: float = 0.2
@@ -65,6 +82,15 @@ class Generation:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    top_logprobs: int | None = None
+    num_choices: int = 1
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         """Raises: InvalidInput."""

@@ -10,6 +10,7 @@ import warnings
 from PIL import Image
 
 from lavatube.errors import ImageRejected, ImageTooLarge
+from lavatube.geometry import plan_cut
 from lavatube.prompt.decoder import Decoded, DecodeReply, Refused, encoder, request_decoder
 from lavatube.prompt.pixels import tile
 from lavatube.prompt.raster import rasterise
@@ -20,8 +21,10 @@ def _decode(body: bytes) -> DecodeReply:
     request = request_decoder.decode(body)
     Image.MAX_IMAGE_PIXELS = request.limits.max_pixels  # a second line; check_size is the first
     try:
-        image = rasterise(request.data, request.form, request.limits)
-        tiles = tile(image, request.pixels)
+        treatment = request.treatment
+        image = rasterise(request.data, request.form, request.limits, treatment.reading)
+        cut = plan_cut(treatment.pixels, *image.size, num_images=treatment.num_images, detail=treatment.detail)
+        tiles = tile(image, treatment.pixels, cut)
     except ImageRejected as error:
         return Refused(error.code, error.message, error.remedy)
     except MemoryError:

@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from lavatube.errors import ImageRejected, Overloaded, from_code
-from lavatube.prompt.images import Format, ImageLimits, recognise
+from lavatube.geometry import Detail
+from lavatube.prompt.images import Format, ImageLimits, Reading, recognise
 from lavatube.prompt.sandbox import SandboxBusy, SandboxError, SandboxLimits, SandboxPool
 from lavatube.spec import PixelSpec
 
@@ -21,15 +22,24 @@ logger = logging.getLogger(__name__)
 _CHILD: Final = "lavatube.prompt.decode_child"
 
 
+class Treatment(msgspec.Struct, frozen=True):
+    """What is made of a picture, whatever its size."""
+
+    pixels: PixelSpec
+    reading: Reading = "person"
+    num_images: int = 1
+    detail: Detail = "high"
+
+
 class DecodeRequest(msgspec.Struct, frozen=True):
     data: bytes
     form: Format
-    pixels: PixelSpec
+    treatment: Treatment
     limits: ImageLimits
 
 
 class Decoded(msgspec.Struct, frozen=True, tag="decoded"):
-    """`data` is (tiles, 3, size, size) uint8; width and height are those of the upright picture."""
+    """`data` is (tiles, 3, size, size) uint8; width and height are those of the picture that was cut."""
 
     data: bytes
     tiles: int
@@ -68,12 +78,12 @@ class ImageDecoder:
     def pids(self) -> list[int]:
         return self._pool.pids
 
-    def decode(self, data: bytes, pixels: PixelSpec, limits: ImageLimits) -> Decoded:
+    def decode(self, data: bytes, treatment: Treatment, limits: ImageLimits) -> Decoded:
         """One picture's squares.
 
         Raises: ImageRejected and its kinds, also for a picture that ended its child; Overloaded when all are busy.
         """
-        request = DecodeRequest(data, recognise(data, limits), pixels, limits)
+        request = DecodeRequest(data, recognise(data, limits), treatment, limits)
         try:
             reply: DecodeReply = _reply_decoder.decode(self._pool.ask(encoder.encode(request)))
         except SandboxBusy:

@@ -11,6 +11,8 @@ from typing import Final, Literal
 from lavatube.errors import BadImageDimensions, ImageRejected, ImageTooLarge, UnsupportedImage
 
 Format = Literal["PNG", "JPEG", "WEBP", "GIF"]
+# How a file becomes RGB: as a person sees it, or bit for bit as the original's code or the hub's library reads it.
+Reading = Literal["person", "original", "hf"]
 
 FORMATS_REMEDY: Final = "Send a PNG, JPEG, WebP or GIF."
 

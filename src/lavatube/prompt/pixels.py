@@ -1,16 +1,18 @@
 """An RGB image in, the uint8 squares that the vision tower reads out.
 
-Bit-exact with the PIL image processors of transformers (CLIP for crop and stretch, Llava with do_pad for pad), up to
-normalisation, which the model does on its device. Knows no files and no limits.
+Bit-exact with the PIL image processors of transformers (CLIP, SigLIP, Llava with do_pad, LlavaNext, LlavaOnevision) and
+with the original's process_images, up to normalisation, which the model does on its device. Knows no files, no limits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image
 
+from lavatube.geometry import Cut
 from lavatube.spec import PixelSpec
 
 _BICUBIC: Final = Image.Resampling.BICUBIC
@@ -26,25 +28,27 @@ class Tiles:
     size: int
 
 
-def tile(image: Image.Image, spec: PixelSpec) -> Tiles:
-    """Cut one RGB image into the squares that the tower reads; this family has one.
+def tile(image: Image.Image, spec: PixelSpec, cut: Cut) -> Tiles:
+    """Cut one RGB image into the squares that the tower reads, as `cut` says.
 
-    Shapes: out (1, 3, S, S) uint8, S = spec.size.
+    Shapes: out (cut.tiles, 3, S, S) uint8, S = spec.size; the base tile first, then the grid's, row by row.
     """
-    if spec.mode == "stretch":
-        square = image.resize((spec.size, spec.size), _BICUBIC)
-    elif spec.mode == "pad":
-        square = _crop_centre(_resize_padded(image, spec), spec.size)
+    if cut.mode == "anyres":
+        squares = [image.resize((spec.size, spec.size), _BICUBIC), *_grid(image, spec.size, cut)]
+    elif cut.mode == "pad":
+        squares = [_crop(_resize_padded(image, spec), spec.size, cut)]
     else:
-        square = _crop_centre(_resize_shortest(image, spec.resize), spec.size)
-    planes = (plane.tobytes() for plane in square.split())
-    return Tiles(b"".join(planes), count=1, size=spec.size)
+        squares = [_crop(image.resize(cut.resized, _BICUBIC), spec.size, cut)]
+    planes = (plane.tobytes() for square in squares for plane in square.split())
+    return Tiles(b"".join(planes), count=len(squares), size=spec.size)
 
 
-def _resize_shortest(image: Image.Image, edge: int) -> Image.Image:
-    short, long = sorted(image.size)
-    long = int(edge * long / short)
-    return image.resize((edge, long) if image.width <= image.height else (long, edge), _BICUBIC)
+def _grid(image: Image.Image, size: int, cut: Cut) -> Iterator[Image.Image]:
+    canvas = Image.new("RGB", (size * cut.grid_cols, size * cut.grid_rows))
+    canvas.paste(image.resize(cut.resized, _BICUBIC), cut.offset)
+    for top in range(0, canvas.height, size):
+        for left in range(0, canvas.width, size):
+            yield canvas.crop((left, top, left + size, top + size))
 
 
 def _resize_padded(image: Image.Image, spec: PixelSpec) -> Image.Image:
@@ -65,7 +69,7 @@ def _resize_padded(image: Image.Image, spec: PixelSpec) -> Image.Image:
     return narrow.resize((edge, edge), _BICUBIC)
 
 
-def _crop_centre(image: Image.Image, size: int) -> Image.Image:
+def _crop(image: Image.Image, size: int, cut: Cut) -> Image.Image:
     """The middle square; where the image is smaller than it, the rest is black."""
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    left, top = -cut.offset[0], -cut.offset[1]
     return image.crop((left, top, left + size, top + size))

@@ -6,37 +6,30 @@ and thread-safe; the front calls it in a thread. Knows no engine and no HTTP sta
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from lavatube.engine.wire import Pixels, Sampling
-from lavatube.errors import (
-    ForbiddenImageUrl,
-    ImageRejected,
-    InvalidImageUrl,
-    InvalidInput,
-    PromptTooLong,
-    TooManyImages,
-    UnsupportedCheckpoint,
-)
-from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Text
-from lavatube.prompt.data_url import decode_data_url
-from lavatube.prompt.decoder import Decoded, ImageDecoder
+from lavatube.errors import InvalidInput, PromptTooLong, UnsupportedCheckpoint
+from lavatube.geometry import ImagePlan
+from lavatube.prompt.chat import Chat, Generation, Part, Text
+from lavatube.prompt.conversations import conversation
+from lavatube.prompt.decoder import ImageDecoder
 from lavatube.prompt.fetch import UrlGate
-from lavatube.prompt.images import ImageLimits
-from lavatube.prompt.template import JinjaTemplate, LlavaV1, Template
-from lavatube.prompt.tokenizer import Tokenizer
+from lavatube.prompt.images import ImageLimits, Reading
+from lavatube.prompt.pictures import Pictures
+from lavatube.prompt.structure import GrammarBuilder
+from lavatube.prompt.template import BuiltIn, JinjaTemplate, Template
+from lavatube.prompt.tokenizer import Tokenizer, TokenizerRules
 from lavatube.spec import ModelSpec
 
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_CHARS: Final = 256
-# Part of every image digest: raise it when the same picture gives other pixels.
-PREPROCESS_VERSION: Final = 1
+_IMAGE_START: Final = "<im_start>"
+_IMAGE_END: Final = "<im_end>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +44,28 @@ class Prepared:
     image_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a conversation costs before it is sent. `images` are in the order of the chat's."""
+
+    text_tokens: int
+    images: tuple[ImagePlan, ...]
+    context_tokens: int
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(plan.num_tokens for plan in self.images)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.text_tokens + self.image_tokens
+
+    @property
+    def room_tokens(self) -> int:
+        """For the answer; none where the prompt is too long."""
+        return max(0, self.context_tokens - self.prompt_tokens)
+
+
 class Preparer:
     """Everything between a conversation and the engine, for one checkpoint.
 
@@ -58,19 +73,26 @@ class Preparer:
     """
 
     def __init__(
-        self, spec: ModelSpec, folder: Path, limits: ImageLimits, gate: UrlGate | None, decoder: ImageDecoder
+        self,
+        spec: ModelSpec,
+        folder: Path,
+        limits: ImageLimits,
+        gate: UrlGate | None,
+        decoder: ImageDecoder,
+        reading: Reading = "person",
     ) -> None:
         self._spec = spec
-        self._limits = limits
-        self._gate = gate
-        self._decoder = decoder
-        self.tokenizer = Tokenizer(folder, {spec.image_token_id, *spec.stop_token_ids})
-        if self.tokenizer.vocabulary.size > spec.language.vocab_size:
+        self._pictures = Pictures(spec, limits, gate, decoder, reading)
+        self.tokenizer = Tokenizer(folder, spec.stop_token_ids, _rules(spec))
+        # The original's code gives the model rows for tokens that were added later; no prompt of ours asks for one.
+        if self.tokenizer.vocabulary.size > spec.language.vocab_size and spec.layout != "original":
             raise UnsupportedCheckpoint(
-                f"tokenizer.json has ids up to {self.tokenizer.vocabulary.size - 1}, but the model's vocabulary ends "
+                f"The tokenizer has ids up to {self.tokenizer.vocabulary.size - 1}, but the model's vocabulary ends "
                 f"at {spec.language.vocab_size - 1}."
             )
         self._template = _template(spec, self.tokenizer)
+        self._grammars = GrammarBuilder(may_begin_with_space=self.tokenizer.vocabulary.num_stripped_spaces > 0)
+        self._stop_token_ids, self._stop_strings = _stops(spec, self.tokenizer)
         self._context_tokens = spec.language.max_positions
 
     def limit_context(self, tokens: int) -> None:
@@ -83,32 +105,40 @@ class Preparer:
         Raises: RequestErrors, with the field at fault where the chat says it; Overloaded.
         """
         images = chat.images
-        if len(images) > self._limits.max_images:
-            raise TooManyImages(
-                f"The request has {len(images)} pictures; {self._limits.max_images} are allowed.",
-                param=images[self._limits.max_images].param,
-                remedy="Send fewer.",
-            )
+        self._pictures.check_number(images)
         _check_stop(generation.stop)
+        grammar = "" if generation.structure is None else self._grammars.build(generation.structure)
         template_ids = self._tokenise(chat)
         self._check_length(len(template_ids) - len(images), 0)
-        pixels = self._pixels(images)
+        pixels = self._pictures.read(images)
         token_ids = self._expand(template_ids, pixels)
         image_tokens = sum(image.num_tokens for image in pixels)
         room = self._check_length(len(token_ids) - image_tokens, image_tokens)
         return Prepared(
             token_ids=token_ids,
             images=pixels,
-            sampling=self._sampling(generation, room),
-            stop=generation.stop,
+            sampling=self._sampling(generation, grammar, room),
+            stop=(*generation.stop, *self._stop_strings),
             prompt_tokens=len(token_ids),
             image_tokens=image_tokens,
         )
 
+    def estimate(self, chat: Chat, sizes: Sequence[tuple[int, int]]) -> Estimate:
+        """What `prepare` would count, for pictures of which only (width, height) is known yet, upright.
+
+        Raises: RequestErrors, as `prepare` would; but a prompt that is too long is counted, too.
+        """
+        images = chat.images
+        self._pictures.check_number(images)
+        plans = self._pictures.plan(images, sizes)
+        text_tokens = len(self._tokenise(chat)) - len(images)
+        return Estimate(text_tokens, plans, self._context_tokens)
+
     def close(self) -> None:
         """End the children that decode and render."""
+        self._grammars.close()
         self._template.close()
-        self._decoder.close()
+        self._pictures.close()
 
     def _tokenise(self, chat: Chat) -> list[int]:
         """The ids of the rendered conversation, one placeholder a picture."""
@@ -150,40 +180,6 @@ class Preparer:
             )
         return context - total
 
-    def _pixels(self, images: Sequence[ImageInput]) -> tuple[Pixels, ...]:
-        """All pictures, fetched and decoded side by side."""
-        if len(images) < 2:
-            return tuple(map(self._picture, images))
-        with ThreadPoolExecutor(len(images), thread_name_prefix="picture") as threads:
-            return tuple(threads.map(self._picture, images))
-
-    def _picture(self, image: ImageInput) -> Pixels:
-        try:
-            decoded = self._decoder.decode(self._read(image.source), self._spec.pixels, self._limits)
-        except ImageRejected as error:
-            error.param = image.param
-            raise
-        return Pixels(
-            digest=_digest(decoded),
-            data=decoded.data,
-            tiles=decoded.tiles,
-            size=decoded.size,
-            num_tokens=self._spec.num_image_tokens(decoded.width, decoded.height),
-        )
-
-    def _read(self, source: bytes | str) -> bytes:
-        if isinstance(source, bytes):
-            return source
-        if not source:
-            raise InvalidImageUrl("The picture is empty.", remedy="Send a data: URL, or an http or https URL.")
-        if source[:5].lower() == "data:":
-            return decode_data_url(source, self._limits.max_bytes)
-        if self._gate is None:
-            raise ForbiddenImageUrl(
-                "This server fetches no pictures.", remedy="Send the picture itself as a data: URL."
-            )
-        return self._gate.fetch(source)
-
     def _expand(self, template_ids: Sequence[int], pixels: Sequence[Pixels]) -> list[int]:
         """Each placeholder repeated as often as its picture has tokens."""
         counts = iter(pixels)
@@ -193,26 +189,64 @@ class Preparer:
             token_ids.extend([token_id] * (next(counts).num_tokens if is_image else 1))
         return token_ids
 
-    def _sampling(self, generation: Generation, room: int) -> Sampling:
+    def _sampling(self, generation: Generation, grammar: str, room: int) -> Sampling:
+        max_tokens = room if generation.max_tokens is None else min(generation.max_tokens, room)
         return Sampling(
-            max_tokens=room if generation.max_tokens is None else min(generation.max_tokens, room),
+            max_tokens=max_tokens,
             temperature=generation.temperature,
             top_p=generation.top_p,
             top_k=generation.top_k,
             seed=secrets.randbits(31) if generation.seed is None else generation.seed,
-            stop_token_ids=self._spec.stop_token_ids,
+            stop_token_ids=self._stop_token_ids,
+            min_p=generation.min_p,
+            repetition_penalty=generation.repetition_penalty,
+            presence_penalty=generation.presence_penalty,
+            frequency_penalty=generation.frequency_penalty,
+            logit_bias=generation.logit_bias,
+            min_tokens=min(generation.min_tokens, max_tokens),
+            top_logprobs=generation.top_logprobs,
+            num_choices=generation.num_choices,
+            grammar=grammar,
         )
+
+
+def _rules(spec: ModelSpec) -> TokenizerRules:
+    return TokenizerRules(
+        kind=spec.tokenizer,
+        is_legacy=spec.is_legacy_tokenizer,
+        is_chunked=spec.fidelity == "original",
+        image_token_id=spec.image_token_id,
+    )
 
 
 def _template(spec: ModelSpec, tokenizer: Tokenizer) -> Template:
-    image_token = tokenizer.token(spec.image_token_id)
-    if not image_token:
-        raise UnsupportedCheckpoint(
-            f"tokenizer.json has no token {spec.image_token_id}, which config.json calls image."
-        )
-    if spec.chat_template is None:
-        return LlavaV1(image_token, tokenizer.named_tokens.get("eos_token", "</s>"))
-    return JinjaTemplate(spec.chat_template, image_token, tokenizer.named_tokens)
+    picture = tokenizer.image_text
+    if spec.image_token_id < spec.language.vocab_size and not tokenizer.token(spec.image_token_id):
+        raise UnsupportedCheckpoint(f"The tokenizer has no token {spec.image_token_id}, which config.json calls image.")
+    if spec.has_image_marks:
+        marks = (tokenizer.control_id(mark) for mark in (_IMAGE_START, _IMAGE_END))
+        if not all(mark is not None and mark < spec.language.vocab_size for mark in marks):
+            raise UnsupportedCheckpoint(
+                f"config.json: mm_use_im_start_end is set, but the tokenizer or the model has no {_IMAGE_START} and "
+                f"{_IMAGE_END}."
+            )
+        picture = f"{_IMAGE_START}{picture}{_IMAGE_END}"
+    if spec.template is None:
+        return BuiltIn(conversation(spec.builtin_template), picture)
+    return JinjaTemplate(spec.template, picture, tokenizer.named_tokens)
+
+
+def _stops(spec: ModelSpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The ids and the strings that end an answer: the checkpoint's, and the end of a turn of a built-in template."""
+    ids, strings = list(spec.stop_token_ids), list(spec.stop_strings)
+    if spec.template is None:
+        stop = conversation(spec.builtin_template).stop
+        token_id = tokenizer.control_id(stop)
+        if token_id is None or token_id >= spec.language.vocab_size:
+            strings.append(stop)
+        else:
+            ids.append(token_id)
+    return tuple(dict.fromkeys(ids)), tuple(dict.fromkeys(strings))
 
 
 def _shield(chat: Chat, tokenizer: Tokenizer) -> Chat:
@@ -227,9 +261,3 @@ def _check_stop(stop: Sequence[str]) -> None:
         raise InvalidInput(f"There are {len(stop)} stop strings; {MAX_STOP_STRINGS} are allowed.", param="stop")
     if any(not 0 < len(string) <= MAX_STOP_CHARS for string in stop):
         raise InvalidInput(f"A stop string has 1 to {MAX_STOP_CHARS} characters.", param="stop")
-
-
-def _digest(decoded: Decoded) -> bytes:
-    """Names what the tower sees. Shape and version are in it: other pixels of the same bytes have another name."""
-    head = f"lavatube pixels {PREPROCESS_VERSION} {decoded.tiles}x3x{decoded.size}x{decoded.size}\n"
-    return hashlib.sha256(head.encode() + decoded.data).digest()

@@ -1,7 +1,8 @@
-"""An encoded picture in, its first frame as RGB out: the pixels that a person would see.
+"""An encoded picture in, its first frame as RGB out: the pixels that a person would see, or those of a reference.
 
-Upright by its EXIF orientation, transparency on white, 16 bits scaled to 8. Runs in the decode child only. No text of
-the image library leaves this module: those may hold addresses in memory.
+A person sees it upright by its EXIF orientation, transparency on white, 16 bits scaled to 8. The original's code takes
+it as it lies, drops alpha and clips 16 bits; the hub's library turns it, has white behind it, and clips. Runs in the
+decode child only. No text of the image library leaves this module: those may hold addresses in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 from PIL import GifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from lavatube.errors import ImageRejected, ImageTooLarge
-from lavatube.prompt.images import Format, ImageLimits, check_size
+from lavatube.prompt.images import Format, ImageLimits, Reading, check_size
 
 # Pillow imports its plugins when it first needs them; here they are there before the first picture.
 PLUGINS: Final = (GifImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin)
@@ -45,7 +46,7 @@ _ORIENTATION_TAG: Final = 0x0112
 _BAND_ROWS: Final = 256
 
 
-def rasterise(data: bytes, form: Format, limits: ImageLimits) -> Image.Image:
+def rasterise(data: bytes, form: Format, limits: ImageLimits, reading: Reading = "person") -> Image.Image:
     """Decode one picture.
 
     Raises: ImageRejected, ImageTooLarge, BadImageDimensions, each with a text of ours.
@@ -56,7 +57,9 @@ def rasterise(data: bytes, form: Format, limits: ImageLimits) -> Image.Image:
         if form == "PNG":
             _check_sums(data)
         image.load()
-        return _upright(_rgb(image), _orientation(image))
+        if reading == "original":
+            return image.convert("RGB")
+        return _upright(_rgb(image, reading), _orientation(image))
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"The picture has more than {limits.max_pixels} pixels.") from None
     except _BROKEN:
@@ -81,8 +84,8 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
+def _rgb(image: Image.Image, reading: Reading) -> Image.Image:
+    if image.mode.startswith("I") and reading == "person":
         return _from_16_bits(image)
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         return _on_white(image)

@@ -1,4 +1,4 @@
-"""A conversation in, the text that the checkpoint was trained on out: its own Jinja template, or the built-in llava_v1.
+"""A conversation in, the text that the checkpoint was trained on out: its own Jinja template, or a built-in one.
 
 A checkpoint's template is a stranger's program. It runs in a sandboxed environment in a limited, killable child
 (`template_child`), and how it wants its messages is found out by trying it once, at start-up. Texts arrive shielded
@@ -14,6 +14,7 @@ import msgspec
 
 from lavatube.errors import InternalError, InvalidInput, Overloaded, UnsupportedCheckpoint
 from lavatube.prompt.chat import Chat, ImageInput, Part, Role, Text, Turn
+from lavatube.prompt.conversations import Conversation, pictures_first
 from lavatube.prompt.sandbox import SandboxBusy, SandboxError, SandboxLimits, SandboxPool
 
 _CHILD: Final = "lavatube.prompt.template_child"
@@ -21,10 +22,6 @@ LIMITS: Final = SandboxLimits(memory_limit_bytes=512 * 1024 * 1024, cpu_limit_s=
 # Of two lines, so that a template that merely prints a list of parts, with its escapes, is not taken to know them.
 _PROBE: Final = "a question that\nno template knows"
 _SYSTEM_PROBE: Final = "an instruction that\nno template knows"
-_LLAVA_V1_SYSTEM: Final = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
 
 Content = str | list[dict[str, str]]
 Form = Literal["parts", "string"]
@@ -65,32 +62,15 @@ class Template(Protocol):
     def close(self) -> None: ...
 
 
-class LlavaV1:
-    """The template of LLaVA 1.5 and of 1.6 on Vicuna. A system turn, first only, replaces the usual sentence.
+class BuiltIn:
+    """One of the templates that the original's code has, for a checkpoint that brings none."""
 
-    Source: haotian-liu/LLaVA@c121f04 llava/conversation.py, `conv_llava_v1`.
-    """
-
-    def __init__(self, image_token: str, end_token: str) -> None:
-        self._image_token = image_token
-        self._end_token = end_token
+    def __init__(self, conversation: Conversation, picture: str) -> None:
+        self._conversation = conversation
+        self._picture = picture
 
     def render(self, chat: Chat) -> str:
-        turns = chat.turns
-        system = _LLAVA_V1_SYSTEM
-        if turns and turns[0].role is Role.SYSTEM:
-            system, turns = _flat(turns[0].parts, self._image_token), turns[1:]
-        return f"{system} {''.join(map(self._turn, turns))}ASSISTANT:"
-
-    def _turn(self, turn: Turn) -> str:
-        text = _flat(turn.parts, self._image_token)
-        match turn.role:
-            case Role.USER:
-                return f"USER: {text} "
-            case Role.ASSISTANT:
-                return f"ASSISTANT: {text}{self._end_token}"
-            case Role.SYSTEM:
-                raise InvalidInput("This model takes one system message, before all others.")
+        return self._conversation.render(chat, self._picture)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -163,15 +143,9 @@ class JinjaTemplate:
 
 
 def _message(turn: Turn, form: Form, image_token: str) -> dict[str, Content]:
-    content: Content = [_part(part) for part in turn.parts] if form == "parts" else _flat(turn.parts, image_token)
+    content: Content = [_part(part) for part in turn.parts] if form == "parts" else pictures_first(turn, image_token)
     return {"role": turn.role.value, "content": content}
 
 
 def _part(part: Part) -> dict[str, str]:
     return {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image"}
-
-
-def _flat(parts: tuple[Part, ...], image_token: str) -> str:
-    """Pictures first, each on a line of its own: where LLaVA was trained to find them."""
-    pictures = f"{image_token}\n" * sum(isinstance(part, ImageInput) for part in parts)
-    return pictures + "\n".join(part.text for part in parts if isinstance(part, Text))

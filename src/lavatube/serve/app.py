@@ -14,6 +14,7 @@ from lavatube.errors import InvalidRequest, LavatubeError, MethodNotAllowed, Not
 from lavatube.serve.body import MIB, BodyReader
 from lavatube.serve.boundary import Boundary
 from lavatube.serve.cog import CogRoutes
+from lavatube.serve.estimate import EstimateRoute
 from lavatube.serve.health import health_routes
 from lavatube.serve.limits import BearerKey, HeaderLimit
 from lavatube.serve.openai import OpenAIRoutes
@@ -32,9 +33,10 @@ def build_app(serving: Serving, settings: Settings) -> Starlette:
         created=int(time.time()),
         max_new_tokens=settings.max_new_tokens,
     )
+    estimate = EstimateRoute(serving, bodies, names=(settings.served_name, settings.model))
     key = [Middleware(BearerKey, key=settings.api_key)] if settings.api_key else []
     app = Starlette(
-        routes=[*health_routes(serving.health), *cog.routes(), *openai.routes()],
+        routes=[*health_routes(serving.health), *cog.routes(), *openai.routes(), *estimate.routes()],
         middleware=[Middleware(Boundary), Middleware(HeaderLimit), *key],
         exception_handlers={HTTPException: _as_ours},
     )

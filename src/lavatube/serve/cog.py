@@ -145,7 +145,10 @@ class CogRoutes:
                     if refuses and isinstance(event, Completed) and (error := refusal(prediction)) is not None:
                         raise error
                     refuses = False
-                    yield KEEP_ALIVE if event is None else event_frame(prediction, event)
+                    if event is None:
+                        yield KEEP_ALIVE
+                    elif (sent := event_frame(prediction, event)) is not None:
+                        yield sent
 
 
 def _now(prediction: Prediction, preference: Preference) -> Response:

@@ -1,4 +1,4 @@
-"""The inputs of a prediction on the Cog routes, those of the original hosted LLaVA predictor and two more.
+"""The inputs of a prediction on the Cog routes: those of the original hosted LLaVA predictor, and how to sample.
 
 The one declaration of them: validation and the OpenAPI document both come from here.
 """
@@ -38,6 +38,19 @@ class Inputs(StrictModel):
         None, ge=0, le=MAX_SEED, description="Makes sampling repeatable; without it each run has its own."
     )
     top_k: int = Field(0, ge=0, le=MAX_TOP_K, description="Sample from this many most likely tokens; 0: from all.")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="Leave out tokens with less than this share of the most likely one's probability."
+    )
+    repetition_penalty: float = Field(
+        1.0, ge=0.01, le=100, description="Above 1: tokens of the prompt and the answer so far become less likely."
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Above 0: tokens that the answer has become less likely."
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Above 0: tokens become less likely each time that the answer has them."
+    )
+    min_tokens: int = Field(0, ge=0, description="Tokens to answer with before the answer may end.")
 
     @property
     def chat(self) -> Chat:
@@ -49,12 +62,22 @@ class Inputs(StrictModel):
             raise invalid(
                 [Problem("input.max_tokens", f"input.max_tokens should be less than or equal to {max_new_tokens}.")]
             )
+        max_tokens = min(self.max_tokens, max_new_tokens)
+        if self.min_tokens > max_tokens:
+            raise invalid(
+                [Problem("input.min_tokens", f"input.min_tokens should be less than or equal to {max_tokens}.")]
+            )
         return Generation(
-            max_tokens=min(self.max_tokens, max_new_tokens),
+            max_tokens=max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
             seed=self.seed,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            min_tokens=self.min_tokens,
         )
 
 

@@ -42,14 +42,17 @@ def snapshot(prediction: Prediction) -> dict[str, object]:
     return body
 
 
-def event_frame(prediction: Prediction, event: Event) -> bytes:
+def event_frame(prediction: Prediction, event: Event) -> bytes | None:
+    """None for what Cog has no word for: other answers than the first, to a prediction made through another API."""
     match event:
         case Started():
             return frame({"id": prediction.id, "status": "processing"}, event="start", event_id=event.id)
-        case Output():
+        case Output(choice=0):
             return frame({"chunk": event.text, "index": event.index}, event="output", event_id=event.id)
         case Completed():
             return frame(snapshot(prediction), event="completed", event_id=event.id)
+        case _:
+            return None
 
 
 def refusal(prediction: Prediction) -> LavatubeError | None:

@@ -84,11 +84,12 @@ def _problem(model: type[BaseModel], details: ErrorDetails) -> Problem:
 
 
 def _path(loc: tuple[int | str, ...]) -> list[str]:
-    """Names of a client's own choosing are cut; the tag that pydantic puts in for a content part is left out."""
+    """Names of a client's own choosing are cut; the tag that pydantic puts in for one of several forms is left out."""
     parts = [
         str(part)[:MAX_NAME]
         for index, part in enumerate(loc)
         if not (index >= 2 and isinstance(loc[index - 1], int) and loc[index - 2] == "content")
+        and not (index == 1 and loc[0] == "response_format" and len(loc) > 2)
     ]
     return [part.encode("ascii", "backslashreplace").decode() for part in parts]
 

@@ -12,11 +12,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Text, Turn
+from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Structure, Text, Turn
 from lavatube.serve.fields import Problem, StrictModel, invalid, validate
+from lavatube.serve.openai_structure import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs, TextFormat
 
 MAX_STOPS: Final = 4
 MAX_STOP_CHARACTERS: Final = 256
+MAX_TOP_K: Final = 2**31 - 1
+MAX_BIASES: Final = 1024
 SEED_MASK: Final = 2**63 - 1
 
 # Labels, hints for billing and caching: nothing about the answer depends on them.
@@ -36,22 +39,15 @@ WITHOUT_EFFECT: Final = frozenset(
 # Parameters that are not served: the values that ask for nothing, and what the parameter would be for.
 NOT_SERVED: Final[dict[str, tuple[tuple[object, ...], str]]] = {
     "audio": ((), "this model speaks no audio"),
-    "frequency_penalty": ((0,), "penalties are not served"),
     "function_call": (("none",), "tools are not served"),
     "functions": (([],), "tools are not served"),
-    "logit_bias": (({},), "token biases are not served"),
-    "logprobs": ((False,), "log probabilities are not served"),
     "modalities": ((["text"],), "only text is written"),
     "moderation": ((), "there is no moderation"),
-    "n": ((1,), "one answer is given; send the request again for another"),
     "prediction": ((), "predicted outputs are not served"),
-    "presence_penalty": ((0,), "penalties are not served"),
     "reasoning_effort": (("none",), "this model does not reason apart"),
-    "response_format": (({"type": "text"},), "only plain text is written"),
     "store": ((False,), "completions are not stored"),
     "tool_choice": (("none", "auto"), "tools are not served"),
     "tools": (([],), "tools are not served"),
-    "top_logprobs": ((0,), "log probabilities are not served"),
     "verbosity": (("medium",), "this model has no such setting"),
     "web_search_options": ((), "there is no web search"),
 }
@@ -64,7 +60,7 @@ class TextPart(StrictModel):
 
 
 class ImageUrl(StrictModel):
-    """`detail` has no effect: models of this family read one square of a picture, whatever it says."""
+    """`detail` low is the whole picture in one tile; all others are the tiles that the checkpoint was trained with."""
 
     url: str = Field(min_length=1)
     detail: Literal["auto", "low", "high", "original"] = "auto"
@@ -102,6 +98,21 @@ class ChatRequest(StrictModel):
         None, max_length=MAX_STOPS
     )
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    n: int | None = Field(None, ge=1, le=8)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = (
+        Field(None, max_length=MAX_BIASES)
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = Field(None, discriminator="type")
+    # Not OpenAI's: as vLLM and others name them.
+    top_k: int | None = Field(None, ge=-1, le=MAX_TOP_K)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    min_tokens: int | None = Field(None, ge=0)
+    structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -116,7 +127,20 @@ class ChatRequest(StrictModel):
             raise ValueError("stream_options needs stream to be true.")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens say the same thing; give one of them.")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true.")
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise ValueError("response_format and structured_outputs both say what form the answer has; give one.")
+        if self.min_tokens and self.structure is not None:
+            raise ValueError("A structure says itself when an answer may end; leave out min_tokens.")
         return self
+
+    @property
+    def structure(self) -> Structure | None:
+        """The form that the answer must have."""
+        if self.structured_outputs is not None:
+            return self.structured_outputs.structure
+        return None if self.response_format is None else self.response_format.structure
 
     @property
     def includes_usage(self) -> bool:
@@ -137,12 +161,25 @@ class ChatRequest(StrictModel):
         if max_tokens > max_new_tokens:
             param = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
             raise invalid([Problem(param, f"{param} should be less than or equal to {max_new_tokens}.")])
+        min_tokens = self.min_tokens or 0
+        if min_tokens > max_tokens:
+            raise invalid([Problem("min_tokens", f"min_tokens should be less than or equal to {max_tokens}.")])
         return Generation(
             max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=None if self.seed is None else self.seed & SEED_MASK,
             stop=tuple(self.stop or ()),
+            top_k=max(self.top_k or 0, 0),
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items()),
+            min_tokens=min_tokens,
+            top_logprobs=self.top_logprobs or 0 if self.logprobs else None,
+            num_choices=self.n or 1,
+            structure=self.structure,
         )
 
 
@@ -188,5 +225,5 @@ def _turn(index: int, message: Message) -> Turn:
         param = f"messages.{index}.content.{place}.image_url"
         if role is not Role.USER:
             raise invalid([Problem(param, "Only a user's message may have pictures.")])
-        parts.append(ImageInput(part.image_url.url, param))
+        parts.append(ImageInput(part.image_url.url, param, "low" if part.image_url.detail == "low" else "high"))
     return Turn(role, tuple(parts))

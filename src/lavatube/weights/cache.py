@@ -5,6 +5,7 @@
     trees/<set digest>/…      links to blobs: an ordinary model folder
     trees/<set digest>.ready  written last: what belongs to the set, and how it looked when it was verified
     refs/<hex>.json           the set that a source meant when it was last met
+    joined/<hex>/…            links to a folder of this machine and to the sets that it is completed with
     locks/                    advisory
 
 Safe to share between processes and to delete. Knows digests; no network, no models.
@@ -67,6 +68,7 @@ class Cache:
         self.parts = root / "parts"
         self.trees = root / "trees"
         self.refs = root / "refs"
+        self.joined = root / "joined"
         self.locks = root / "locks"
         self.upkeep_lock = self.locks / "upkeep.lock"
         """Shared while sets are fetched; whoever removes what no set needs takes it alone."""
@@ -82,7 +84,16 @@ class Cache:
         """Make the folders, before the first write. Raises: CacheUnusable."""
         with cache_border(f"{self.root} can't be made"):
             self.root.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (self.root, self.blobs.parent, self.blobs, self.parts, self.trees, self.refs, self.locks):
+            for folder in (
+                self.root,
+                self.blobs.parent,
+                self.blobs,
+                self.parts,
+                self.trees,
+                self.refs,
+                self.locks,
+                self.joined,
+            ):
                 folder.mkdir(mode=0o755, exist_ok=True)
 
     def blob(self, sha256: str) -> Path:

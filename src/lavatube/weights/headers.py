@@ -21,6 +21,8 @@ ITEM_BYTES: Final = {
 }  # fmt: skip
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
+TORCH_SINGLE: Final = "pytorch_model.bin"
+TORCH_INDEX: Final = "pytorch_model.bin.index.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,11 @@ SCHEMA: Final = 1
 MAX_MANIFEST_BYTES: Final = 8 * MIB
 MAX_FILES: Final = 10_000
 MAX_FILE_BYTES: Final = 1 << 50
-CONTENT: Final = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
+TORCH_MODEL: Final = "pytorch_model*.bin"
+WEIGHTS: Final = ("*.safetensors", TORCH_MODEL, "mm_projector.bin", "non_lora_trainables.bin", "adapter_model.bin")
+CONTENT: Final = (*WEIGHTS, "*.json", "*.jinja", "*.txt", "tokenizer.model")
+COMPANIONS: Final = ("vision_tower", "base")
+"""Folders inside a checkpoint's for models that it is put together from."""
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -69,31 +73,55 @@ class Manifest:
 
 def is_content(path: str) -> bool:
     """Whether a file of this name belongs to a checkpoint; nothing else is ever fetched."""
-    name = path.rsplit("/", 1)[-1]
+    name = _own_name(path)
     return name != FILE_NAME and any(fnmatchcase(name, pattern) for pattern in CONTENT)
 
 
 def select_content(paths: Iterable[str], where: str) -> list[str]:
     """The files of a checkpoint's folder that are wanted, in order of their names.
 
-    Raises: UnsupportedCheckpoint if there are no safetensors among them.
+    Weights that are there as safetensors are not wanted a second time, as files of torch.
+
+    Raises: UnsupportedCheckpoint if there are no weights among them.
     """
     names = list(paths)
-    wanted = sorted(name for name in names if "/" not in name and is_content(name))
-    if not any(name.endswith(".safetensors") for name in wanted):
-        raise missing_safetensors(names, where)
+    wanted = sorted(name for name in names if is_content(name) and _is_in_reach(name))
+    doubled = {_parent(name) for name in wanted if fnmatchcase(_own_name(name), "model*.safetensors")}
+    wanted = [name for name in wanted if not (fnmatchcase(_own_name(name), TORCH_MODEL) and _parent(name) in doubled)]
+    _check_has_weights(wanted, names, where)
     check_paths(wanted, where)
     return wanted
 
 
-def missing_safetensors(names: Iterable[str], where: str) -> UnsupportedCheckpoint:
+def missing_weights(names: Iterable[str], where: str) -> UnsupportedCheckpoint:
     """The error for a folder without weights that can be read, with what may be done about it."""
     if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         return UnsupportedCheckpoint(
-            f"{where} has its weights in pickle files (.bin), which can run code and are not read.",
-            remedy="Use a revision or a conversion of the model that has .safetensors files.",
+            f"{where} has its weights in files of torch, and none with a name that a checkpoint's weights have.",
+            remedy=f"Use a revision or a conversion of the model that has .safetensors files, or {TORCH_MODEL}.",
         )
-    return UnsupportedCheckpoint(f"{where} has no .safetensors files.", remedy="Check the folder or the revision.")
+    return UnsupportedCheckpoint(
+        f"{where} has no weights: neither .safetensors files nor {TORCH_MODEL}.",
+        remedy="Check the folder or the revision.",
+    )
+
+
+def _check_has_weights(paths: Iterable[str], names: Iterable[str], where: str) -> None:
+    top = [path for path in paths if "/" not in path]
+    if not any(fnmatchcase(path, pattern) for path in top for pattern in WEIGHTS):
+        raise missing_weights(names, where)
+
+
+def _is_in_reach(path: str) -> bool:
+    return _parent(path) in ("", *COMPANIONS)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _own_name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def check_paths(paths: Iterable[str], where: str) -> None:
@@ -119,7 +147,7 @@ def check_paths(paths: Iterable[str], where: str) -> None:
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """A manifest from text that nobody vouches for.
 
-    Raises: InvalidManifest, saying what is wrong; UnsupportedCheckpoint for weights in pickle files.
+    Raises: InvalidManifest, saying what is wrong; UnsupportedCheckpoint if it lists no weights.
     """
     return check_manifest(_load_json(data, where), where)
 
@@ -159,7 +187,7 @@ def read_manifest(path: Path) -> Manifest:
 def build_manifest(folder: Path, name: str = "", on_bytes: Callable[[int], None] = lambda _: None) -> Manifest:
     """Hash the checkpoint in `folder`; `on_bytes` hears of each piece that was read.
 
-    Raises: UnsupportedCheckpoint without safetensors; SourceUnavailable if a file can't be read.
+    Raises: UnsupportedCheckpoint without weights; SourceUnavailable if a file can't be read.
     """
     files = []
     for path in list_folder(folder):
@@ -169,9 +197,12 @@ def build_manifest(folder: Path, name: str = "", on_bytes: Callable[[int], None]
 
 
 def list_folder(folder: Path) -> list[str]:
-    """Names of the checkpoint files that lie directly in a folder of this machine."""
+    """The checkpoint files in a folder of this machine, and in the folders of its companions."""
     try:
         names = [path.name for path in folder.iterdir() if path.is_file()]
+        for companion in COMPANIONS:
+            if (folder / companion).is_dir():
+                names += [f"{companion}/{path.name}" for path in (folder / companion).iterdir() if path.is_file()]
     except OSError as error:
         raise SourceUnavailable(f"{folder} can't be read: {error.strerror}.") from error
     return select_content(names, str(folder))
@@ -205,8 +236,7 @@ def _parse_file(entry: object, where: str) -> ManifestFile:
 
 
 def _check_content(paths: list[str], where: str) -> None:
-    if not any(path.endswith(".safetensors") for path in paths):
-        raise missing_safetensors(paths, where)
+    _check_has_weights(paths, paths, where)
     for path in paths:
         if not is_content(path):
             raise InvalidManifest(

@@ -46,3 +46,19 @@ class ProvisionOptions:
     hf_endpoint: str = "https://huggingface.co"
     hf_token: str = field(default="", repr=False)
     policy: Policy = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """The outcome of phase 1.
+
+    `source` has the revision filled in and no secrets. `set_digest` is empty for a folder that is used in place without
+    a manifest. `from_cache`: nothing had to be fetched.
+    """
+
+    folder: Path
+    set_digest: str
+    trust: Trust
+    total_bytes: int
+    from_cache: bool
+    source: str

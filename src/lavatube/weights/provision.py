@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from lavatube.errors import CacheUnusable, DigestMismatch, SourceUnavailable
@@ -16,10 +15,11 @@ from lavatube.weights import manifest as manifests
 from lavatube.weights.cache import Cache, ReadySet
 from lavatube.weights.download import part_name
 from lavatube.weights.fetch import fetch
+from lavatube.weights.join import join_parts
 from lavatube.weights.local import fingerprint
 from lavatube.weights.locks import hold
 from lavatube.weights.manifest import Manifest, ManifestFile
-from lavatube.weights.options import Policy, ProvisionOptions, Trust
+from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import read_map
 from lavatube.weights.progress import Meter, OnProgress, Pace, Phase, Progress
 from lavatube.weights.sources import Source, SourceFile, hub_identity, resolve, settle
@@ -30,27 +30,21 @@ __all__ = ["Policy", "Progress", "ProvisionOptions", "Provisioned", "Trust", "lo
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Provisioned:
-    """The outcome of phase 1.
-
-    `source` has the revision filled in and no secrets. `set_digest` is empty for a folder that is used in place without
-    a manifest. `from_cache`: nothing had to be fetched.
-    """
-
-    folder: Path
-    set_digest: str
-    trust: Trust
-    total_bytes: int
-    from_cache: bool
-    source: str
-
-
 def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> Provisioned:
-    """Make the model's files available on this machine. `on_progress` is called in this thread.
+    """Make the model's files available on this machine, with those of the models that it is put together from.
+
+    `on_progress` is called in this thread.
 
     Raises: OperatorError, of a kind that says whether the setting, the source, the digests or the cache is at fault.
     """
+    provisioned = join_parts(
+        _provision_one(uri, options, on_progress), options, lambda part: _provision_one(part, options, on_progress)
+    )
+    on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
+    return provisioned
+
+
+def _provision_one(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> Provisioned:
     model = parse_model(uri)
     pinned = manifests.read_manifest(options.lock) if options.lock else None
     on_progress(Progress("resolving"))
@@ -62,7 +56,6 @@ def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> P
         "provisioned %s: %d bytes, trust %s, set %.12s, from cache: %s",
         provisioned.source, provisioned.total_bytes, provisioned.trust, provisioned.set_digest, provisioned.from_cache,
     )  # fmt: skip
-    on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
     return provisioned
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from lavatube.errors import InvalidManifest, InvalidSetting, UntrustedSource
 from lavatube.weights import manifest as manifests
 from lavatube.weights.dial import is_loopback, redact
-from lavatube.weights.headers import INDEX, SINGLE
+from lavatube.weights.headers import INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE
 from lavatube.weights.http import HttpAccess, HttpClient, Probe, read_document
 from lavatube.weights.hub import Hub
 from lavatube.weights.local import LocalReader, fingerprint
@@ -24,11 +24,16 @@ from lavatube.weights.uri import ModelUri
 
 # What is asked for, by name, where nobody says what there is.
 USUAL: Final = (
+    "adapter_config.json",
+    "adapter_model.bin",
+    "adapter_model.safetensors",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
     "config.json",
     "generation_config.json",
+    "mm_projector.bin",
+    "non_lora_trainables.bin",
     "preprocessor_config.json",
     "processor_config.json",
     "special_tokens_map.json",
@@ -182,14 +187,16 @@ def _manifest_beside(access: HttpAccess) -> Manifest | None:
 
 def _probe(model: ModelUri, access: HttpAccess) -> Source:
     """Ask for the usual files by name, and for the shards that an index names."""
-    uri, paths = redact(access.root), [*USUAL, SINGLE]
-    index = read_document(access, _below(access.root, INDEX), manifests.MAX_MANIFEST_BYTES)
-    if index is not None:
-        paths = [*USUAL, INDEX, *_shards(index[0], uri)]
+    uri, paths = redact(access.root), [*USUAL, SINGLE, TORCH_SINGLE]
+    for name in (INDEX, TORCH_INDEX):
+        index = read_document(access, _below(access.root, name), manifests.MAX_MANIFEST_BYTES)
+        if index is not None:
+            paths += [name, *_shards(index[0], name, uri)]
+            break
     with closing(HttpClient(access)) as client:
         probes = {path: _probe_file(client, _below(access.root, path), access.policy) for path in sorted(paths)}
-    found = {path: probe for path, probe in probes.items() if probe is not None}
-    manifests.select_content(found, uri)
+    there = {path: probe for path, probe in probes.items() if probe is not None}
+    found = {path: there[path] for path in manifests.select_content(there, uri)}
     files = tuple(SourceFile(path, probe.size, _below(access.root, path)) for path, probe in found.items())
     facts = [[path, probe.size, probe.version] for path, probe in found.items()]
     identity = f"{uri} {json.dumps(facts)}" if all(probe.version for probe in found.values()) else ""
@@ -205,13 +212,13 @@ def _probe_file(client: HttpClient, url: str, policy: Policy) -> Probe | None:
             patience.fail(error)
 
 
-def _shards(index: bytes, where: str) -> list[str]:
+def _shards(index: bytes, name: str, where: str) -> list[str]:
     try:
         weight_map = json.loads(index, object_pairs_hook=manifests.unique_pairs)["weight_map"]
         shards = sorted(set(weight_map.values()))
         manifests.check_paths(shards, where)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidManifest(f"{where}: {INDEX} has no weight_map of names.") from error
+        raise InvalidManifest(f"{where}: {name} has no weight_map of names.") from error
     return shards
 
 

@@ -1,6 +1,7 @@
-"""A folder of safetensors files as named tensors: every header checked first, then views of the mapped files.
+"""A folder of weights as named tensors: every header checked first, then views of the mapped files.
 
-The only module of `weights` that imports torch. Knows no models.
+Files of safetensors and those of `torch.save`, of which nothing is run, look the same from here. The only module of
+`weights` that imports torch. Knows no models.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Final
 import torch
 
 from lavatube.errors import UnsupportedCheckpoint
-from lavatube.weights.headers import INDEX, SINGLE, TensorPlace, read_header, read_index
-from lavatube.weights.manifest import missing_safetensors
+from lavatube.weights.headers import INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE, TensorPlace, read_header, read_index
+from lavatube.weights.manifest import missing_weights
+from lavatube.weights.torch_zip import read_torch_zip
 
 _DTYPES: Final = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -87,31 +89,42 @@ class Tensors:
 
 
 def open_tensors(folder: Path) -> Tensors:
-    """The tensors of a checkpoint: of `model.safetensors`, or else of the shards that its index names.
+    """The tensors of a checkpoint: of one file, or else of the shards that its index names; safetensors come first.
 
     Raises: UnsupportedCheckpoint, DigestMismatch, both with the file's name.
     """
-    if (folder / SINGLE).is_file():
-        return Tensors(folder, {place.name: (SINGLE, place) for place in read_header(folder / SINGLE)})
-    if (folder / INDEX).is_file():
-        return Tensors(folder, _read_shards(folder, read_index(folder / INDEX)))
+    for single, index in ((SINGLE, INDEX), (TORCH_SINGLE, TORCH_INDEX)):
+        if (folder / single).is_file():
+            return open_file(folder / single)
+        if (folder / index).is_file():
+            return Tensors(folder, _read_shards(folder, index))
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    single = [name for name in names if name.endswith(".safetensors")]
-    if len(single) == 1:
-        return Tensors(folder, {place.name: (single[0], place) for place in read_header(folder / single[0])})
-    if single:
+    single_names = [name for name in names if name.endswith(".safetensors") and not name.startswith("adapter_")]
+    if len(single_names) == 1:
+        return open_file(folder / single_names[0])
+    if single_names:
         raise UnsupportedCheckpoint(f"{folder} has several .safetensors files, but no {INDEX}.")
-    raise missing_safetensors(names, str(folder))
+    raise missing_weights(names, str(folder))
 
 
-def _read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, tuple[str, TensorPlace]]:
+def open_file(path: Path) -> Tensors:
+    """The tensors of one file. Raises: as `open_tensors`."""
+    return Tensors(path.parent, {place.name: (path.name, place) for place in _read_places(path)})
+
+
+def _read_places(path: Path) -> list[TensorPlace]:
+    return read_header(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+
+
+def _read_shards(folder: Path, index: str) -> dict[str, tuple[str, TensorPlace]]:
+    weight_map = read_index(folder / index)
     places: dict[str, tuple[str, TensorPlace]] = {}
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
-            raise UnsupportedCheckpoint(f"{INDEX} names {shard}, which is not there.", remedy="Fetch it again.")
-        found = {place.name: (shard, place) for place in read_header(folder / shard)}
+            raise UnsupportedCheckpoint(f"{index} names {shard}, which is not there.", remedy="Fetch it again.")
+        found = {place.name: (shard, place) for place in _read_places(folder / shard)}
         places |= {name: place for name, place in found.items() if weight_map.get(name) == shard}
     for name, shard in weight_map.items():
         if name not in places:
-            raise UnsupportedCheckpoint(f"{shard} has no tensor {name}, which {INDEX} says it has.")
+            raise UnsupportedCheckpoint(f"{shard} has no tensor {name}, which {index} says it has.")
     return places

@@ -95,6 +95,9 @@ def _collect(cache: Cache, part_age_s: float) -> int:
         recalled = cache.read_ref(ref)
         if recalled is None or recalled.set_digest not in digests:
             ref.unlink(missing_ok=True)
+    for joined in cache.joined.glob("*"):
+        if not all(path.exists() for path in joined.rglob("*")):  # a link that leads nowhere any more
+            shutil.rmtree(joined)
     blobs = [blob for blob in cache.blobs.glob("*/*") if blob.name not in needed]
     return sum(_remove(path) for path in [*blobs, *_stale_parts(cache, part_age_s)])
 

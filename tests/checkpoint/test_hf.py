@@ -10,6 +10,7 @@ import pytest
 
 from lavatube.checkpoint import read_spec
 from lavatube.errors import UnsupportedCheckpoint
+from lavatube.geometry import plan_image
 from lavatube.spec import ModelSpec
 from tests.checkpoints import CHAT_TEMPLATE, write_checkpoint
 
@@ -87,7 +88,7 @@ def test_the_published_llava_1_5_is_read_with_its_defaults(tmp_path: Path) -> No
     assert (spec.pixels.mode, spec.pixels.size, spec.pixels.resize) == ("crop", 336, 336)
     assert spec.dtype == "float16"
     assert spec.stop_token_ids == (2,)
-    assert spec.num_image_tokens(640, 480) == 576
+    assert plan_image(spec, 640, 480).num_tokens == 576
     vicuna = 6_738_415_616 + 2 * 64 * 4096  # embeddings and head are padded from 32000 to 32064 rows
     clip = (
         1024 * (3 * 14**2 + 577 + 1 + 2) + 23 * 12_596_224
@@ -138,16 +139,19 @@ def test_a_preprocessor_inside_the_processor_file_is_read(tmp_path: Path) -> Non
 
 def test_the_chat_template_is_looked_for_in_all_its_places(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
-    assert read_spec(tmp_path).chat_template == CHAT_TEMPLATE
+    assert read_spec(tmp_path).template == CHAT_TEMPLATE
     (tmp_path / "chat_template.jinja").unlink()
     spec = read_spec(tmp_path)
-    assert spec.chat_template is None
-    assert decision(spec, "chat template") == ("llava_v1, built in", "the checkpoint has none")
+    assert spec.template is None
+    assert decision(spec, "chat template") == (
+        "vicuna_hub, built in",
+        "the checkpoint has none; a Vicuna, as far as the tokenizer tells",
+    )
     for file in ["tokenizer_config.json", "processor_config.json"]:
         edit(tmp_path, file, "chat_template", f"from {file}")
-        assert read_spec(tmp_path).chat_template == f"from {file}"
+        assert read_spec(tmp_path).template == f"from {file}"
     write(tmp_path, {"chat_template.json": {"chat_template": "from its own"}})
-    assert read_spec(tmp_path).chat_template == "from its own"
+    assert read_spec(tmp_path).template == "from its own"
 
 
 def test_stop_tokens_come_from_the_first_file_that_names_them(tmp_path: Path) -> None:
@@ -171,28 +175,27 @@ def test_either_config_may_tie_the_embeddings(tmp_path: Path, key: str) -> None:
 def test_a_stale_image_seq_length_is_not_believed(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     edit(tmp_path, "config.json", "image_seq_length", 576)
-    assert read_spec(tmp_path).num_image_tokens(10, 10) == 16
+    assert plan_image(read_spec(tmp_path), 10, 10).num_tokens == 16
 
 
 @pytest.mark.parametrize(
     ("file", "key", "value", "message"),
     [
         ("config.json", "auto_map", {"AutoModel": "modeling.X"}, "auto_map"),
-        ("config.json", "mm_vision_tower", "openai/clip-vit-large-patch14-336", "original-layout"),
-        ("config.json", "model_type", "llava_next", "'llava_next'"),
+        ("config.json", "model_type", "qwen2_vl", "'qwen2_vl'"),
         ("config.json", "vision_config", ..., "vision_config and text_config"),
         ("config.json", "text_config", "llama", "text_config is not an object"),
         ("config.json", "quantization_config", {"quant_method": "awq"}, "quantization_config"),
-        ("config.json", "vision_config.model_type", "siglip_vision_model", "siglip_vision_model"),
+        ("config.json", "vision_config.model_type", "dinov2", "'dinov2'"),
         ("config.json", "vision_config.hidden_act", "relu", "'relu'"),
         ("config.json", "vision_config.image_size", [32, 32], r"image_size = \[32, 32\]"),
         ("config.json", "vision_config.num_attention_heads", 5, "heads do not divide"),
-        ("config.json", "vision_feature_layer", [-2, -5], r"\[-2, -5\]"),
+        ("config.json", "vision_feature_layer", [-2, "x"], "'x'"),
         ("config.json", "vision_feature_layer", -5, "no hidden state"),
         ("config.json", "vision_feature_layer", 4, "no hidden state"),
         ("config.json", "vision_feature_select_strategy", "cls", "'cls'"),
         ("config.json", "projector_hidden_act", "relu", "'relu'"),
-        ("config.json", "text_config.model_type", "qwen2", "'qwen2'"),
+        ("config.json", "text_config.model_type", "phi", "'phi'"),
         ("config.json", "text_config.hidden_act", "gelu", "'gelu'"),
         ("config.json", "text_config.hidden_size", "64", "hidden_size = '64'"),
         ("config.json", "text_config.num_hidden_layers", 0, "num_hidden_layers = 0"),
@@ -204,7 +207,7 @@ def test_a_stale_image_seq_length_is_not_believed(tmp_path: Path) -> None:
         ("config.json", "text_config.rope_parameters", {"rope_type": "llama3"}, "'llama3'"),
         ("config.json", "image_token_index", 320, "outside the vocabulary"),
         ("generation_config.json", "eos_token_id", "</s>", "no token id"),
-        ("preprocessor_config.json", "image_processor_type", "SiglipImageProcessor", "SiglipImageProcessor"),
+        ("preprocessor_config.json", "image_processor_type", "ViTImageProcessor", "ViTImageProcessor"),
         ("preprocessor_config.json", "resample", 2, "bicubic"),
         ("preprocessor_config.json", "do_normalize", False, "do_normalize"),
         ("preprocessor_config.json", "do_resize", False, "do_resize"),

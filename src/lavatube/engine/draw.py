@@ -1,0 +1,79 @@
+"""One token of each row, at random: the filters of the distribution, and the draw at a point of it.
+
+All in double precision and relative to the largest logit, so that no temperature overflows and sums are exact enough.
+Filters are thresholds, so that tokens that are equally likely are kept or dropped together, in whatever order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from lavatube.engine.wire import Sampling
+
+_SEED_AND_POSITION: Final = struct.Struct(">QQ")
+_SEED_MASK: Final = 2**64 - 1
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1), the same on every machine, without relation between neighbouring seeds or positions."""
+    key = _SEED_AND_POSITION.pack(seed & _SEED_MASK, position)
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53
+
+
+def draw(logits: Tensor, samplings: Sequence[Sampling], points: Sequence[float]) -> Tensor:
+    """The id at each row's point of its cumulative distribution, in the order of ids.
+
+    Shapes: logits (rows, vocabulary), out (rows,). Temperatures are above 0.
+    """
+    scores = logits.double()
+    scores = scores - scores.amax(dim=-1, keepdim=True)
+    scores = scores / _column([sampling.temperature for sampling in samplings], scores)
+    sums = _filter(scores, samplings).exp().cumsum(dim=-1)
+    totals = sums[:, -1:]
+    targets = totals * _column(points, scores)
+    targets = torch.minimum(targets, torch.nextafter(totals, torch.zeros_like(totals)))  # rounding may reach it
+    return torch.searchsorted(sums, targets, right=True)[:, 0]
+
+
+def _filter(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """-inf for what top-k, top-p and min-p drop; each row keeps its largest, which is 0."""
+    vocab_size = scores.shape[1]
+    ranking = [
+        index for index, sampling in enumerate(samplings) if 0 < sampling.top_k < vocab_size or sampling.top_p < 1
+    ]
+    if ranking:
+        ranked = scores[ranking]
+        floors = _floors(ranked, [samplings[index] for index in ranking])
+        scores[ranking] = ranked.masked_fill(ranked < floors, -torch.inf)
+    if any(sampling.min_p > 0 for sampling in samplings):
+        floors = _column([math.log(sampling.min_p) if sampling.min_p else -math.inf for sampling in samplings], scores)
+        scores = scores.masked_fill(scores < floors, -torch.inf)
+    return scores
+
+
+def _floors(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """The smallest score of each row that top-k and top-p keep. Shapes: out (rows, 1)."""
+    vocab_size = scores.shape[1]
+    sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
+    ranked = scores.topk(max(sizes)).values
+    floors = ranked.gather(1, torch.tensor(sizes, device=scores.device)[:, None] - 1)
+    if all(sampling.top_p >= 1 for sampling in samplings):
+        return floors
+    shares = ranked.masked_fill(ranked < floors, -torch.inf).softmax(dim=-1)
+    # What is before a token decides, so that the first is always kept and the one that reaches top_p is, too.
+    limits = _column([sampling.top_p if sampling.top_p < 1 else math.inf for sampling in samplings], scores)
+    num_kept = (shares.cumsum(dim=-1) - shares < limits).sum(dim=-1, keepdim=True)
+    return torch.maximum(floors, ranked.gather(1, (num_kept - 1).clamp(min=0)))
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Shapes: out (rows, 1) float64."""
+    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]

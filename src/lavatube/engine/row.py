@@ -1,0 +1,31 @@
+"""What the choice of one token depends on beside the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lavatube.engine.wire import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How to choose, and the prompt and the answer so far. `allowed` is a grammar's bit for each id, lowest first."""
+
+    sampling: Sampling
+    token_ids: Sequence[int]
+    num_prompt_tokens: int
+    allowed: bytes | None = None
+
+    @property
+    def position(self) -> int:
+        """That of the token to come, counted from the start of the prompt."""
+        return len(self.token_ids)
+
+    @property
+    def answer_ids(self) -> Sequence[int]:
+        return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def may_stop(self) -> bool:
+        return self.position - self.num_prompt_tokens >= self.sampling.min_tokens

@@ -1,0 +1,50 @@
+"""One answer in the making: its tokens in, text that is safe to show out, with the tokens' probabilities if any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lavatube.engine.wire import Logprobs, Tokens
+from lavatube.predictions.events import TokenLogprob
+from lavatube.prompt.detokenize import Detokenizer
+from lavatube.prompt.tokenizer import Tokenizer
+
+Piece = tuple[str, tuple[TokenLogprob, ...]]
+
+
+class Answer:
+    """The text of one choice. Probabilities of tokens whose text is held back wait with it."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer, stop)
+        self._held: list[TokenLogprob] = []
+        self.num_tokens = 0
+        self.is_over = False
+
+    @property
+    def has_stopped(self) -> bool:
+        """A stop string is complete."""
+        return self._detokenizer.has_stopped
+
+    def push(self, tokens: Tokens) -> Piece:
+        self.num_tokens += len(tokens.token_ids)
+        self._held += map(self._spell, tokens.token_ids, tokens.logprobs)
+        text = self._detokenizer.push(tokens.token_ids)
+        return (text, self._release()) if text else ("", ())
+
+    def finish(self) -> Piece:
+        """What was held back."""
+        return self._detokenizer.finish(), self._release()
+
+    def _release(self) -> tuple[TokenLogprob, ...]:
+        released, self._held = tuple(self._held), []
+        return released
+
+    def _spell(self, token_id: int, logprobs: Logprobs) -> TokenLogprob:
+        top = tuple(TokenLogprob(self._text(other), value) for other, value in logprobs.top)
+        return TokenLogprob(self._text(token_id), logprobs.chosen, top)
+
+    def _text(self, token_id: int) -> bytes:
+        """What a token says; a control token, which says nothing, by its name."""
+        return self._tokenizer.vocabulary.decode(token_id) or self._tokenizer.token(token_id).encode()
