@@ -17,8 +17,11 @@ from train.tokenizer import train_tokenizer
 
 STAGES = (
     Stage("tower", 1450, 32, tower_rate=2e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
-    Stage("language", 3000, 8, tower_rate=0.0, decoder_rate=2e-3, dense_weight=0.0, is_bfloat16=True),
-    Stage("joint", 3000, 8, tower_rate=5e-4, decoder_rate=1.5e-3, dense_weight=0.3, is_bfloat16=True),
+    Stage(
+        "language", 5000, 8, tower_rate=0.0, decoder_rate=2e-3, dense_weight=0.0, is_bfloat16=True,
+        starts_projector=True,
+    ),
+    Stage("joint", 700, 8, tower_rate=4e-4, decoder_rate=1.5e-3, dense_weight=0.3, is_bfloat16=True),
 )
 NUM_SHARDS = 30
 HELD_OUT_SHARD_SEED = 900_001
@@ -67,6 +70,8 @@ def train_stage(
         is_same_stage = saved["stage"] == stage.name
         learner.load(saved, is_same_stage=is_same_stage)
         first = saved["step"] if is_same_stage else 0
+    if stage.starts_projector and first == 0:
+        learner.start_projector(pool.get(0))
     saved_at = time.monotonic()
     with _progress(console) as progress:
         task = progress.add_task(stage.name, total=stage.num_steps, completed=first, dense=0.0, language=0.0)

@@ -15,6 +15,7 @@ from train.llava import NUM_IMAGE_TOKENS, build_llava
 from train.optimiser import Optimisers
 from train.pack import IGNORED, Packed, pack
 from train.pool import KIND, Shard, X
+from train.projector import start_projector
 from train.scene import SHAPES
 from train.tower import normalise, start_as_convolution
 
@@ -35,6 +36,7 @@ class Stage:
     decoder_rate: float
     dense_weight: float
     is_bfloat16: bool
+    starts_projector: bool = False
 
 
 class Learner:
@@ -65,6 +67,15 @@ class Learner:
         (self._stage.dense_weight * dense + language).backward()
         self.optimisers.step(step / self._stage.num_steps, step)
         return dense.item(), language.item()
+
+    @torch.no_grad()
+    def start_projector(self, shard: Shard, num_pictures: int = 800) -> None:
+        """Aim the projector at the decoder's words, before the decoder learns to see."""
+        core = self.model.model
+        features = self.features(shard.pixels[:num_pictures])
+        labels = label(shard.things[:num_pictures])
+        words = core.language_model.embed_tokens.weight
+        start_projector(core.multi_modal_projector, self.head, features, labels, words, self._tokenizer)
 
     def features(self, pixels: np.ndarray) -> Tensor:
         """Run the tower. Shapes: pixels (n, H, W, 3) uint8; out (n, patches, tower width), without the class token."""

@@ -43,7 +43,12 @@ def truths(labels: DenseLabels) -> Tensor:
 
 @torch.no_grad()
 def start_projector(
-    projector: nn.Module, head: DenseHead, features: Tensor, labels: DenseLabels, embeddings: Tensor, tokenizer: Tokenizer
+    projector: nn.Module,
+    head: DenseHead,
+    features: Tensor,
+    labels: DenseLabels,
+    embeddings: Tensor,
+    tokenizer: Tokenizer,
 ) -> None:
     """Give the least used hidden units one claim each; the other units stay as they are.
 
@@ -54,6 +59,8 @@ def start_projector(
     logits, holds = claim_rows(claims)[labels.is_centre], truths(labels)
     true_level = torch.stack([logits[holds[:, claim], claim].median() for claim in range(logits.shape[1])])
     false_level = torch.stack([logits[~holds[:, claim], claim].quantile(0.95) for claim in range(logits.shape[1])])
+    # A kind that no picture shows has no level of its own.
+    true_level = true_level.where(~true_level.isnan(), true_level.nanmedian())
     gap = (true_level - false_level).clamp(min=0.5)
     centre_scale = claims[2][..., 0][labels.is_centre].median().clamp(min=1.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lavatube.engine.capacity import BLOCK_SIZE, num_cache_blocks, spare_bytes
+from lavatube.engine.capacity import BLOCK_SIZE, layer_limit_s, num_cache_blocks, spare_bytes
 from lavatube.errors import InsufficientMemory
 from lavatube.memory import available_bytes
 from lavatube.spec import ModelSpec
@@ -33,3 +33,8 @@ def test_not_one_block_is_the_operators_problem(spec: ModelSpec) -> None:
 
 def test_a_cpu_spares_a_quarter_and_at_most_four_gib() -> None:
     assert 0 < spare_bytes(CPU) <= min(4 * 1024**3, available_bytes())
+
+
+def test_a_large_layer_on_a_cpu_may_take_its_time(spec: ModelSpec) -> None:
+    assert layer_limit_s(spec, "cpu", 2048) == pytest.approx(2 * layer_limit_s(spec, "cpu", 1024))
+    assert layer_limit_s(spec, "cuda:0", 2048) == 0

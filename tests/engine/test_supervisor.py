@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy, Watchdog
-from lavatube.engine.wire import Heartbeat, Loading, Tokens
+from lavatube.engine.wire import Heartbeat, Loading, Ready, Tokens
 
 PATIENCE = Patience(hang_s=10, start_s=60, check_every_s=1)
 
@@ -94,3 +94,14 @@ def test_who_slept_itself_does_not_blame_the_worker() -> None:
     for now in range(501, 511):
         assert dog.complaint(now, is_ready=True, has_work=True) is None
     assert dog.complaint(511, is_ready=True, has_work=True) is not None
+
+
+def test_a_step_is_granted_what_the_engine_says_that_a_layer_takes() -> None:
+    for layer_s, is_hang in ((0.0, True), (30.0, False)):
+        watchdog = Watchdog(Patience(hang_s=10), 0.0)
+        watchdog.hear(Ready("cpu", "bfloat16", 1.0, 4096, 4096, layer_s), 0.0)
+        complaints = []
+        for now_s in range(1, 20):
+            watchdog.hear(Heartbeat(0, 1, 0, 0), float(now_s))
+            complaints.append(watchdog.complaint(float(now_s), is_ready=True, has_work=True))
+        assert any(complaints) is is_hang

@@ -13,7 +13,9 @@ from train.tokenizer import train_tokenizer
 
 STAGES = (
     Stage("tower", 2, 8, tower_rate=1e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
-    Stage("language", 2, 4, tower_rate=0.0, decoder_rate=1e-3, dense_weight=0.0, is_bfloat16=True),
+    Stage(
+        "language", 2, 4, tower_rate=0.0, decoder_rate=1e-3, dense_weight=0.0, is_bfloat16=True, starts_projector=True
+    ),
     Stage("joint", 3, 4, tower_rate=1e-3, decoder_rate=1e-3, dense_weight=0.3, is_bfloat16=True),
 )
 

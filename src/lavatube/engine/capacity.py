@@ -16,6 +16,7 @@ BLOCK_SIZE: Final = 16
 _GIB: Final = 1024**3
 _CPU_LIMIT_BYTES: Final = 4 * _GIB
 _CPU_SHARE: Final = 0.25
+_SLOW_CPU_FLOPS: Final = 4e9
 _CUDA_RESERVE_BYTES: Final = _GIB  # activations of a step, workspaces of the libraries
 _CUDA_RESERVE_SHARE: Final = 0.05
 
@@ -38,6 +39,14 @@ def num_cache_blocks(
         )
     useful = max_sequences * -(-spec.language.max_positions // BLOCK_SIZE)
     return min(size_bytes // block_bytes, useful)
+
+
+def layer_limit_s(spec: ModelSpec, device: str, max_step_tokens: int) -> float:
+    """How long one layer of a full step may take before it is called a hang: on a CPU, at a very modest rate."""
+    if device != "cpu":
+        return 0.0
+    flops = 2 * max_step_tokens * spec.num_parameters / spec.language.num_layers
+    return flops / _SLOW_CPU_FLOPS
 
 
 def free_bytes(device: torch.device) -> int:

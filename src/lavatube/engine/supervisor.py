@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from lavatube.engine.wire import Event, Heartbeat
+from lavatube.engine.wire import Event, Heartbeat, Ready
 
 
 class EngineState(StrEnum):
@@ -81,10 +81,13 @@ class Watchdog:
         self._moved_s = now_s
         self._checked_s = now_s
         self._steps = 0
+        self._layer_s = 0.0
 
     def hear(self, event: Event, now_s: float) -> None:
         """The worker said something; all but a heartbeat that repeats itself is progress."""
         self._heard_s = now_s
+        if isinstance(event, Ready):
+            self._layer_s = event.layer_s
         if isinstance(event, Heartbeat):
             if event.steps == self._steps:
                 return
@@ -100,6 +103,6 @@ class Watchdog:
             self._moved_s = now_s
         if now_s - self._heard_s > (self._patience.hang_s if is_ready else self._patience.start_s):
             return f"it was silent for {now_s - self._heard_s:.0f} s"
-        if is_ready and now_s - self._moved_s > self._patience.hang_s:
+        if is_ready and now_s - self._moved_s > self._patience.hang_s + self._layer_s:
             return f"it made no progress for {now_s - self._moved_s:.0f} s"
         return None

@@ -115,13 +115,14 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Phase 2 is over; requests are taken."""
+    """Phase 2 is over; requests are taken. `layer_s` is how long one layer of a full step may take on this device."""
 
     device: str
     dtype: str
     load_s: float
     kv_cache_tokens: int
     max_context_tokens: int
+    layer_s: float = 0.0
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):

@@ -111,6 +111,7 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
     # Not at the top: this takes seconds, and by now the front knows that we live.
     import torch
 
+    from lavatube.engine.capacity import layer_limit_s
     from lavatube.engine.load import choose_threads, load_core
     from lavatube.engine.loop import run
 
@@ -119,7 +120,8 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
         return 0
     begun_s = time.monotonic()
     try:
-        torch.set_num_threads(choose_threads(threads, read_spec(Path(order.folder))))
+        spec = read_spec(Path(order.folder))
+        torch.set_num_threads(choose_threads(threads, spec))
         core = load_core(order, _progress_sender(connection))
     except OperatorError as error:
         logger.error("the model can't be loaded: %s", error)  # noqa: TRY400 - the sentence says it all
@@ -127,7 +129,8 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
         return 1
     heart.measure = lambda: Heartbeat(core.progress, core.num_running, core.num_waiting, core.free_cache_tokens)
     load_s = time.monotonic() - begun_s
-    connection.send(Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens))
+    layer_s = layer_limit_s(spec, core.device, order.max_step_tokens)
+    connection.send(Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens, layer_s))
     run(core, commands, lambda events: connection.send(*events))
     return 0
 
