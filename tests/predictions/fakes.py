@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from lavatube.engine.wire import Done, Failed, Logprobs, RequestEvent, Sampling, Submit, Tokens
-from lavatube.errors import EngineCrashed, ImageRejected, InvalidImageUrl, PromptTooLong
+from lavatube.errors import EngineCrashed, ImageFetchFailed, ImageRejected, InvalidImageUrl, PromptTooLong
 from lavatube.geometry import Cut, ImagePlan
 from lavatube.prompt.chat import Chat, Generation, Text
 from lavatube.prompt.prepare import Estimate, Prepared
@@ -33,6 +33,7 @@ FAIL = "fail now"
 CRASH_LATER = "crash in the middle"
 SLOW_PREPARE = "prepare slowly"
 DEFECT = "meet a defect"
+PASSING_FAILURE = "fail once"
 
 
 def write_tokenizer(folder: Path) -> Path:
@@ -55,11 +56,15 @@ class EchoPreparer:
     def __init__(self, folder: Path) -> None:
         self.tokenizer = Tokenizer(write_tokenizer(folder), {STOP_ID})
         self.num_prepared = 0
+        self.num_failures = 1
 
     def prepare(self, chat: Chat, generation: Generation) -> Prepared:
         text = "".join(part.text for part in chat.turns[-1].parts if isinstance(part, Text))
         if text == SLOW_PREPARE:
             time.sleep(0.5)
+        if text == PASSING_FAILURE and self.num_failures > 0:
+            self.num_failures -= 1
+            raise ImageFetchFailed("The picture's server is down.", param="image", remedy="Try again.")
         if text == DEFECT:
             raise ZeroDivisionError("a secret of the server")
         for image in chat.images:

@@ -17,6 +17,7 @@ from tests.predictions.fakes import (
     CRASH_LATER,
     DEFECT,
     FAIL,
+    PASSING_FAILURE,
     PNG,
     SLOW_PREPARE,
     EchoEngine,
@@ -234,3 +235,43 @@ async def test_drain_takes_nothing_new_finishes_the_short_and_fails_the_long(
     assert long.error.code == "draining"
     assert service.num_active == 0
     assert engine.running == set()
+
+
+async def test_a_failure_that_passes_is_run_anew_under_its_id(service: PredictionService) -> None:
+    first = ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"f")
+    await first.wait(5)
+    assert first.error is not None
+    assert first.error.is_retryable
+    with pytest.raises(Conflict):
+        ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"other")
+    await until(lambda: service.num_active == 0)
+    second = ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"f")
+    assert second is not first
+    await second.wait(5)
+    assert second.status is Status.SUCCEEDED
+    assert service.get("one") is second
+
+
+async def test_a_place_is_taken_until_its_thread_is_free(preparer: EchoPreparer, engine: EchoEngine) -> None:
+    service = PredictionService(preparer, engine, ServiceLimits(max_running=1, max_waiting=0))
+    left = ask(service, SLOW_PREPARE)
+    await until(lambda: bool(service._preparing))
+    await asyncio.sleep(0.05)
+    service.cancel(left)
+    await until(lambda: service.num_active == 0)
+    with pytest.raises(Overloaded):
+        ask(service)
+    await until(lambda: not service.is_busy)
+    assert await ask(service).wait(5)
+    await service.drain(0)
+
+
+async def test_pictures_that_are_fetched_hold_up_no_others(preparer: EchoPreparer, engine: EchoEngine) -> None:
+    service = PredictionService(preparer, engine, ServiceLimits(max_running=8, prepare_threads=1))
+    slow = service.create(single_turn(SLOW_PREPARE, "http://example.com/a.png"), Generation(max_tokens=1))
+    await until(lambda: bool(service._preparing))
+    quick = ask(service)
+    await quick.wait(5)
+    assert quick.status is Status.SUCCEEDED
+    assert not slow.status.is_terminal
+    await service.drain(5)

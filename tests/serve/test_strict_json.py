@@ -71,3 +71,11 @@ def test_the_deepest_and_a_text_full_of_keys_are_read() -> None:
     deep = b"[" * MAX_DEPTH + b"1" + b"]" * MAX_DEPTH
     assert parse_json(deep)
     assert parse_json(b'{"a":"\\":1,\\"a\\":2"}') == {"a": '":1,"a":2'}
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" + b"0," * 300_000 + b"0]", b"[" + b"[]," * 300_000 + b"0]", b'{"a":"' + b'\\":' * 2**20 + b'"}']
+)
+def test_very_many_small_values_are_refused_before_they_are_objects(body: bytes) -> None:
+    with pytest.raises(InvalidJson, match="values"):
+        parse_json(body)

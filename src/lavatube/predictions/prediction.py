@@ -74,6 +74,11 @@ class Prediction:
     def has_output(self) -> bool:
         return any(self._num_outputs)
 
+    @property
+    def is_worth_retrying(self) -> bool:
+        """It failed for a reason that passes, and nobody has read a word of it."""
+        return self.error is not None and self.error.is_retryable and not self.has_output
+
     def start(self, prompt_tokens: int, image_tokens: int) -> None:
         self._move(Status.PROCESSING)
         self.usage = Usage(prompt_tokens=prompt_tokens, image_tokens=image_tokens)

@@ -46,6 +46,11 @@ class Retention:
         self._finished_bytes += prediction.log.size_bytes
         self._forget_old()
 
+    def forget(self, prediction: Prediction) -> None:
+        """A finished one, whose id is to mean another run."""
+        del self._finished[prediction.id]
+        self._finished_bytes -= prediction.log.size_bytes
+
     def _forget_old(self) -> None:
         now = time.monotonic()
         while self._finished:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -82,6 +82,8 @@ class PredictionService:
         self._admission = Admission(limits.max_running, limits.max_waiting, limits.max_waiting_bytes)
         self._retention = Retention(limits.retention)
         self._threads = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="prepare")
+        self._fetchers = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="fetch")
+        self._preparing: dict[Prediction, Future[Prepared]] = {}
         self._tasks: dict[Prediction, asyncio.Task[None]] = {}
         self._readers: dict[Prediction, int] = {}
         self._is_draining = False
@@ -119,16 +121,19 @@ class PredictionService:
         fingerprint: bytes = b"",
         is_detached: bool = False,
     ) -> Prediction:
-        """A new prediction, or the one that this id already means.
+        """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
         `is_detached`: it goes on when nobody reads it.
         Raises: Conflict if the id means another request; Overloaded; Draining.
         """
-        if prediction_id is not None and (known := self.find(prediction_id)) is not None:
+        known = None if prediction_id is None else self.find(prediction_id)
+        if known is not None:
             if known.fingerprint != fingerprint:
                 raise Conflict("This id was used for another request.", param="id", remedy="Choose a new id.")
-            known.is_detached |= is_detached
-            return known
+            if known in self._tasks or not known.is_worth_retrying:
+                known.is_detached |= is_detached
+                return known
+            self._retention.forget(known)
         if self._is_draining:
             raise _draining("The server is shutting down and takes no new predictions.")
         size_bytes = sum(len(image.source) for image in chat.images)
@@ -180,16 +185,15 @@ class PredictionService:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._fetchers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, prediction: Prediction, chat: Chat, generation: Generation, ticket: Ticket) -> None:
         """The task of one prediction: whatever happens in here becomes its end."""
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 try:
-                    prepared = await asyncio.get_running_loop().run_in_executor(
-                        self._threads, self._preparer.prepare, chat, generation
-                    )
+                    prepared = await asyncio.wrap_future(self._prepare(prediction, chat, generation))
                 finally:
                     del chat
                     self._admission.release_bytes(ticket)
@@ -203,6 +207,14 @@ class PredictionService:
         except Exception:
             logger.exception("prediction %s: a defect of the server", prediction.id)
             _fail(prediction, InternalError("The server failed to answer; its log says why."))
+
+    def _prepare(self, prediction: Prediction, chat: Chat, generation: Generation) -> Future[Prepared]:
+        """In a thread; requests that wait for some picture's host have threads of their own."""
+        has_urls = any(isinstance(image.source, str) and image.source[:4].lower() == "http" for image in chat.images)
+        threads = self._fetchers if has_urls else self._threads
+        future = threads.submit(self._preparer.prepare, chat, generation)
+        self._preparing[prediction] = future
+        return future
 
     async def _generate(self, prediction: Prediction, prepared: Prepared) -> None:
         """Write what the engine says until all answers are over."""
@@ -251,11 +263,20 @@ class PredictionService:
         if not prediction.status.is_terminal:
             prediction.cancel()
         started = prediction.started
-        self._admission.leave(ticket, None if started is None else time.monotonic() - started)
+        self._leave(prediction, ticket, None if started is None else time.monotonic() - started)
         self._retention.finish(prediction)
         logger.info(
             "prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status
         )
+
+    def _leave(self, prediction: Prediction, ticket: Ticket, duration_s: float | None) -> None:
+        """Give its place away, but not before its thread is free: what can't be cancelled still occupies it."""
+        future = self._preparing.pop(prediction, None)
+        if future is None or future.cancel() or future.done():
+            self._admission.leave(ticket, duration_s)
+            return
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._admission.leave, ticket, duration_s))
 
 
 def _fail(prediction: Prediction, error: LavatubeError) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,6 +29,8 @@ from lavatube.serve.openapi import openapi_document
 from lavatube.serve.prefer import Preference, parse_prefer
 from lavatube.serve.serving import Serving
 from lavatube.serve.sse import KEEP_ALIVE, KEEP_ALIVE_S, EventStream
+
+FOREIGN_HEADERS: Final = ("origin", "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
 class CogRoutes:
@@ -94,8 +97,12 @@ class CogRoutes:
         return json_response({})
 
     async def shutdown(self, request: Request) -> Response:
-        """For an operator on this machine, or with the key; never for a web page, whose browser sends Origin."""
-        if "origin" in request.headers or not (self._has_key or _is_local(request)):
+        """For an operator on this machine, or with the key; never for a web page or through a proxy.
+
+        A browser sends Origin; behind a proxy on this machine every client has this machine's address.
+        """
+        is_foreign = any(name in request.headers for name in FOREIGN_HEADERS)
+        if is_foreign or not (self._has_key or _is_local(request)):
             raise Forbidden("Only this machine itself may stop the server.", remedy="Set an API key to allow others.")
         self._serving.shutdown()
         return json_response({})
@@ -106,7 +113,7 @@ class CogRoutes:
         generation = asked.input.generation(self._max_new_tokens)
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
         service = self._serving.service_for(asked.id)
-        is_known = asked.id is not None and service.find(asked.id) is not None
+        known = None if asked.id is None else service.find(asked.id)
         wants_events = _accepts_events(request)
         preference, after = parse_prefer(request.headers.getlist("prefer")), _last_event_id(request)
         prediction = service.create(
@@ -114,11 +121,12 @@ class CogRoutes:
             generation,
             prediction_id=asked.id,
             fingerprint=digest,
-            is_detached=preference.is_async and not wants_events,
+            is_detached=preference.is_async,
         )
+        is_known = prediction is known
         del asked  # the picture is the preparer's now; a long answer must not keep it
         if wants_events:
-            return await self._events(request, prediction, after, refuses=True)
+            return await self._events(request, prediction, after if is_known else 0, refuses=True)
         if is_known and preference.wait_s is None:
             return _now(prediction, Preference())
         return await self._answer(request, prediction, preference)
@@ -126,14 +134,18 @@ class CogRoutes:
     async def _answer(self, request: Request, prediction: Prediction, preference: Preference) -> Response:
         """Wait as long as the client prefers; what is not done by then goes on without it."""
         limit_s = preference.wait_limit_s
-        if limit_s != 0:
-            with self._serving.attached(prediction):
-                is_done = await while_connected(request.receive, prediction.wait(limit_s))
-                prediction.is_detached |= not is_done
+        if limit_s == 0:
+            prediction.is_detached = True
+            return _now(prediction, preference)
+        with self._serving.attached(prediction):
+            is_done = await while_connected(request.receive, prediction.wait(limit_s))
+            prediction.is_detached |= not is_done
         return _now(prediction, preference)
 
     async def _events(self, request: Request, prediction: Prediction, after: int, *, refuses: bool) -> EventStream:
         """The first event is awaited before the headers go out, so that a refusal can be a status code."""
+        if prediction.status.is_terminal:  # who comes back after the end is told of it again
+            after = min(after, prediction.log.next_id - 2)
         frames = self._frames(prediction, after, refuses=refuses)
         first = await while_connected(request.receive, _first(frames))
         return EventStream(frames, first=first)

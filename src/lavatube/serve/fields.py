@@ -52,6 +52,8 @@ class InvalidFields(InvalidInput):
 
 def validate(model: type[Body], value: Mapping[str, object]) -> Body:
     """Raises InvalidFields."""
+    if len(value) > len(model.model_fields) + MAX_PROBLEMS:  # each unknown one would become an error of its own
+        raise invalid([Problem("", "The body has far more fields than there are.", _all_fields(model))])
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -101,6 +103,10 @@ def _nearest(model: type[BaseModel], path: list[str]) -> str:
     if near:
         return f"Did you mean {near[0]}?"
     return f"The fields are {', '.join(names)}." if names else ""
+
+
+def _all_fields(model: type[BaseModel]) -> str:
+    return f"The fields are {', '.join(_names(model, []))}."
 
 
 def _names(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -16,6 +16,8 @@ from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Struc
 from lavatube.serve.fields import Problem, StrictModel, invalid, validate
 from lavatube.serve.openai_structure import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs, TextFormat
 
+MAX_MESSAGES: Final = 1024
+MAX_PARTS: Final = 256
 MAX_STOPS: Final = 4
 MAX_STOP_CHARACTERS: Final = 256
 MAX_TOP_K: Final = 2**31 - 1
@@ -73,7 +75,9 @@ class ImagePart(StrictModel):
 
 class Message(StrictModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] = Field(
+        max_length=MAX_PARTS, fail_fast=True
+    )
     name: str | None = None  # a label; the chat templates of this family have no place for it
 
     @field_validator("content", mode="before")
@@ -89,7 +93,7 @@ class StreamOptions(StrictModel):
 
 class ChatRequest(StrictModel):
     model: str
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)

@@ -15,6 +15,8 @@ import pydantic_core
 from lavatube.errors import InvalidJson
 
 MAX_DEPTH: Final = 64
+MAX_VALUES: Final = 250_000
+MAX_QUOTES: Final = 4 * MAX_VALUES
 _KEY: Final = re.compile(rb'"\s*:')
 
 
@@ -22,13 +24,24 @@ def parse_json(raw: bytes) -> object:
     """Raises InvalidJson."""
     if not raw.strip():
         raise InvalidJson("The body is empty.", remedy="Send a JSON object.")
+    _check_density(raw)
     try:
         value: object = pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidJson(f"The body is not JSON: {error}.") from None
+        raise InvalidJson(f"The body is not JSON: {error}.", remedy="Send one JSON object.") from None
     if _count_keys(value) != len(_KEY.findall(raw)):
         _refuse_repeated_keys(raw)
     return value
+
+
+def _check_density(raw: bytes) -> None:
+    """Refuse a body of very many small values before it becomes objects, each many times its size.
+
+    Counted in texts, too; but a picture in base64 has none of these bytes, and a prompt that long fits no context.
+    """
+    num_values = sum(raw.count(mark) for mark in (b",", b"[", b"{"))
+    if num_values > MAX_VALUES or raw.count(b'"') > MAX_QUOTES:
+        raise InvalidJson(f"The body has more than {MAX_VALUES} values.", remedy="Send a smaller request.")
 
 
 def _count_keys(value: object) -> int:
@@ -46,7 +59,7 @@ def _count_keys(value: object) -> int:
         if not below:
             return num_keys
         level = below
-    raise InvalidJson(f"The body is nested more than {MAX_DEPTH} levels deep.")
+    raise InvalidJson(f"The body is nested more than {MAX_DEPTH} levels deep.", remedy="Send a flatter one.")
 
 
 def _refuse_repeated_keys(raw: bytes) -> None:
