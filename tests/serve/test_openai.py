@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -399,3 +400,10 @@ def test_not_ready_is_retried_by_the_stock_client_until_it_is(tmp_path: Path) ->
         server.make_ready()
         completion = client.chat.completions.create(model="echo", messages=ask(), max_tokens=3)
         assert completion.choices[0].message.content == "hel"
+
+
+def test_what_is_no_http_is_refused_in_the_words_of_the_api(server: LiveServer) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    answer = server.raw(head + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"

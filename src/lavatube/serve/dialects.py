@@ -44,7 +44,7 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
 
 def error_response(error: LavatubeError, path: str, request_id: str) -> Response:
     """What a client of the API at `path` expects to see of this error."""
-    if path.startswith(OPENAI_PREFIX):
+    if f"{path}/".startswith(OPENAI_PREFIX):
         return json_response(openai_body(error), openai_status(error), _headers(error) | _openai_headers(error))
     return json_response(cog_body(error, request_id), error.status, _headers(error))
 

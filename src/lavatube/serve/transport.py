@@ -11,6 +11,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from types import FrameType
 from typing import Final
 
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lavatube.errors import BodyTooLarge, HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
-from lavatube.serve.dialects import cog_body, dump
+from lavatube.serve.dialects import error_response
 from lavatube.serve.limits import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)
@@ -94,13 +95,13 @@ class Connection(H11Protocol):
         """Answer without the application, where the protocol still allows it, and hang up."""
         logger.info("connection refused: %s", error.code)
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = dump(cog_body(error, "-"))
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-                (b"connection", b"close"),
-            ]
-            for event in (h11.Response(status_code=error.status, headers=headers), h11.Data(body), h11.EndOfMessage()):
+            response = error_response(error, self.scope["path"] if self.scope else "/", "-")
+            head = h11.Response(
+                status_code=response.status_code,
+                headers=[*response.raw_headers, (b"connection", b"close")],
+                reason=HTTPStatus(response.status_code).phrase,
+            )
+            for event in (head, h11.Data(bytes(response.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
