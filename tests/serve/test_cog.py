@@ -279,6 +279,7 @@ def test_wrong_inputs_are_named(
     assert answer["error"]["code"] == "invalid_input"
     assert answer["error"]["param"] == param
     assert in_message in answer["error"]["message"]
+    assert answer["error"]["remedy"]
     assert answer["detail"][0]["loc"] == ["body", *param.split(".")]
 
 
@@ -303,6 +304,7 @@ def test_ids_have_a_pattern(shared_client: httpx.Client, bad_id: object) -> None
     response = shared_client.post("/predictions", json=body() | {"id": bad_id})
     assert response.status_code == 422
     assert response.json()["error"]["param"] == "id"
+    assert response.json()["error"]["remedy"]
 
 
 def test_discovery_names_only_what_is_there(shared_client: httpx.Client) -> None:

@@ -48,6 +48,8 @@ def code(answer: object) -> str:
     assert isinstance(answer, dict)
     assert LEAKS.search(json.dumps(answer)) is None
     error = answer["error"]
+    if isinstance(error, dict):
+        assert error.get("remedy", "OpenAI's has none")
     return error["code"] if isinstance(error, dict) else answer["code"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import openai
 import pytest
 
 from lavatube.prompt.chat import Generation, Structure
+from lavatube.serve.fields import InvalidFields
 from lavatube.serve.openai_request import parse_chat_request
 from tests.predictions.fakes import CRASH, CRASH_LATER, PNG
 from tests.serve.live import LiveServer
@@ -159,14 +162,14 @@ def test_parameters_without_effect_and_those_that_ask_for_nothing(stock: openai.
             {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
             "response_format.json_schema.schema",
         ),
-        ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, None),
-        ({"response_format": {"type": "json_object"}, "min_tokens": 3}, None),
+        ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "min_tokens"),
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
         ({"structured_outputs": {"grammar": "root ::= x"}}, "structured_outputs.grammar"),
         ({"logprobs": 1}, "logprobs"),
-        ({"top_logprobs": 3}, None),
+        ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"frequency_penalty": 2.5}, "frequency_penalty"),
         ({"presence_penalty": "1"}, "presence_penalty"),
@@ -175,7 +178,7 @@ def test_parameters_without_effect_and_those_that_ask_for_nothing(stock: openai.
         ({"top_k": -2}, "top_k"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
-        ({"logit_bias": {"five": 1}}, "logit_bias.five.[key]"),
+        ({"logit_bias": {"five": 1}}, "logit_bias.five"),
         ({"logit_bias": [5]}, "logit_bias"),
         ({"store": True}, "store"),
         ({"guided_regex": "(a+)+b"}, "guided_regex"),
@@ -184,7 +187,7 @@ def test_parameters_without_effect_and_those_that_ask_for_nothing(stock: openai.
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 5000}, "max_tokens"),
         ({"max_completion_tokens": 5000}, "max_completion_tokens"),
-        ({"max_tokens": 5, "max_completion_tokens": 6}, None),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "1"}, "temperature"),
         ({"top_p": -1}, "top_p"),
@@ -192,7 +195,7 @@ def test_parameters_without_effect_and_those_that_ask_for_nothing(stock: openai.
         ({"stop": ""}, "stop.0"),
         ({"stop": "a" * 1_000_000}, "stop.0"),
         ({"stream": 1}, "stream"),
-        ({"stream_options": {"include_usage": True}}, None),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
@@ -222,8 +225,37 @@ def test_what_is_wrong_is_named(stock: openai.OpenAI, change: dict[str, object],
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
-    assert error["message"]
+    assert re.fullmatch(r"(?s).+\. [A-Z].+[.?]", error["message"]), "what is wrong, and what to do"
+    assert "validation" not in error["message"]
     assert len(error["message"]) < 500
+
+
+UNKNOWN = {f"unknown{index}": 0 for index in range(40_000)}
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        (UNKNOWN, "unknown0"),
+        ({"messages": [0] * 40_000}, "messages"),
+        ({"messages": [{"role": "user", "content": [0] * 40_000}]}, "messages.0.content"),
+        ({"messages": [UNKNOWN]}, "messages.0.unknown0"),
+        ({"stream_options": UNKNOWN}, "stream_options.unknown0"),
+        ({"logit_bias": UNKNOWN}, "logit_bias"),
+        ({"stop": [0] * 40_000}, "stop"),
+        ({"structured_outputs": {"choice": [0] * 40_000}}, "structured_outputs.choice"),
+    ],
+)
+def test_forty_thousand_faults_are_one(change: dict[str, object], param: str) -> None:
+    body = {"model": "echo", "messages": ask("x")} | change
+    tracemalloc.start()
+    with pytest.raises(InvalidFields) as refusal:
+        parse_chat_request(body)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refusal.value.param == param
+    assert refusal.value.remedy
+    assert peak_bytes < 12 << 20
 
 
 def test_several_choices_share_one_request(shared: LiveServer, stock: openai.OpenAI) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavatube.errors import InvalidJson
-from lavatube.serve.strict_json import MAX_DEPTH, parse_json
+from lavatube.serve.strict_json import MAX_DEPTH, MAX_VALUES, parse_json
 
 JSON_VALUES = st.recursive(
     st.none()
@@ -71,6 +71,13 @@ def test_the_deepest_and_a_text_full_of_keys_are_read() -> None:
     deep = b"[" * MAX_DEPTH + b"1" + b"]" * MAX_DEPTH
     assert parse_json(deep)
     assert parse_json(b'{"a":"\\":1,\\"a\\":2"}') == {"a": '":1,"a":2'}
+
+
+def test_values_are_counted_not_their_marks_in_texts() -> None:
+    assert parse_json(b'{"a":"' + b"," * 60_000 + b'"}') == {"a": "," * 60_000}
+    assert parse_json(b"[" + b"0," * (MAX_VALUES - 1) + b"0]")
+    with pytest.raises(InvalidJson, match="values"):
+        parse_json(b"[" + b"0," * MAX_VALUES + b"0]")
 
 
 @pytest.mark.parametrize(

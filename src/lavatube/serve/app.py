@@ -58,4 +58,4 @@ def _ours(error: HTTPException) -> LavatubeError:
             allowed = (error.headers or {}).get("Allow", "")
             return MethodNotAllowed("This path does not take this method.", remedy=f"It takes {allowed}.")
         case _:
-            return InvalidRequest(str(error.detail))
+            return InvalidRequest(str(error.detail), remedy="Send another request.")

@@ -56,9 +56,10 @@ class BodyReader:
         """
         _check_type(request)
         with self._hold(self._declared_bytes(request)) as hold:
-            value = parse_json(await self._read(request, hold))
+            raw = await self._read(request, hold)
+            value = parse_json(raw) if len(raw) < MIB else await asyncio.to_thread(parse_json, raw)
         if not isinstance(value, dict):
-            raise InvalidInput("The body is not a JSON object.")
+            raise InvalidInput("The body is not a JSON object.", remedy="Send one.")
         return value
 
     async def _read(self, request: Request, hold: _Hold) -> bytes:
@@ -102,7 +103,9 @@ class BodyReader:
         """What Content-Length says; 0 for a body in chunks, which is counted as it comes."""
         text = request.headers.get("content-length", "0")
         if not (text.isascii() and text.isdigit()):
-            raise InvalidRequest("Content-Length is not a number.", param="content-length")
+            raise InvalidRequest(
+                "Content-Length is not a number.", param="content-length", remedy="Send the size in bytes."
+            )
         if len(text) > 18 or int(text) > self.max_bytes:
             raise self._too_large()
         return int(text)

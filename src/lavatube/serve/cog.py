@@ -179,7 +179,7 @@ def _with_id(body: dict[str, object], path_id: str | None) -> dict[str, object]:
     if path_id is None:
         return body
     if body.get("id", path_id) != path_id:
-        raise invalid([Problem("id", "prediction ID must match the ID supplied in the URL")])
+        raise invalid([Problem("id", "prediction ID must match the ID supplied in the URL", "Leave one out.")])
     return body | {"id": path_id}
 
 
@@ -191,7 +191,9 @@ def _accepts_events(request: Request) -> bool:
 def _last_event_id(request: Request) -> int:
     text = request.headers.get("last-event-id", "0")
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise InvalidRequest("Last-Event-ID is not the id of an event.", param="last-event-id")
+        raise InvalidRequest(
+            "Last-Event-ID is not the id of an event.", param="last-event-id", remedy="Send a number, or leave it out."
+        )
     return int(text)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from pydantic import Field, field_validator
 
 from lavatube.prompt.chat import Chat, Generation, single_turn
-from lavatube.serve.fields import Problem, StrictModel, invalid
+from lavatube.serve.fields import Problem, StrictModel, invalid, misfit
 
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
 MAX_SEED: Final = 2**63 - 1
@@ -59,14 +59,10 @@ class Inputs(StrictModel):
     def generation(self, max_new_tokens: int) -> Generation:
         """Raises InvalidFields for more tokens than the server gives; the default is cut to them."""
         if self.max_tokens > max_new_tokens and "max_tokens" in self.model_fields_set:
-            raise invalid(
-                [Problem("input.max_tokens", f"input.max_tokens should be less than or equal to {max_new_tokens}.")]
-            )
+            raise invalid([_too_large("input.max_tokens", max_new_tokens)])
         max_tokens = min(self.max_tokens, max_new_tokens)
         if self.min_tokens > max_tokens:
-            raise invalid(
-                [Problem("input.min_tokens", f"input.min_tokens should be less than or equal to {max_tokens}.")]
-            )
+            raise invalid([_too_large("input.min_tokens", max_tokens)])
         return Generation(
             max_tokens=max_tokens,
             temperature=self.temperature,
@@ -93,8 +89,12 @@ class PredictionRequest(StrictModel):
     @classmethod
     def _no_webhooks(cls, value: object) -> object:
         if value is not None:
-            raise ValueError("Webhooks are not served. Leave the field out, and poll GET /predictions/{id} instead.")
+            raise misfit("", "Webhooks are not served.", "Leave the field out, and poll GET /predictions/{id} instead.")
         return value
+
+
+def _too_large(param: str, limit: int) -> Problem:
+    return Problem(param, f"{param} should be less than or equal to {limit}.", "Send a smaller number.")
 
 
 def fingerprint(inputs: Inputs) -> bytes:

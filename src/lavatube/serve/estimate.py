@@ -19,8 +19,8 @@ from lavatube.prompt.chat import Chat, ImageInput, Part, Role, Text, Turn
 from lavatube.prompt.prepare import Estimate
 from lavatube.serve.body import BodyReader
 from lavatube.serve.dialects import json_response
-from lavatube.serve.fields import Problem, StrictModel, invalid, validate
-from lavatube.serve.openai_request import TextPart
+from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, validate
+from lavatube.serve.openai_request import MAX_MESSAGES, MAX_PARTS, TextPart
 from lavatube.serve.serving import Serving
 
 
@@ -35,7 +35,9 @@ class SizePart(StrictModel):
 
 class SizedMessage(StrictModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: list[Annotated[TextPart | SizePart, Field(discriminator="type")]]
+    content: Annotated[
+        list[Annotated[TextPart | SizePart, Field(discriminator="type")]], Field(fail_fast=True), at_most(MAX_PARTS)
+    ]
 
     @field_validator("content", mode="before")
     @classmethod
@@ -44,7 +46,7 @@ class SizedMessage(StrictModel):
 
 
 class EstimateRequest(StrictModel):
-    messages: list[SizedMessage] = Field(min_length=1)
+    messages: Annotated[list[SizedMessage], Field(min_length=1, fail_fast=True), at_most(MAX_MESSAGES)]
     model: str | None = None
 
     @property
@@ -110,7 +112,7 @@ def _turn(index: int, message: SizedMessage) -> Turn:
             continue
         param = f"messages.{index}.content.{place}"
         if role is not Role.USER:
-            raise invalid([Problem(param, "Only a user's message may have pictures.")])
+            raise invalid([Problem(param, "Only a user's message may have pictures.", "Put it into one.")])
         detail: Detail = "low" if part.detail == "low" else "high"
         parts.append(ImageInput("", param, detail))
     return Turn(role, tuple(parts))

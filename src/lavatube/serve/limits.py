@@ -24,12 +24,13 @@ class HeaderLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             if not scope["path"].startswith("/"):
-                raise InvalidRequest("The target of the request is not a path.")
+                raise InvalidRequest("The target of the request is not a path.", remedy="Send one that begins with /.")
             headers = scope["headers"]
             size_bytes = sum(len(name) + len(value) for name, value in headers) + len(scope.get("raw_path", b""))
             if len(headers) > MAX_HEADERS or size_bytes + len(scope["query_string"]) > MAX_HEADER_BYTES:
                 raise HeadersTooLarge(
-                    f"The request has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES // 1024} KiB of them."
+                    f"The request has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES // 1024} KiB of them.",
+                    remedy="Send fewer.",
                 )
         await self._app(scope, receive, send)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Structure, Text, Turn
-from lavatube.serve.fields import Problem, StrictModel, invalid, validate
+from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, misfit, validate
 from lavatube.serve.openai_structure import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs, TextFormat
 
 MAX_MESSAGES: Final = 1024
@@ -75,9 +75,9 @@ class ImagePart(StrictModel):
 
 class Message(StrictModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] = Field(
-        max_length=MAX_PARTS, fail_fast=True
-    )
+    content: Annotated[
+        list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(fail_fast=True), at_most(MAX_PARTS)
+    ]
     name: str | None = None  # a label; the chat templates of this family have no place for it
 
     @field_validator("content", mode="before")
@@ -93,21 +93,22 @@ class StreamOptions(StrictModel):
 
 class ChatRequest(StrictModel):
     model: str
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True), at_most(MAX_MESSAGES)]
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    stop: list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]] | None = Field(
-        None, max_length=MAX_STOPS
-    )
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]] | None, at_most(MAX_STOPS)
+    ] = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: int | None = Field(None, ge=1, le=8)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = (
-        Field(None, max_length=MAX_BIASES)
-    )
+    logit_bias: Annotated[
+        dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None,
+        at_most(MAX_BIASES),
+    ] = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = Field(None, discriminator="type")
@@ -128,15 +129,19 @@ class ChatRequest(StrictModel):
     @model_validator(mode="after")
     def _fits_together(self) -> ChatRequest:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream to be true.")
+            raise misfit("stream_options", "stream_options needs stream to be true.", "Set stream, or leave it out.")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise ValueError("max_tokens and max_completion_tokens say the same thing; give one of them.")
+            raise misfit("max_tokens", "max_tokens and max_completion_tokens say the same thing.", "Give one of them.")
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true.")
+            raise misfit("top_logprobs", "top_logprobs needs logprobs to be true.", "Set logprobs, or leave it out.")
         if self.structured_outputs is not None and self.response_format is not None:
-            raise ValueError("response_format and structured_outputs both say what form the answer has; give one.")
+            raise misfit(
+                "structured_outputs",
+                "response_format and structured_outputs both say what form the answer has.",
+                "Give one of them.",
+            )
         if self.min_tokens and self.structure is not None:
-            raise ValueError("A structure says itself when an answer may end; leave out min_tokens.")
+            raise misfit("min_tokens", "A structure says itself when an answer may end.", "Leave out min_tokens.")
         return self
 
     @property
@@ -156,7 +161,7 @@ class ChatRequest(StrictModel):
         turns = tuple(_turn(index, message) for index, message in enumerate(self.messages))
         if turns[-1].role is not Role.USER:
             last = f"messages.{len(turns) - 1}.role"
-            raise invalid([Problem(last, "The last message must be the user's.")])
+            raise invalid([Problem(last, "The last message must be the user's.", "Add one.")])
         return Chat(turns)
 
     def generation(self, max_new_tokens: int) -> Generation:
@@ -164,10 +169,10 @@ class ChatRequest(StrictModel):
         max_tokens = self.max_completion_tokens or self.max_tokens or max_new_tokens
         if max_tokens > max_new_tokens:
             param = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
-            raise invalid([Problem(param, f"{param} should be less than or equal to {max_new_tokens}.")])
+            raise invalid([_too_large(param, max_new_tokens)])
         min_tokens = self.min_tokens or 0
         if min_tokens > max_tokens:
-            raise invalid([Problem("min_tokens", f"min_tokens should be less than or equal to {max_tokens}.")])
+            raise invalid([_too_large("min_tokens", max_tokens)])
         return Generation(
             max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -185,6 +190,10 @@ class ChatRequest(StrictModel):
             num_choices=self.n or 1,
             structure=self.structure,
         )
+
+
+def _too_large(param: str, limit: int) -> Problem:
+    return Problem(param, f"{param} should be less than or equal to {limit}.", "Send a smaller number.")
 
 
 def parse_chat_request(body: dict[str, object]) -> ChatRequest:
@@ -228,6 +237,6 @@ def _turn(index: int, message: Message) -> Turn:
             continue
         param = f"messages.{index}.content.{place}.image_url"
         if role is not Role.USER:
-            raise invalid([Problem(param, "Only a user's message may have pictures.")])
+            raise invalid([Problem(param, "Only a user's message may have pictures.", "Put it into one.")])
         parts.append(ImageInput(part.image_url.url, param, "low" if part.image_url.detail == "low" else "high"))
     return Turn(role, tuple(parts))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from lavatube.prompt.chat import Structure
-from lavatube.serve.fields import StrictModel
+from lavatube.serve.fields import StrictModel, at_most, misfit
 
 MAX_CHOICES: Final = 1024
 FORMAT: Final = "response_format"
@@ -61,12 +61,14 @@ class StructuredOutputs(StrictModel):
 
     json_: JsonSchema | None = Field(None, alias="json")
     regex: str | None = Field(None, min_length=1)
-    choice: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1, max_length=MAX_CHOICES)
+    choice: Annotated[list[Annotated[str, Field(min_length=1)]] | None, Field(min_length=1), at_most(MAX_CHOICES)] = (
+        None
+    )
 
     @model_validator(mode="after")
     def _is_one(self) -> StructuredOutputs:
         if sum(value is not None for value in (self.json_, self.regex, self.choice)) != 1:
-            raise ValueError("structured_outputs has one of json, regex and choice.")
+            raise misfit("", "structured_outputs has one of json, regex and choice.", "Give one.")
         return self
 
     @property

@@ -39,7 +39,7 @@ class Serving:
     def find(self, prediction_id: str) -> Prediction:
         """An existing prediction, ready or not. Raises NotFound."""
         if self.service is None:
-            raise NotFound("There is no such prediction.", param="id")
+            raise NotFound("There is no such prediction.", param="id", remedy="Wait until the server is ready.")
         return self.service.get(prediction_id)
 
     def attached(self, prediction: Prediction) -> AbstractContextManager[None]:
@@ -52,4 +52,8 @@ class Serving:
         prediction = self.find(prediction_id)
         assert self.service is not None
         if not self.service.cancel(prediction):
-            raise NotFound(f"This prediction has ended: {prediction.status}.", param="id")
+            raise NotFound(
+                f"This prediction has ended: {prediction.status}.",
+                param="id",
+                remedy="There is nothing left to cancel.",
+            )

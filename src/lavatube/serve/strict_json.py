@@ -15,8 +15,9 @@ import pydantic_core
 from lavatube.errors import InvalidJson
 
 MAX_DEPTH: Final = 64
-MAX_VALUES: Final = 250_000
-MAX_QUOTES: Final = 4 * MAX_VALUES
+MAX_VALUES: Final = 50_000
+MAX_MARKS: Final = 250_000
+MAX_QUOTES: Final = 4 * MAX_MARKS
 _KEY: Final = re.compile(rb'"\s*:')
 
 
@@ -39,14 +40,14 @@ def _check_density(raw: bytes) -> None:
 
     Counted in texts, too; but a picture in base64 has none of these bytes, and a prompt that long fits no context.
     """
-    num_values = sum(raw.count(mark) for mark in (b",", b"[", b"{"))
-    if num_values > MAX_VALUES or raw.count(b'"') > MAX_QUOTES:
+    num_marks = sum(raw.count(mark) for mark in (b",", b"[", b"{"))
+    if num_marks > MAX_MARKS or raw.count(b'"') > MAX_QUOTES:
         raise InvalidJson(f"The body has more than {MAX_VALUES} values.", remedy="Send a smaller request.")
 
 
 def _count_keys(value: object) -> int:
-    """Keys of all objects in it. Raises InvalidJson when it is nested too deeply."""
-    num_keys = 0
+    """Keys of all objects in it. Raises InvalidJson when it is nested too deeply, or has too many values."""
+    num_keys = num_values = 0
     level: list[object] = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[object] = []
@@ -58,6 +59,9 @@ def _count_keys(value: object) -> int:
                 below += item
         if not below:
             return num_keys
+        num_values += len(below)
+        if num_values > MAX_VALUES:
+            raise InvalidJson(f"The body has more than {MAX_VALUES} values.", remedy="Send a smaller request.")
         level = below
     raise InvalidJson(f"The body is nested more than {MAX_DEPTH} levels deep.", remedy="Send a flatter one.")
 

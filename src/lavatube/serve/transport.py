@@ -54,7 +54,7 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             return
         if getattr(self.conn._reader, "_bytes_in_chunk", 0) > LARGEST_CHUNK_BYTES:
-            self._refuse(BodyTooLarge("A chunk of the body is larger than any body may be."))
+            self._refuse(BodyTooLarge("A chunk of the body is larger than any body may be.", remedy="Send less."))
             return
         if self.conn.their_state is h11.IDLE:
             if self._timer is None and data:
@@ -82,14 +82,19 @@ class Connection(H11Protocol):
         """Called where h11 gave up on what came; only the error in flight knows whether it was the size."""
         error = sys.exception()
         if getattr(error, "error_status_hint", 400) == 431:
-            self._refuse(HeadersTooLarge(f"The head of the request is larger than {MAX_HEADER_BYTES // 1024} KiB."))
+            self._refuse(
+                HeadersTooLarge(
+                    f"The head of the request is larger than {MAX_HEADER_BYTES // 1024} KiB.",
+                    remedy="Send fewer headers.",
+                )
+            )
         else:
-            self._refuse(InvalidRequest("This is not an HTTP request."))
+            self._refuse(InvalidRequest("This is not an HTTP request.", remedy="Send HTTP/1.1, as RFC 9112 says."))
 
     def _on_late_head(self) -> None:
         self._timer = None
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self._refuse(RequestTimeout("The head of the request did not arrive in time."))
+            self._refuse(RequestTimeout("The head of the request did not arrive in time.", remedy="Send it faster."))
 
     def _refuse(self, error: LavatubeError) -> None:
         """Answer without the application, where the protocol still allows it, and hang up."""
