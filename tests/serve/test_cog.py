@@ -7,13 +7,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from lavatube.predictions.service import ServiceLimits
-from tests.predictions.fakes import CRASH_LATER, FAIL, PNG
+from lavatube.serve.health import Phase
+from tests.predictions.fakes import CRASH_LATER, FAIL, PASSING_FAILURE, PNG
 from tests.serve.live import LiveServer
 
 SSE = {"accept": "text/event-stream"}
@@ -139,6 +141,35 @@ def test_a_running_one_is_not_waited_for_twice(server: LiveServer, client: httpx
     assert (again.status_code, again.json()["status"]) == (202, "processing")
     runner.join()
     assert client.get("/predictions/mine").json()["status"] == "succeeded"
+
+
+def test_a_stream_of_async_work_outlives_its_reader_and_is_taken_up_again(
+    server: LiveServer, client: httpx.Client
+) -> None:
+    server.engine.token_s = 0.02
+    with client.stream("PUT", "/predictions/mine", json=body(), headers=SSE | {"prefer": "respond-async"}) as response:
+        assert response.headers["preference-applied"] == "respond-async"
+        _, last_id, _ = next(events(response.iter_lines()))
+    time.sleep(0.05)
+    rest = stream(client, "PUT", "/predictions/mine", json=body(), headers=SSE | {"last-event-id": str(last_id)})
+    assert [event_id for _, event_id, _ in rest] == list(range(last_id + 1, 15))
+    assert rest[-1][2]["status"] == "succeeded"
+
+
+def test_a_position_past_the_end_of_a_running_one_still_gets_its_end(server: LiveServer, client: httpx.Client) -> None:
+    server.engine.token_s = 0.02
+    client.put("/predictions/mine", json=body(), headers={"prefer": "respond-async"})
+    seen = stream(client, "GET", "/predictions/mine/stream", headers={"last-event-id": "900"})
+    assert [(name, data["status"]) for name, _, data in seen] == [("completed", "succeeded")]
+
+
+def test_a_retry_while_not_ready_is_not_run_in_vain(server: LiveServer, client: httpx.Client) -> None:
+    refused = body(PASSING_FAILURE)
+    assert client.put("/predictions/mine", json=refused).status_code == 422
+    server.view = replace(server.view, phase=Phase.RESTARTING)
+    assert client.put("/predictions/mine", json=refused).status_code == 503
+    server.view = replace(server.view, phase=Phase.READY)
+    assert client.put("/predictions/mine", json=refused).json()["status"] == "succeeded"
 
 
 def test_a_bad_position_is_refused_before_anything_runs(server: LiveServer, client: httpx.Client) -> None:
@@ -318,7 +349,7 @@ def test_discovery_names_only_what_is_there(shared_client: httpx.Client) -> None
 
 
 def test_shutdown_begins_a_graceful_end(server: LiveServer, client: httpx.Client) -> None:
-    for header in ("origin", "x-forwarded-for", "forwarded", "via"):
+    for header in ("origin", "x-forwarded-for", "x-forwarded-port", "x-real-ip", "forwarded", "via"):
         assert client.post("/shutdown", headers={header: "203.0.113.7"}).status_code == 403
     assert server.num_shutdowns == 0
     response = client.post("/shutdown")

@@ -255,6 +255,13 @@ def test_with_the_key_everything_does(keyed: LiveServer) -> None:
     assert httpx.get(f"{keyed.url}/v1/models", headers=twice).status_code == 401
 
 
+def test_the_key_stops_the_server_through_a_proxy_too(tmp_path: Path) -> None:
+    headers = {"authorization": f"Bearer {KEY}", "x-forwarded-for": "203.0.113.7"}
+    with LiveServer(tmp_path, api_key=KEY) as server:
+        assert httpx.post(f"{server.url}/shutdown", headers=headers).status_code == 200
+        assert server.num_shutdowns == 1
+
+
 def test_the_host_header_does_not_open_a_door(keyed: LiveServer) -> None:
     answer = keyed.raw(b"GET /v1/models HTTP/1.1\r\nHost: a/health?x=\r\nConnection: close\r\n\r\n")
     assert parse(answer)[0] in (400, 401)

@@ -54,7 +54,7 @@ class EventLog:
         arrival.set()
 
     async def read(self, after: int = 0, idle_s: float | None = None) -> AsyncGenerator[Event | None, None]:
-        """Every event whose id is greater than `after`, as they come, up to the end.
+        """Every event whose id is greater than `after`, as they come, up to the end; the last again for who is past it.
 
         With `idle_s`, a None whenever nothing has come for that long: the moment to say that one is still there.
         """
@@ -64,6 +64,8 @@ class EventLog:
                 yield self._events[position]
                 position += 1
             if self.has_ended:
+                if after >= len(self._events):
+                    yield self._events[-1]
                 return
             try:
                 async with asyncio.timeout(idle_s):

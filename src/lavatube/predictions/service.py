@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
@@ -133,11 +133,12 @@ class PredictionService:
             if known in self._tasks or not known.is_worth_retrying:
                 known.is_detached |= is_detached
                 return known
-            self._retention.forget(known)
         if self._is_draining:
             raise _draining("The server is shutting down and takes no new predictions.")
         size_bytes = sum(len(image.source) for image in chat.images)
         ticket = self._admission.enter(size_bytes)
+        if known is not None:
+            self._retention.forget(known)
         prediction = Prediction(
             prediction_id or new_id(),
             fingerprint=fingerprint,
@@ -196,7 +197,8 @@ class PredictionService:
                     prepared = await asyncio.wrap_future(self._prepare(prediction, chat, generation))
                 finally:
                     del chat
-                    self._admission.release_bytes(ticket)
+                self._preparing.pop(prediction)
+                self._admission.release_bytes(ticket)
                 prediction.start(prepared.prompt_tokens, prepared.image_tokens)
                 await self._generate(prediction, prepared)
         except TimeoutError:
@@ -276,7 +278,12 @@ class PredictionService:
             self._admission.leave(ticket, duration_s)
             return
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._admission.leave, ticket, duration_s))
+
+        def on_thread_end(_: Future[Prepared]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the server has ended before the thread
+                loop.call_soon_threadsafe(self._admission.leave, ticket, duration_s)
+
+        future.add_done_callback(on_thread_end)
 
 
 def _fail(prediction: Prediction, error: LavatubeError) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -30,7 +30,7 @@ from lavatube.serve.prefer import Preference, parse_prefer
 from lavatube.serve.serving import Serving
 from lavatube.serve.sse import KEEP_ALIVE, KEEP_ALIVE_S, EventStream
 
-FOREIGN_HEADERS: Final = ("origin", "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+PROXY_HEADERS: Final = ("forwarded", "via", "x-real-ip")
 
 
 class CogRoutes:
@@ -97,12 +97,8 @@ class CogRoutes:
         return json_response({})
 
     async def shutdown(self, request: Request) -> Response:
-        """For an operator on this machine, or with the key; never for a web page or through a proxy.
-
-        A browser sends Origin; behind a proxy on this machine every client has this machine's address.
-        """
-        is_foreign = any(name in request.headers for name in FOREIGN_HEADERS)
-        if is_foreign or not (self._has_key or _is_local(request)):
+        """For an operator on this machine, or with the key; never for a web page, whose browser sends Origin."""
+        if "origin" in request.headers or not (self._has_key or _is_local(request)):
             raise Forbidden("Only this machine itself may stop the server.", remedy="Set an API key to allow others.")
         self._serving.shutdown()
         return json_response({})
@@ -126,7 +122,8 @@ class CogRoutes:
         is_known = prediction is known
         del asked  # the picture is the preparer's now; a long answer must not keep it
         if wants_events:
-            return await self._events(request, prediction, after if is_known else 0, refuses=True)
+            headers = Preference(is_async=preference.is_async).headers
+            return await self._events(request, prediction, after if is_known else 0, refuses=True, headers=headers)
         if is_known and preference.wait_s is None:
             return _now(prediction, Preference())
         return await self._answer(request, prediction, preference)
@@ -142,13 +139,19 @@ class CogRoutes:
             prediction.is_detached |= not is_done
         return _now(prediction, preference)
 
-    async def _events(self, request: Request, prediction: Prediction, after: int, *, refuses: bool) -> EventStream:
+    async def _events(
+        self,
+        request: Request,
+        prediction: Prediction,
+        after: int,
+        *,
+        refuses: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> EventStream:
         """The first event is awaited before the headers go out, so that a refusal can be a status code."""
-        if prediction.status.is_terminal:  # who comes back after the end is told of it again
-            after = min(after, prediction.log.next_id - 2)
         frames = self._frames(prediction, after, refuses=refuses)
         first = await while_connected(request.receive, _first(frames))
-        return EventStream(frames, first=first)
+        return EventStream(frames, first=first, headers=headers)
 
     async def _frames(self, prediction: Prediction, after: int, *, refuses: bool) -> AsyncGenerator[bytes, None]:
         with self._serving.attached(prediction):
@@ -198,7 +201,9 @@ def _last_event_id(request: Request) -> int:
 
 
 def _is_local(request: Request) -> bool:
-    """A Unix socket has no address."""
+    """A Unix socket has no address. Behind a proxy on this machine every client has this machine's."""
+    if any(name in PROXY_HEADERS or name.startswith("x-forwarded-") for name in request.headers):
+        return False
     if request.client is None or not request.client.host:
         return True
     try:

@@ -32,8 +32,10 @@ class Serving:
 
     def service_for(self, prediction_id: str | None) -> PredictionService:
         """For a create, which may repeat the id of a prediction that is there, ready or not."""
-        if prediction_id is not None and self.service is not None and self.service.find(prediction_id) is not None:
-            return self.service
+        if prediction_id is not None and self.service is not None:
+            known = self.service.find(prediction_id)
+            if known is not None and not known.is_worth_retrying:
+                return self.service
         return self.ready_service()
 
     def find(self, prediction_id: str) -> Prediction:
