@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lavatube.errors import InsufficientMemory
+from lavatube.errors import InsufficientMemory, SourceUnavailable
 from lavatube.serve.cog_views import health_body
 from lavatube.serve.health import READINESS_PATHS, HealthView, Phase
 from tests.predictions.fakes import PNG
@@ -91,6 +91,19 @@ def test_a_failed_set_up_says_why(tmp_path: Path) -> None:
         assert probe.json()["code"] == "insufficient_memory"
         assert "Choose --dtype bfloat16." in probe.json()["reason"]
         assert client.get("/health-check").json()["status"] == "SETUP_FAILED"
+
+
+def test_without_the_key_a_failure_has_no_details(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, api_key="k", is_ready=False) as server, server.client() as client:
+        failure = SourceUnavailable("https://u:p@host/x is not there.", remedy="Look into /srv/models.")
+        server.view = replace(server.view, phase=Phase.FAILED, failure=failure, logs=("from /srv/models",))
+        for path in (*READINESS_PATHS, "/startupz", "/health-check"):
+            stranger = client.get(path).text
+            assert "host" not in stranger
+            assert "/srv" not in stranger
+            assert "SETUP_FAILED" in stranger or "source_unavailable" in stranger
+            owner = client.get(path, headers={"authorization": "Bearer k"}).text
+            assert "https://u:p@host/x" in owner
 
 
 def test_draining_sends_clients_away(server: LiveServer) -> None:

@@ -141,6 +141,20 @@ def test_many_tiny_chunks_are_a_body_like_any_other(shared: LiveServer) -> None:
     assert answer["output"] == list("hello")
 
 
+def test_what_is_no_request_has_an_id_all_the_same(shared: LiveServer) -> None:
+    _, headers, answer = parse(shared.raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+    assert isinstance(answer, dict)
+    assert re.fullmatch(r"req_[0-9a-f]{24}", answer["error"]["request_id"])
+    assert headers["x-request-id"] == answer["error"]["request_id"]
+
+
+def test_an_upgrade_is_answered_without_advice_in_the_log(shared: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    upgrade = ["Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eA=="]
+    assert parse(shared.raw(request("GET", "/livez", b"", *upgrade)))[0] == 200
+    assert "uvicorn[standard]" not in caplog.text
+    assert "upgrade" not in caplog.text
+
+
 def test_an_endless_head_is_cut_off(shared: LiveServer) -> None:
     status, _, answer = parse(shared.raw(b"GET /livez HTTP/1.1\r\nX-A: " + b"a" * (20 * MAX_HEADER_BYTES)))
     assert (status, code(answer)) == (431, "headers_too_large")

@@ -439,3 +439,6 @@ def test_what_is_no_http_is_refused_in_the_words_of_the_api(server: LiveServer) 
     answer = server.raw(head + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n")
     assert answer.startswith(b"HTTP/1.1 400 Bad Request")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+    huge = server.raw(head + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFF\r\nA")
+    assert json.loads(huge.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_large"
+    assert set(json.loads(huge.partition(b"\r\n\r\n")[2])["error"]) == {"message", "type", "param", "code"}

@@ -94,4 +94,8 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _GOOD_ID.fullmatch(value):
             return str(value.decode())
+    return new_request_id()
+
+
+def new_request_id() -> str:
     return f"req_{secrets.token_hex(12)}"

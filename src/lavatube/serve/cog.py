@@ -73,7 +73,9 @@ class CogRoutes:
     async def health_check(self, request: Request) -> Response:
         """Always 200, as Cog documents; /readyz says the same by its status."""
         service = self._serving.service
-        return json_response(health_body(self._serving.health(), is_busy=service is not None and service.is_busy))
+        return json_response(
+            health_body(self._serving.health().shown_to(request), is_busy=service is not None and service.is_busy)
+        )
 
     async def openapi(self, request: Request) -> Response:
         return json_response(self._document)

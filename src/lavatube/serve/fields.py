@@ -46,17 +46,10 @@ class Problem:
 class InvalidFields(InvalidInput):
     """One or more fields are wrong; as an error it speaks of the first."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        param: str | None = None,
-        remedy: str = "",
-        retry_after_s: int | None = None,
-        problems: tuple[Problem, ...] = (),
-    ) -> None:
-        super().__init__(message, param=param, remedy=remedy, retry_after_s=retry_after_s)
-        self.problems = problems or (Problem(param or "", message, remedy),)
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        first = problems[0]
+        super().__init__(first.message, param=first.param or None, remedy=first.remedy)
+        self.problems = problems
 
 
 def validate(model: type[Body], value: Mapping[str, object]) -> Body:
@@ -69,9 +62,7 @@ def validate(model: type[Body], value: Mapping[str, object]) -> Body:
 
 
 def invalid(problems: Iterable[Problem]) -> InvalidFields:
-    found = tuple(problems)
-    first = found[0]
-    return InvalidFields(first.message, param=first.param or None, remedy=first.remedy, problems=found)
+    return InvalidFields(tuple(problems))
 
 
 def misfit(param: str, message: str, remedy: str) -> PydanticCustomError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lavatube.errors import Draining, LavatubeError, NotReady, ServiceError
+from lavatube.errors import Draining, LavatubeError, NotReady, ServiceError, from_code
 from lavatube.serve.dialects import json_response
 
 READINESS_PATHS: Final = ("/readyz", "/health", "/healthz", "/ping")
@@ -60,6 +60,13 @@ class HealthView:
     failure: LavatubeError | None = None
     logs: tuple[str, ...] = ()
 
+    def shown_to(self, request: Request) -> HealthView:
+        """Whoever has not shown the key that there is gets no details: they may hold paths and addresses."""
+        if not getattr(request.state, "is_stranger", False):
+            return self
+        failure = self.failure and from_code(self.failure.code, "The server's log says why.")
+        return replace(self, failure=failure, logs=())
+
     @property
     def is_ready(self) -> bool:
         return self.phase is Phase.READY
@@ -102,14 +109,14 @@ def health_routes(view: Callable[[], HealthView]) -> list[Route]:
         return json_response({"status": "alive", "phase": view().phase})
 
     async def readyz(request: Request) -> Response:
-        now = view()
+        now = view().shown_to(request)
         if now.is_ready:
             return json_response({"status": "ready", "model": now.model, "device": now.device})
         body = {"status": "not ready", "phase": now.phase, "reason": now.reason, "code": _code(now)}
         return json_response(body, 503, {"Retry-After": str(now.retry_after_s)})
 
     async def startupz(request: Request) -> Response:
-        now = view()
+        now = view().shown_to(request)
         has_started = not now.is_starting and now.phase is not Phase.FAILED
         headers = None if has_started else {"Retry-After": str(now.retry_after_s)}
         return json_response(_startup(now), 200 if has_started else 503, headers)

@@ -36,7 +36,7 @@ class HeaderLimit:
 
 
 class BearerKey:
-    """ASGI middleware: without the key, the probes and nothing else.
+    """ASGI middleware: without the key, the probes and nothing else, and those without details (`is_stranger`).
 
     Decided on the path that the router will match, never on a URL that was put together from headers.
     """
@@ -46,10 +46,12 @@ class BearerKey:
         self._digest = sha256(key.encode()).digest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PROBE_PATHS and not self._has_key(scope):
-            raise Unauthorized(
-                "The key is missing or wrong.", param="authorization", remedy="Send Authorization: Bearer KEY."
-            )
+        if scope["type"] == "http" and not self._has_key(scope):
+            if scope["path"] not in PROBE_PATHS:
+                raise Unauthorized(
+                    "The key is missing or wrong.", param="authorization", remedy="Send Authorization: Bearer KEY."
+                )
+            scope.setdefault("state", {})["is_stranger"] = True
         await self._app(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:

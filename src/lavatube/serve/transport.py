@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lavatube.errors import BodyTooLarge, HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
+from lavatube.serve.boundary import new_request_id
 from lavatube.serve.dialects import error_response
 from lavatube.serve.limits import MAX_HEADER_BYTES
 
@@ -91,6 +92,9 @@ class Connection(H11Protocol):
         else:
             self._refuse(InvalidRequest("This is not an HTTP request.", remedy="Send HTTP/1.1, as RFC 9112 says."))
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Who asks for another protocol is answered in this one, as RFC 9110 allows; uvicorn's advice is for us."""
+
     def _on_late_head(self) -> None:
         self._timer = None
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
@@ -98,12 +102,13 @@ class Connection(H11Protocol):
 
     def _refuse(self, error: LavatubeError) -> None:
         """Answer without the application, where the protocol still allows it, and hang up."""
-        logger.info("connection refused: %s", error.code)
+        request_id = new_request_id()
+        logger.info("%s connection refused: %s", request_id, error.code)
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            response = error_response(error, self.scope["path"] if self.scope else "/", "-")
+            response = error_response(error, self.scope["path"] if self.scope else "/", request_id)
             head = h11.Response(
                 status_code=response.status_code,
-                headers=[*response.raw_headers, (b"connection", b"close")],
+                headers=[*response.raw_headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")],
                 reason=HTTPStatus(response.status_code).phrase,
             )
             for event in (head, h11.Data(bytes(response.body)), h11.EndOfMessage()):
