@@ -142,7 +142,7 @@ def test_many_tiny_chunks_are_a_body_like_any_other(shared: LiveServer) -> None:
 
 
 def test_what_is_no_request_has_an_id_all_the_same(shared: LiveServer) -> None:
-    _, headers, answer = parse(shared.raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+    _, headers, answer = parse(shared.raw(b"\x16\x03\x01\x02\x00\x01\x00"))
     assert isinstance(answer, dict)
     assert re.fullmatch(r"req_[0-9a-f]{24}", answer["error"]["request_id"])
     assert headers["x-request-id"] == answer["error"]["request_id"]
