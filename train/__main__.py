@@ -18,10 +18,16 @@ from train.tokenizer import train_tokenizer
 STAGES = (
     Stage("tower", 1450, 32, tower_rate=2e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
     Stage(
-        "language", 5000, 8, tower_rate=0.0, decoder_rate=2e-3, dense_weight=0.0, is_bfloat16=True,
+        "language",
+        5000,
+        8,
+        tower_rate=0.0,
+        decoder_rate=2e-3,
+        dense_weight=0.0,
+        is_bfloat16=True,
         starts_projector=True,
     ),
-    Stage("joint", 700, 8, tower_rate=4e-4, decoder_rate=1.5e-3, dense_weight=0.3, is_bfloat16=True),
+    Stage("joint", 1230, 8, tower_rate=1e-4, decoder_rate=5e-4, dense_weight=0.3, is_bfloat16=True),
 )
 NUM_SHARDS = 30
 HELD_OUT_SHARD_SEED = 900_001

@@ -84,12 +84,9 @@ def _sample_paper(random: np.random.Generator, things: np.ndarray) -> np.ndarray
 def _oklab(rgb: np.ndarray) -> np.ndarray:
     """Convert sRGB to Oklab, where equal distances look equal. Shapes: (n, 3) to (n, 3). Source: Ottosson 2020."""
     linear = (rgb / 255) ** 2.2
-    cones = linear @ np.array(
-        [[0.4122, 0.2119, 0.0883], [0.5363, 0.6807, 0.2817], [0.0514, 0.1074, 0.6300]]
-    )
+    cones = linear @ np.array([[0.4122, 0.2119, 0.0883], [0.5363, 0.6807, 0.2817], [0.0514, 0.1074, 0.6300]])
     return np.asarray(
-        np.cbrt(cones)
-        @ np.array([[0.2105, 1.9780, 0.0259], [0.7936, -2.4286, 0.7828], [-0.0041, 0.4506, -0.8087]])
+        np.cbrt(cones) @ np.array([[0.2105, 1.9780, 0.0259], [0.7936, -2.4286, 0.7828], [-0.0041, 0.4506, -0.8087]])
     )
 
 

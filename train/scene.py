@@ -120,8 +120,14 @@ def _sample_shapes(random: np.random.Generator, width: int, height: int) -> tupl
         limit = 45 if shape == "circle" else 13
         things.append(
             Thing(
-                shape, colour, size, *place, diameter, sample_rgb(random, colour),
-                random.uniform(-limit, limit), random.uniform(0.88, 1.13),
+                shape,
+                colour,
+                size,
+                *place,
+                diameter,
+                sample_rgb(random, colour),
+                random.uniform(-limit, limit),
+                random.uniform(0.88, 1.13),
             )
         )
     return tuple(sorted(things, key=lambda thing: (thing.y, thing.x)))
@@ -152,8 +158,7 @@ def _find_place(
         if _is_near_third(x) or _is_near_third(y):
             continue
         if all(
-            math.hypot((x - other.x) * width, (y - other.y) * height)
-            > CLEARANCE * (diameter + other.diameter) * mean
+            math.hypot((x - other.x) * width, (y - other.y) * height) > CLEARANCE * (diameter + other.diameter) * mean
             for other in things
         ):
             return x, y
@@ -170,8 +175,15 @@ def _sample_glyph(random: np.random.Generator, width: int, height: int) -> Thing
     diameter = min(random.uniform(0.4, 0.8) * height, 0.75 * width) / mean
     colour = str(random.choice(COLOURS))
     return Thing(
-        kind, colour, "large", 0.5 + random.uniform(-0.08, 0.08), 0.5 + random.uniform(-0.06, 0.06), diameter,
-        sample_rgb(random, colour), random.uniform(-10, 10), random.uniform(0.9, 1.1),
+        kind,
+        colour,
+        "large",
+        0.5 + random.uniform(-0.08, 0.08),
+        0.5 + random.uniform(-0.06, 0.06),
+        diameter,
+        sample_rgb(random, colour),
+        random.uniform(-10, 10),
+        random.uniform(0.9, 1.1),
     )
 
 

@@ -154,9 +154,7 @@ def _start_attention(layer: nn.Module, offsets: list[tuple[int, int]], hidden: T
     return reached
 
 
-def _neighbour_attention(
-    attention: nn.Module, offsets: list[tuple[int, int]], normed: Tensor, head_size: int
-) -> float:
+def _neighbour_attention(attention: nn.Module, offsets: list[tuple[int, int]], normed: Tensor, head_size: int) -> float:
     """Measure the mean share of attention that falls on the neighbour, where there is one."""
     shape = (normed.shape[0], normed.shape[1], len(offsets), head_size)
     query = attention.q_proj(normed).view(shape).transpose(1, 2)

@@ -380,8 +380,8 @@ def test_errors_arrive_typed(stock: openai.OpenAI) -> None:
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_crash_before_the_first_token_is_a_status_that_clients_retry(shared: LiveServer, is_stream: bool) -> None:
     num_before = len(shared.engine.submitted)
-    with pytest.raises(openai.InternalServerError) as crash:
-        connect(shared).with_options(max_retries=1).chat.completions.create(
+    with connect(shared) as client, pytest.raises(openai.InternalServerError) as crash:
+        client.with_options(max_retries=1).chat.completions.create(
             model="echo", messages=ask(CRASH), max_tokens=5, stream=is_stream
         )
     assert crash.value.code == "engine_crashed"
