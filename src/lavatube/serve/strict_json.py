@@ -15,7 +15,7 @@ import pydantic_core
 from lavatube.errors import InvalidJson
 
 MAX_DEPTH: Final = 64
-MAX_VALUES: Final = 50_000
+MAX_VALUES: Final = 150_000
 MAX_MARKS: Final = 250_000
 MAX_QUOTES: Final = 4 * MAX_MARKS
 _KEY: Final = re.compile(rb'"\s*:')
