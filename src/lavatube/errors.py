@@ -51,6 +51,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+# Stock clients obey a Retry-After only up to a minute or two; and a longer one is a guess.
+MAX_RETRY_AFTER_S: Final = 120
+
 
 class LavatubeError(Exception):
     """One failure: what happened, which field, and what to do about it."""

@@ -257,11 +257,11 @@ async def test_a_place_is_taken_until_its_thread_is_free(preparer: EchoPreparer,
     left = ask(service, SLOW_PREPARE)
     await until(lambda: bool(service._preparing))
     await asyncio.sleep(0.05)
-    num_bytes = service._admission.num_bytes
+    num_bytes = service._line.num_bytes
     assert num_bytes
     service.cancel(left)
     await until(lambda: service.num_active == 0)
-    assert service._admission.num_bytes == num_bytes, "its picture is still in memory"
+    assert service._line.num_bytes == num_bytes, "its picture is still in memory"
     with pytest.raises(Overloaded):
         ask(service)
     await until(lambda: not service.is_busy)

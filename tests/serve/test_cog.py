@@ -323,6 +323,11 @@ def test_all_problems_are_listed_and_a_typo_is_recognised(shared_client: httpx.C
     assert ("body", "input", "top_p") in problems
 
 
+def test_only_fields_that_are_served_are_offered(shared_client: httpx.Client) -> None:
+    refused = shared_client.post("/predictions", json=body() | {"zzz": 1}).json()["error"]
+    assert refused["remedy"] == "The fields are id, input."
+
+
 def test_webhooks_are_refused_in_words(shared_client: httpx.Client) -> None:
     response = shared_client.post("/predictions", json=body() | {"webhook": "https://example.com/hook"})
     assert response.status_code == 422

@@ -434,6 +434,19 @@ def test_not_ready_is_retried_by_the_stock_client_until_it_is(tmp_path: Path) ->
         assert completion.choices[0].message.content == "hel"
 
 
+@pytest.mark.parametrize(
+    "rest", [b"Host: a\r\nno header\r\n\r\n", b"\r\n", b"X: " + b"a" * 40_000, b"Host : a\r\n\r\n"]
+)
+def test_a_head_that_cannot_be_parsed_is_refused_in_the_words_of_the_api(server: LiveServer, rest: bytes) -> None:
+    usual = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+    broken = b"POST /v1/chat/completions HTTP/1.1\r\n" + rest
+    for data, num_answers in ((broken, 1), (usual + broken, 2)):
+        answers = server.raw(data, num_answers=num_answers)
+        assert re.findall(rb"HTTP/1.1 (\d+) ", answers)[-1] in (b"400", b"431")
+        is_openai = b'"type":"invalid_request_error"' in answers
+        assert is_openai is (num_answers == 1), "only a head that begins what came can be told"
+
+
 def test_what_is_no_http_is_refused_in_the_words_of_the_api(server: LiveServer) -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     answer = server.raw(head + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n")

@@ -103,7 +103,11 @@ def _check_biases(sampling: Sampling, vocab_size: int) -> None:
     if len(ids) > MAX_BIASES or len(set(ids)) < len(ids):
         raise InvalidInput(f"logit_bias names more than {MAX_BIASES} tokens, or one twice.", param="logit_bias")
     if not all(0 <= token_id < vocab_size for token_id in ids):
-        raise InvalidInput(f"logit_bias names a token outside the vocabulary of {vocab_size}.", param="logit_bias")
+        raise InvalidInput(
+            f"logit_bias names a token outside the vocabulary of {vocab_size}.",
+            param="logit_bias",
+            remedy="Take ids from the model's tokenizer.",
+        )
     if not all(math.isfinite(bias) and abs(bias) <= MAX_PENALTY for _, bias in sampling.logit_bias):
         raise InvalidInput("logit_bias holds something that is no number of that size.", param="logit_bias")
 

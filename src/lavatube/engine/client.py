@@ -34,6 +34,7 @@ from lavatube.errors import Conflict, Draining, EngineCrashed, InternalError, La
 
 logger = logging.getLogger(__name__)
 
+TRY_AGAIN: Final = "Try again in a moment."
 LAST_WORDS_S: Final = 0.5
 """How long a worker's remaining events are read once its process has ended, or the other way round."""
 
@@ -127,7 +128,7 @@ class EngineClient:
         if self.state is not EngineState.STOPPED:
             self.ready = self.loading = self.heartbeat = None
             self._move(EngineState.STOPPED)
-            self._fail_streams(Draining("The server is shutting down."))
+            self._fail_streams(Draining("The server is shutting down.", remedy=TRY_AGAIN))
         if self._supervision is not None:
             self._supervision.cancel()
             await asyncio.wait({self._supervision})
@@ -168,12 +169,12 @@ class EngineClient:
         try:
             await asyncio.wait({talk, exit_, watch}, return_when=asyncio.FIRST_COMPLETED)
             if watch.done():
-                return EngineCrashed(f"The engine hung: {watch.result()}.")
+                return EngineCrashed(f"The engine hung: {watch.result()}.", remedy=TRY_AGAIN)
             await asyncio.wait({talk, exit_}, timeout=LAST_WORDS_S)
             if talk.done() and (said := talk.result()):
                 return said
             how = exit_.result() if exit_.done() else "it closed its connection"
-            return EngineCrashed(f"The engine crashed: {how}.")
+            return EngineCrashed(f"The engine crashed: {how}.", remedy=TRY_AGAIN)
         finally:
             for task in (talk, exit_, watch):
                 task.cancel()
@@ -190,7 +191,7 @@ class EngineClient:
                     self._receive(event)
         except (ValueError, msgspec.DecodeError):
             logger.exception("the engine sent something that is no event")
-            return EngineCrashed("The engine crashed: it sent something that is no event.")
+            return EngineCrashed("The engine crashed: it sent something that is no event.", remedy=TRY_AGAIN)
         return None
 
     async def _watch(self) -> str:
@@ -252,7 +253,7 @@ class EngineClient:
 
     def _refusal(self) -> LavatubeError:
         if self.state is EngineState.STOPPED:
-            return Draining("The server is shutting down.")
+            return Draining("The server is shutting down.", remedy=TRY_AGAIN)
         if self.state is EngineState.FAILED:
-            return NotReady("The engine has failed and does not come back by itself.")
-        return NotReady(f"The engine is {self.state}.", remedy="Try again in a moment.")
+            return NotReady("The engine has failed and does not come back by itself.", remedy="Its log says why.")
+        return NotReady(f"The engine is {self.state}.", remedy=TRY_AGAIN)

@@ -27,9 +27,9 @@ from lavatube.errors import (
     NotFound,
     from_code,
 )
-from lavatube.predictions.admission import Admission, Ticket
 from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason
+from lavatube.predictions.line import Line, Ticket
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.retention import Retention, RetentionLimits
 from lavatube.prompt.chat import Chat, Generation
@@ -79,7 +79,7 @@ class PredictionService:
         self._preparer = preparer
         self._engine = engine
         self._limits = limits
-        self._admission = Admission(limits.max_running, limits.max_waiting, limits.max_waiting_bytes)
+        self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes)
         self._retention = Retention(limits.retention)
         self._threads = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="prepare")
         self._fetchers = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="fetch")
@@ -91,7 +91,7 @@ class PredictionService:
     @property
     def is_busy(self) -> bool:
         """One more prediction would have to wait."""
-        return self._admission.is_busy
+        return self._line.is_busy
 
     @property
     def num_active(self) -> int:
@@ -136,7 +136,7 @@ class PredictionService:
         if self._is_draining:
             raise _draining("The server is shutting down and takes no new predictions.")
         size_bytes = sum(len(image.source) for image in chat.images)
-        ticket = self._admission.enter(size_bytes)
+        ticket = self._line.enter(size_bytes)
         if known is not None:
             self._retention.forget(known)
         prediction = Prediction(
@@ -198,12 +198,13 @@ class PredictionService:
                 finally:
                     del chat
                 self._preparing.pop(prediction)
-                self._admission.release_bytes(ticket)
+                self._line.release_bytes(ticket)
                 prediction.start(prepared.prompt_tokens, prepared.image_tokens)
                 await self._generate(prediction, prepared)
         except TimeoutError:
             seconds = self._limits.timeout_s
-            _fail(prediction, DeadlineExceeded(f"The prediction was not finished within {seconds:g} s."))
+            late = f"The prediction was not finished within {seconds:g} s."
+            _fail(prediction, DeadlineExceeded(late, remedy="Ask for fewer tokens, or try again later."))
         except LavatubeError as error:
             _fail(prediction, error)
         except Exception:
@@ -275,13 +276,13 @@ class PredictionService:
         """Give its place away, but not before its thread is free: what can't be cancelled still occupies it."""
         future = self._preparing.pop(prediction, None)
         if future is None or future.cancel() or future.done():
-            self._admission.leave(ticket, duration_s)
+            self._line.leave(ticket, duration_s)
             return
         loop = asyncio.get_running_loop()
 
         def on_thread_end(_: Future[Prepared]) -> None:
             with suppress(RuntimeError):  # the loop is closed: the server has ended before the thread
-                loop.call_soon_threadsafe(self._admission.leave, ticket, duration_s)
+                loop.call_soon_threadsafe(self._line.leave, ticket, duration_s)
 
         future.add_done_callback(on_thread_end)
 

@@ -49,7 +49,9 @@ class Conversation:
         is_first = True
         for role, text in said:
             if role is Role.SYSTEM:
-                raise InvalidInput("This model takes one system message, before all others.")
+                raise InvalidInput(
+                    "This model takes one system message, before all others.", remedy="Put them into one, at the start."
+                )
             if role is Role.ASSISTANT:
                 pieces.append(self._wrap(self.assistant_around, text))
                 continue

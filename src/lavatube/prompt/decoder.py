@@ -87,10 +87,15 @@ class ImageDecoder:
         try:
             reply: DecodeReply = _reply_decoder.decode(self._pool.ask(encoder.encode(request)))
         except SandboxBusy:
-            raise Overloaded("Too many pictures are waiting to be decoded.", retry_after_s=5) from None
+            raise Overloaded(
+                "Too many pictures are waiting to be decoded.", remedy="Try again in 5 s.", retry_after_s=5
+            ) from None
         except (SandboxError, msgspec.DecodeError):
             logger.warning("a picture of %d bytes (%s) ended its decoder", len(data), request.form)
-            raise ImageRejected("The picture could not be decoded within the limits on time and memory.") from None
+            raise ImageRejected(
+                "The picture could not be decoded within the limits on time and memory.",
+                remedy="Send a smaller one, or save it again.",
+            ) from None
         if isinstance(reply, Refused):
             raise from_code(reply.code, reply.message, remedy=reply.remedy)
         return reply

@@ -123,11 +123,11 @@ class UrlGate:
             raise ForbiddenImageUrl("Pictures are not fetched from that host.", remedy=_USE_DATA_URL)
         is_usual_port = target.port in DEFAULT_PORTS.values()
         if not is_usual_port and (target.host, target.port) not in self._hosts:
-            raise ForbiddenImageUrl("Pictures are fetched from ports 80 and 443 only.")
+            raise ForbiddenImageUrl("Pictures are fetched from ports 80 and 443 only.", remedy=_USE_DATA_URL)
         if target.address is not None:
             addresses = [str(target.address)]
         elif not is_listed and "." not in target.host:
-            raise ForbiddenImageUrl("Pictures are not fetched from hosts without a domain.")
+            raise ForbiddenImageUrl("Pictures are not fetched from hosts without a domain.", remedy=_USE_DATA_URL)
         else:
             addresses = self._resolve_within(target.host, min(RESOLVE_LIMIT_S, deadline - time.monotonic()))
         if not is_listed and not all(is_public(ipaddress.ip_address(address)) for address in addresses):
@@ -194,7 +194,9 @@ def _next_target(target: Target, answer: _Answer) -> Target:
     try:
         following = parse_url(urljoin(target.url, answer.location))
     except (InvalidImageUrl, ValueError):
-        raise ForbiddenImageUrl("The picture's URL redirects to what is not a plain http or https URL.") from None
+        raise ForbiddenImageUrl(
+            "The picture's URL redirects to what is not a plain http or https URL.", remedy=_CHECK_URL
+        ) from None
     if (target.scheme, following.scheme) == ("https", "http"):
         raise ImageFetchFailed("The picture's URL redirects from https to http.", remedy=_CHECK_URL)
     return following

@@ -73,12 +73,17 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
     Raises: ImageRejected, ImageTooLarge, BadImageDimensions.
     """
     if width < 1 or height < 1:
-        raise ImageRejected("The picture has no pixels.")
+        raise ImageRejected("The picture has no pixels.", remedy="Send another one.")
     if width * height > limits.max_pixels:
         raise ImageTooLarge(
             f"The picture has more than {limits.max_pixels} pixels.", remedy="Make it smaller before sending it."
         )
     if max(width, height) > limits.max_side:
-        raise BadImageDimensions(f"The picture is longer than {limits.max_side} pixels on one side.")
+        raise BadImageDimensions(
+            f"The picture is longer than {limits.max_side} pixels on one side.",
+            remedy="Make it smaller before sending it.",
+        )
     if max(width, height) > limits.max_aspect * min(width, height):
-        raise BadImageDimensions(f"The picture is more than {limits.max_aspect} times as long as it is wide.")
+        raise BadImageDimensions(
+            f"The picture is more than {limits.max_aspect} times as long as it is wide.", remedy="Send a part of it."
+        )

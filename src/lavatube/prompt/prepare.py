@@ -160,7 +160,9 @@ class Preparer:
         try:
             size_bytes = sum(len(text.encode()) for text in texts)
         except UnicodeEncodeError:
-            raise InvalidInput("The text holds half of a surrogate pair, which is no character.") from None
+            raise InvalidInput(
+                "The text holds half of a surrogate pair, which is no character.", remedy="Send whole characters."
+            ) from None
         at_least = size_bytes // self.tokenizer.vocabulary.longest_piece_bytes
         if at_least > self._context_tokens:
             raise PromptTooLong(
@@ -258,6 +260,10 @@ def _shield(chat: Chat, tokenizer: Tokenizer) -> Chat:
 
 def _check_stop(stop: Sequence[str]) -> None:
     if len(stop) > MAX_STOP_STRINGS:
-        raise InvalidInput(f"There are {len(stop)} stop strings; {MAX_STOP_STRINGS} are allowed.", param="stop")
+        raise InvalidInput(
+            f"There are {len(stop)} stop strings; {MAX_STOP_STRINGS} are allowed.", param="stop", remedy="Send fewer."
+        )
     if any(not 0 < len(string) <= MAX_STOP_CHARS for string in stop):
-        raise InvalidInput(f"A stop string has 1 to {MAX_STOP_CHARS} characters.", param="stop")
+        raise InvalidInput(
+            f"A stop string has 1 to {MAX_STOP_CHARS} characters.", param="stop", remedy="Send a shorter one, or none."
+        )

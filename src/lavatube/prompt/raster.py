@@ -61,9 +61,13 @@ def rasterise(data: bytes, form: Format, limits: ImageLimits, reading: Reading =
             return image.convert("RGB")
         return _upright(_rgb(image, reading), _orientation(image))
     except Image.DecompressionBombError:
-        raise ImageTooLarge(f"The picture has more than {limits.max_pixels} pixels.") from None
+        raise ImageTooLarge(
+            f"The picture has more than {limits.max_pixels} pixels.", remedy="Make it smaller before sending it."
+        ) from None
     except _BROKEN:
-        raise ImageRejected("The picture's file is broken: it can't be decoded.") from None
+        raise ImageRejected(
+            "The picture's file is broken: it can't be decoded.", remedy="Save it again, and send that."
+        ) from None
 
 
 def _check_sums(data: bytes) -> None:

@@ -106,5 +106,9 @@ class GrammarBuilder:
             message = f"The structure takes too long or too much to read ({self._limits.cpu_limit_s:g} s are allowed)."
             raise InvalidInput(message, param=structure.param, remedy=REMEDY) from None
         if isinstance(reply, Unusable):
-            raise InvalidInput(f"The structure can't be kept: {reply.reason}.", param=structure.param)
+            raise InvalidInput(
+                f"The structure can't be kept: {reply.reason}.",
+                param=structure.param,
+                remedy="Leave that part of it out.",
+            )
         return reply.grammar

@@ -95,18 +95,25 @@ class JinjaTemplate:
 
     def render(self, chat: Chat) -> str:
         if not self._has_system and any(turn.role is Role.SYSTEM for turn in chat.turns):
-            raise InvalidInput("This model's chat template has no place for a system message.")
+            raise InvalidInput(
+                "This model's chat template has no place for a system message.", remedy="Say it in the user's."
+            )
         try:
             reply = self._ask(chat, self._form)
         except SandboxBusy:
-            raise Overloaded("Too many conversations are waiting for the chat template.", retry_after_s=5) from None
+            raise Overloaded(
+                "Too many conversations are waiting for the chat template.",
+                remedy="Try again in 5 s.",
+                retry_after_s=5,
+            ) from None
         except (SandboxError, msgspec.DecodeError):
             raise InternalError("The model's chat template ran for too long.") from None
         if isinstance(reply, NotRendered):
             raise InvalidInput(
                 f"The model's chat template refuses this conversation: {reply.reason}"
                 if reply.reason
-                else "The model's chat template can't render this conversation."
+                else "The model's chat template can't render this conversation.",
+                remedy="Let user and assistant take turns, the user first.",
             )
         return reply.text
 

@@ -62,7 +62,9 @@ class Target:
 def parse_url(url: str) -> Target:
     """Take an http or https URL apart. Raises InvalidImageUrl, without a param."""
     if len(url) > MAX_URL_CHARS:
-        raise InvalidImageUrl(f"The picture's URL is longer than {MAX_URL_CHARS} characters.")
+        raise InvalidImageUrl(
+            f"The picture's URL is longer than {MAX_URL_CHARS} characters.", remedy="Send a shorter one."
+        )
     match = _URL.fullmatch(url) if _PRINTABLE.fullmatch(url) else None
     authority = _AUTHORITY.fullmatch(match[2].lower()) if match else None
     if match is None or authority is None:
@@ -73,7 +75,7 @@ def parse_url(url: str) -> Target:
     scheme: Literal["http", "https"] = "https" if match[1].lower() == "https" else "http"
     port = DEFAULT_PORTS[scheme] if authority[2] is None else int(authority[2])
     if not 0 < port < 65536:
-        raise InvalidImageUrl("The picture's URL has no port that could be called.")
+        raise InvalidImageUrl("The picture's URL has no port that could be called.", remedy="Leave the port out.")
     path = match[3] if match[3].startswith("/") else "/" + match[3]
     return Target(scheme, _host(authority[1]), port, path)
 
@@ -87,9 +89,11 @@ def _host(text: str) -> str:
         if _NUMERIC_LABEL.fullmatch(labels[-1]):
             return str(IPv4Address(text))
     except ValueError:
-        raise InvalidImageUrl("The host of the picture's URL is not an address in its usual form.") from None
+        raise InvalidImageUrl(
+            "The host of the picture's URL is not an address in its usual form.", remedy="Write it as 203.0.113.7."
+        ) from None
     if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise InvalidImageUrl("The host of the picture's URL is not a name.")
+        raise InvalidImageUrl("The host of the picture's URL is not a name.", remedy="Check the URL.")
     return text
 
 

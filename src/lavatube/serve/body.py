@@ -1,17 +1,17 @@
-"""One request's body → JSON values: its headers are checked before a byte is read, and reading has limits.
+"""One request's body → what it means to its route: headers are checked before a byte is read, reading has limits.
 
 Every route that takes a body reads it here. Bodies that are being read share one budget of memory; what waits behind
-them is bounded by predictions/admission.py.
+them is bounded by predictions/line.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from starlette.requests import Request
 
@@ -30,6 +30,10 @@ from lavatube.serve.strict_json import parse_json
 MIB: Final = 1024 * 1024
 PATIENCE_S: Final = 30.0
 SLOWEST_BYTES_S: Final = 64 * 1024
+# Smaller bodies are read in less than it takes to wake a thread up; half a MiB of small values takes 0.2 s.
+ON_THE_LOOP_BYTES: Final = 32 * 1024
+
+Meaning = TypeVar("Meaning")
 
 
 @dataclass(slots=True)
@@ -48,19 +52,18 @@ class BodyReader:
     patience_s: float = PATIENCE_S
     held_bytes: int = 0
 
-    async def read_json(self, request: Request) -> dict[str, object]:
-        """The object in a request's body.
+    async def read(self, request: Request, parse: Callable[[dict[str, object]], Meaning]) -> Meaning:
+        """What `parse` makes of the object in a request's body, in a thread where that may take long.
 
         Raises: UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge, RequestTimeout, Overloaded, InvalidJson;
-        InvalidInput for JSON that is no object; ClientGone.
+        InvalidInput for JSON that is no object; ClientGone; and what `parse` raises.
         """
         _check_type(request)
         with self._hold(self._declared_bytes(request)) as hold:
             raw = await self._read(request, hold)
-            value = parse_json(raw) if len(raw) < MIB else await asyncio.to_thread(parse_json, raw)
-        if not isinstance(value, dict):
-            raise InvalidInput("The body is not a JSON object.", remedy="Send one.")
-        return value
+            if len(raw) < ON_THE_LOOP_BYTES:
+                return parse(_json_object(raw))
+            return await asyncio.to_thread(lambda: parse(_json_object(raw)))
 
     async def _read(self, request: Request, hold: _Hold) -> bytes:
         """The body, as long as it comes: half a minute, and what a slow line needs for the bytes that have come."""
@@ -115,6 +118,13 @@ class BodyReader:
             f"The body is larger than {self.max_bytes // MIB} MiB.",
             remedy="Send a smaller picture, or its URL.",
         )
+
+
+def _json_object(raw: bytes) -> dict[str, object]:
+    value = parse_json(raw)
+    if not isinstance(value, dict):
+        raise InvalidInput("The body is not a JSON object.", remedy="Send one.")
+    return value
 
 
 def _check_type(request: Request) -> None:

@@ -107,7 +107,7 @@ class CogRoutes:
 
     async def _create(self, request: Request, path_id: str | None) -> Response | EventStream:
         """One create, three ways to answer: as events, at once, or when it is done."""
-        asked = validate(PredictionRequest, _with_id(await self._bodies.read_json(request), path_id))
+        asked = await self._bodies.read(request, lambda body: validate(PredictionRequest, _with_id(body, path_id)))
         generation = asked.input.generation(self._max_new_tokens)
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
         service = self._serving.service_for(asked.id)
@@ -150,10 +150,7 @@ class CogRoutes:
         refuses: bool,
         headers: Mapping[str, str] | None = None,
     ) -> EventStream:
-        """The first event is awaited before the headers go out, so that a refusal can be a status code."""
-        frames = self._frames(prediction, after, refuses=refuses)
-        first = await while_connected(request.receive, _first(frames))
-        return EventStream(frames, first=first, headers=headers)
+        return await EventStream.begin(self._frames(prediction, after, refuses=refuses), request.receive, headers)
 
     async def _frames(self, prediction: Prediction, after: int, *, refuses: bool) -> AsyncGenerator[bytes, None]:
         with self._serving.attached(prediction):
@@ -174,10 +171,6 @@ def _now(prediction: Prediction, preference: Preference) -> Response:
     if error is not None:
         raise error
     return json_response(snapshot(prediction), 200 if prediction.status.is_terminal else 202, preference.headers)
-
-
-async def _first(frames: AsyncGenerator[bytes, None]) -> bytes:
-    return await anext(frames, KEEP_ALIVE)
 
 
 def _with_id(body: dict[str, object], path_id: str | None) -> dict[str, object]:

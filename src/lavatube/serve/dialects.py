@@ -12,6 +12,7 @@ from typing import Final
 from starlette.responses import Response
 
 from lavatube.errors import (
+    MAX_RETRY_AFTER_S,
     Conflict,
     Draining,
     ImageRejected,
@@ -25,7 +26,6 @@ from lavatube.errors import (
 )
 from lavatube.serve.fields import InvalidFields, Problem
 
-MAX_RETRY_AFTER_S: Final = 120
 OPENAI_PREFIX: Final = "/v1/"
 
 # Characters that some clients take for line ends; JSON may hold them raw, a line-based reader would break on them.

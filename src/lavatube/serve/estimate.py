@@ -6,6 +6,7 @@ The body is that of a chat completion, but that a picture is `{"type": "image_si
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -71,7 +72,7 @@ class EstimateRoute:
         return [Route("/v1/estimate", self.estimate, methods=["POST"])]
 
     async def estimate(self, request: Request) -> Response:
-        asked = validate(EstimateRequest, await self._bodies.read_json(request))
+        asked = await self._bodies.read(request, partial(validate, EstimateRequest))
         if asked.model not in (None, *self._names):
             raise ModelNotFound(
                 "There is no such model here.", param="model", remedy=f"This server serves {self._names[0]}."

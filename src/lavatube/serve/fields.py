@@ -28,8 +28,9 @@ class StrictModel(BaseModel):
     def _has_few_fields(cls, value: object) -> object:
         """Each unknown field would become an error of its own, and pydantic keeps them all."""
         if isinstance(value, dict) and len(value) > len(cls.model_fields) + MAX_PROBLEMS:
-            unknown = [name for name in value if name not in _names(cls, [])]
-            raise misfit(unknown[0], f"{len(unknown)} fields are unknown.", f"There are {', '.join(_names(cls, []))}.")
+            names = _names(cls, [])
+            unknown = [name for name in value if name not in names]
+            raise misfit(unknown[0], f"{len(unknown)} fields are unknown.", f"There are {', '.join(names)}.")
         return value
 
 
@@ -147,9 +148,11 @@ def _nearest(model: type[BaseModel], path: list[str]) -> str:
 
 
 def _names(model: type[BaseModel], path: list[str]) -> list[str]:
+    """What may be sent there; a field that only takes null is known in order to be refused."""
     for part in path:
         field = model.model_fields.get(part)
         if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
             return []
         model = field.annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
+    fields = model.model_fields.items()
+    return [field.alias or name for name, field in fields if field.annotation is not type(None)]

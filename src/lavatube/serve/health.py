@@ -16,12 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lavatube.errors import Draining, LavatubeError, NotReady, ServiceError, from_code
+from lavatube.errors import MAX_RETRY_AFTER_S, Draining, LavatubeError, NotReady, ServiceError, from_code
 from lavatube.serve.dialects import json_response
 
 READINESS_PATHS: Final = ("/readyz", "/health", "/healthz", "/ping")
 PROBE_PATHS: Final = frozenset({"/livez", "/startupz", "/health-check", *READINESS_PATHS})
-MAX_RETRY_AFTER_S: Final = 120
 
 
 class Phase(StrEnum):

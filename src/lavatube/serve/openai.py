@@ -53,7 +53,7 @@ class OpenAIRoutes:
         return json_response(self._model())
 
     async def complete(self, request: Request) -> Response | EventStream:
-        asked = parse_chat_request(await self._bodies.read_json(request))
+        asked = await self._bodies.read(request, parse_chat_request)
         self._check_name(asked.model)
         chat, generation = asked.chat, asked.generation(self._max_new_tokens)
         is_stream, includes_usage = bool(asked.stream), asked.includes_usage
@@ -61,9 +61,7 @@ class OpenAIRoutes:
         del asked, chat  # the pictures are the preparer's now; a long answer must not keep them
         view = ChatView(prediction, self._names[0], includes_usage, generation.top_logprobs is not None)
         if is_stream:
-            frames = self._frames(view)
-            first = await while_connected(request.receive, _first(frames))
-            return EventStream(frames, first=first)
+            return await EventStream.begin(self._frames(view), request.receive)
         with self._serving.attached(prediction):
             await while_connected(request.receive, prediction.wait())
         if (error := view.error) is not None:
@@ -106,7 +104,3 @@ class OpenAIRoutes:
 
     def _model(self) -> dict[str, object]:
         return {"id": self._names[0], "object": "model", "created": self._created, "owned_by": OWNER}
-
-
-async def _first(frames: AsyncGenerator[bytes, None]) -> bytes:
-    return await anext(frames)

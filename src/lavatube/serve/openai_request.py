@@ -13,13 +13,13 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Structure, Text, Turn
+from lavatube.prompt.prepare import MAX_STOP_CHARS
 from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, misfit, validate
 from lavatube.serve.openai_structure import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs, TextFormat
 
 MAX_MESSAGES: Final = 1024
 MAX_PARTS: Final = 256
 MAX_STOPS: Final = 4
-MAX_STOP_CHARACTERS: Final = 256
 MAX_TOP_K: Final = 2**31 - 1
 MAX_BIASES: Final = 1024
 SEED_MASK: Final = 2**63 - 1
@@ -98,9 +98,9 @@ class ChatRequest(StrictModel):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    stop: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]] | None, at_most(MAX_STOPS)
-    ] = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]] | None, at_most(MAX_STOPS)] = (
+        None
+    )
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: int | None = Field(None, ge=1, le=8)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)

@@ -31,7 +31,7 @@ class ChatView:
     def error(self) -> LavatubeError | None:
         """Why there is no whole answer."""
         if self.prediction.status is Status.CANCELED:
-            return Conflict("The completion was cancelled.")
+            return Conflict("The completion was cancelled.", remedy="Send it again, if it is still wanted.")
         return self.prediction.error
 
     def completion(self) -> dict[str, object]:

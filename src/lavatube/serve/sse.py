@@ -41,6 +41,16 @@ class EventStream:
         self._first = first
         self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
 
+    @classmethod
+    async def begin(
+        cls, frames: AsyncGenerator[bytes, None], receive: Receive, headers: Mapping[str, str] | None = None
+    ) -> EventStream:
+        """The first frame is awaited before the headers go out, so that a refusal can be a status code.
+
+        Raises: ClientGone, and what the frames raise until then.
+        """
+        return cls(frames, first=await while_connected(receive, _first(frames)), headers=headers)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._frames):
             await while_connected(receive, self._write(send))
@@ -57,6 +67,10 @@ class EventStream:
         async for piece in self._frames:
             await _send_frame(send, piece)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _first(frames: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(frames, KEEP_ALIVE)
 
 
 async def _send_frame(send: Send, piece: bytes) -> None:

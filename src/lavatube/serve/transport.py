@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -28,11 +29,13 @@ from lavatube.serve.limits import MAX_HEADER_BYTES
 logger = logging.getLogger(__name__)
 
 HEAD_DEADLINE_S: Final = 10.0
-KEEP_ALIVE_S: Final = 75
+IDLE_CONNECTION_S: Final = 75
 REFUSED_BODY_S: Final = 5.0
 HALF_CLOSED_S: Final = 0.1
 LARGEST_CHUNK_BYTES: Final = 2**31
 BACKLOG: Final = 2048
+BEGINNING_BYTES: Final = 256
+_TARGET: Final = re.compile(rb"[A-Z]+ (/[!-~]*)")
 
 
 class Connection(H11Protocol):
@@ -40,6 +43,7 @@ class Connection(H11Protocol):
 
     head_deadline_s = HEAD_DEADLINE_S
     _timer: asyncio.TimerHandle | None = None
+    _begun = b""  # of a head that is not whole yet: who can't be understood is answered in their dialect all the same
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,7 +55,11 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.conn.their_state is h11.IDLE:
+            self._begun = (self._begun + data[:BEGINNING_BYTES])[:BEGINNING_BYTES]
         super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._begun = b""
         if self.transport.is_closing():
             return
         if getattr(self.conn._reader, "_bytes_in_chunk", 0) > LARGEST_CHUNK_BYTES:
@@ -105,7 +113,7 @@ class Connection(H11Protocol):
         request_id = new_request_id()
         logger.info("%s connection refused: %s", request_id, error.code)
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            response = error_response(error, self.scope["path"] if self.scope else "/", request_id)
+            response = error_response(error, self._path(), request_id)
             head = h11.Response(
                 status_code=response.status_code,
                 headers=[*response.raw_headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")],
@@ -114,6 +122,13 @@ class Connection(H11Protocol):
             for event in (head, h11.Data(bytes(response.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def _path(self) -> str:
+        """Of the request that is refused: as its head begins, or as it was parsed."""
+        begun = _TARGET.match(self._begun)
+        if begun is not None:
+            return begun[1].decode("ascii")
+        return self.scope["path"] if self.scope else "/"
 
     def _after(self, delay_s: float, act: Callable[[], None]) -> None:
         self._cancel_timer()
@@ -165,7 +180,7 @@ def build_server(app: ASGIApp, *, host: str, port: int, on_signal: Callable[[], 
         proxy_headers=False,
         backlog=BACKLOG,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=max(1, round(grace_s)),
     )
     return Server(config, on_signal)

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from lavatube.errors import Overloaded
+from lavatube.errors import MAX_RETRY_AFTER_S, Overloaded
 
-MAX_RETRY_AFTER_S: Final = 120
 FIRST_GUESS_S: Final = 2.0
 SMOOTHING: Final = 0.2
 
@@ -20,7 +19,7 @@ class Ticket:
     size_bytes: int
 
 
-class Admission:
+class Line:
     """Counts what was let in and not yet finished, in requests and in bytes that wait to be prepared."""
 
     def __init__(self, max_running: int, max_waiting: int, max_bytes: int) -> None:
