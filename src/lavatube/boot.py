@@ -21,6 +21,7 @@ from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
 from lavatube.pulling import pull
 from lavatube.serve.app import build_app
+from lavatube.serve.boundary import RequestId
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
@@ -40,15 +41,21 @@ def serve(settings: Settings) -> NoReturn:
 
     Raises: InvalidSetting, for what can be known to be wrong before anything has started.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its start and stop are ours to tell
+    _log_to_stderr(settings.log_level.upper())
     parse_model(settings.model)
     UrlGate(settings.image_urls)
     status = asyncio.run(_run(settings))
     logging.shutdown()
     os._exit(status)  # a thread that still waits for some picture's host must not hold the exit
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RequestId())
+    line = "%(asctime)s %(levelname)s %(request_id)s %(message)s"
+    logging.basicConfig(handlers=[handler], level=level, format=line)
+    # Its start and stop are ours to tell, and so is what could not be parsed: it warns of each such connection.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 async def _run(settings: Settings) -> int:

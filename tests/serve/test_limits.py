@@ -229,10 +229,10 @@ def test_one_log_line_a_request_that_cannot_be_forged(shared: LiveServer, caplog
         httpx.get(
             f"{shared.url}/no%0AINFO%20forged", headers={"x-request-id": "mine", "authorization": "Bearer s3cr3t"}
         )
-        shared.until(lambda: "mine" in caplog.text)
-    lines = [message for message in caplog.messages if "mine" in message or "forged" in message]
+        shared.until(lambda: "forged" in caplog.text)
+    lines = [message for message in caplog.messages if "forged" in message]
     assert len(lines) == 1
-    assert re.fullmatch(r"mine GET /no%0AINFO%20forged 404 [\d.]+ ms not_found", lines[0])
+    assert re.fullmatch(r"GET /no%0AINFO%20forged 404 [\d.]+ ms not_found", lines[0])
 
 
 @pytest.mark.parametrize(

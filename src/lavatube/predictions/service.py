@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
@@ -215,7 +216,7 @@ class PredictionService:
         """In a thread; requests that wait for some picture's host have threads of their own."""
         has_urls = any(isinstance(image.source, str) and image.source[:4].lower() == "http" for image in chat.images)
         threads = self._fetchers if has_urls else self._threads
-        future = threads.submit(self._preparer.prepare, chat, generation)
+        future = threads.submit(copy_context().run, self._preparer.prepare, chat, generation)  # the log tells whose
         self._preparing[prediction] = future
         return future
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Final
 
@@ -63,7 +64,8 @@ class Pictures:
         if len(images) < 2:
             return tuple(map(picture, images))
         with ThreadPoolExecutor(len(images), thread_name_prefix="picture") as threads:
-            return tuple(threads.map(picture, images))
+            contexts = [copy_context() for _ in images]  # the log tells whose pictures they are
+            return tuple(threads.map(lambda context, image: context.run(picture, image), contexts, images))
 
     def close(self) -> None:
         """End the children that decode."""

@@ -26,6 +26,14 @@ request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
+class RequestId(logging.Filter):
+    """Puts onto every line of the log the id of the request in whose course it was written; "-" outside of all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.__dict__.setdefault("request_id", request_id_var.get())
+        return True
+
+
 class Boundary:
     """ASGI middleware around everything else."""
 
@@ -86,7 +94,7 @@ class _Exchange:
         path = self.scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
         elapsed_ms = (time.monotonic() - self._started) * 1000
         method, status = self.scope["method"], self._status or "-"
-        logger.log(level, "%s %s %s %s %.1f ms %s", self.request_id, method, path, status, elapsed_ms, self.code)
+        logger.log(level, "%s %s %s %.1f ms %s", method, path, status, elapsed_ms, self.code)
 
 
 def _request_id(scope: Scope) -> str:

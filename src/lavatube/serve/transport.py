@@ -111,7 +111,7 @@ class Connection(H11Protocol):
     def _refuse(self, error: LavatubeError) -> None:
         """Answer without the application, where the protocol still allows it, and hang up."""
         request_id = new_request_id()
-        logger.info("%s connection refused: %s", request_id, error.code)
+        logger.info("connection refused: %s", error.code, extra={"request_id": request_id})
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             response = error_response(error, self._path(), request_id)
             head = h11.Response(
