@@ -12,24 +12,12 @@ from tokenizers import Tokenizer as Original
 from lavatube.prompt.detokenize import Detokenizer
 from lavatube.prompt.tokenizer import Tokenizer
 
-from .builders import EOS, IMAGE, PAD, byte_level_tokenizer, sentencepiece_tokenizer, write_tokenizer
-
-KINDS = {"byte-level": byte_level_tokenizer, "sentencepiece": sentencepiece_tokenizer}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokenizer(tmp_path_factory.mktemp(request.param), KINDS[request.param]())
+from .builders import EOS, IMAGE, PAD
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer(folder, {IMAGE, EOS})
-
-
-@pytest.fixture(scope="module")
-def original(folder: Path) -> Original:
-    return Original.from_file(str(folder / "tokenizer.json"))
+def original(tokenizer_folder: Path) -> Original:
+    return Original.from_file(str(tokenizer_folder / "tokenizer.json"))
 
 
 def run(tokenizer: Tokenizer, ids: list[int], cuts: list[int], stop: tuple[str, ...] = ()) -> str:

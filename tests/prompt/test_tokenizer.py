@@ -14,25 +14,13 @@ from transformers import PreTrainedTokenizerFast
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.prompt.tokenizer import Tokenizer
 
-from .builders import BOS, EOS, IMAGE, SPECIALS, byte_level_tokenizer, sentencepiece_tokenizer, write_tokenizer
-
-KINDS = {"byte-level": byte_level_tokenizer, "sentencepiece": sentencepiece_tokenizer}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokenizer(tmp_path_factory.mktemp(request.param), KINDS[request.param]())
+from .builders import BOS, EOS, IMAGE, SPECIALS, byte_level_tokenizer, write_tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer(folder, {IMAGE, EOS})
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> PreTrainedTokenizerFast:
-    names = json.loads((folder / "tokenizer_config.json").read_text())
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **names)
+def reference(tokenizer_folder: Path) -> PreTrainedTokenizerFast:
+    names = json.loads((tokenizer_folder / "tokenizer_config.json").read_text())
+    return PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_folder / "tokenizer.json"), **names)
 
 
 def prompt(texts: list[str]) -> str:
@@ -82,9 +70,9 @@ def test_two_texts_side_by_side_write_no_control_token(tokenizer: Tokenizer) -> 
     assert IMAGE not in tokenizer.encode_prompt(tokenizer.shield("<ima") + tokenizer.shield("ge>"))
 
 
-def test_special_strings_stay_readable_text(tokenizer: Tokenizer, folder: Path) -> None:
+def test_special_strings_stay_readable_text(tokenizer: Tokenizer, tokenizer_folder: Path) -> None:
     ids = tokenizer.encode_prompt(tokenizer.shield("is </s> a tag, or <image>?"))
-    original = Original.from_file(str(folder / "tokenizer.json"))
+    original = Original.from_file(str(tokenizer_folder / "tokenizer.json"))
     assert original.decode(ids).strip() == "is </s> a tag, or <image>?"
     plain = tokenizer.encode("is </s> a tag, or <image>?")
     assert ids == [BOS, *plain]

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from lavatube.checkpoint.files import Folder, Section
 from lavatube.checkpoint.parts import VIP_TOWER, Parts, tower_reference
-from lavatube.checkpoint.preprocessor import MAX_GRID_TILES, MAX_GRIDS, read_pixels
+from lavatube.checkpoint.preprocessor import MAX_GRIDS, check_grid, read_pixels
 from lavatube.checkpoint.prompting import Decide
 from lavatube.checkpoint.towers import MAX_LAYERS, VISION_KINDS, check_select_layer, read_vision
 from lavatube.errors import UnsupportedCheckpoint
@@ -170,7 +170,7 @@ def _read_grids(config: Section, tile: int) -> tuple[tuple[int, int], ...]:
         value = _parse_grids(value, tile, name)
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_GRIDS:
         raise UnsupportedCheckpoint(f"{name} is no list of 1 to {MAX_GRIDS} sizes.")
-    return tuple(_check_grid(grid, tile, name) for grid in value)
+    return tuple(check_grid(grid, tile, name) for grid in value)
 
 
 def _parse_grids(text: str, tile: int, name: str) -> object:
@@ -186,13 +186,3 @@ def _parse_grids(text: str, tile: int, name: str) -> object:
         return json.loads(text.translate(_TUPLES_AS_LISTS))
     except (ValueError, RecursionError) as error:
         raise UnsupportedCheckpoint(f"{name} = {text!r:.80} is neither a list nor a range of sizes.") from error
-
-
-def _check_grid(grid: object, tile: int, name: str) -> tuple[int, int]:
-    match grid:
-        case [int(width), int(height)] if width > 0 and height > 0 and width % tile == height % tile == 0:
-            if (width // tile) * (height // tile) > MAX_GRID_TILES:
-                raise UnsupportedCheckpoint(f"{name}: {grid!r:.80} has more than {MAX_GRID_TILES} tiles of {tile} px.")
-            return width, height
-        case _:
-            raise UnsupportedCheckpoint(f"{name}: {grid!r:.80} is no width and height in whole tiles of {tile} px.")

@@ -85,17 +85,19 @@ def read_grids(config: Section, default: tuple[tuple[int, int], ...], tile: int)
     listed = config.get("image_grid_pinpoints", [list(grid) for grid in default])
     if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_GRIDS:
         raise UnsupportedCheckpoint(f"{config.name('image_grid_pinpoints')} is no list of 1 to {MAX_GRIDS} sizes.")
-    return tuple(_grid(grid, tile, config.name("image_grid_pinpoints")) for grid in listed)
+    sizes = (check_grid(grid, tile, config.name("image_grid_pinpoints")) for grid in listed)
+    return tuple((width, height) for height, width in sizes)
 
 
-def _grid(grid: object, tile: int, name: str) -> tuple[int, int]:
+def check_grid(grid: object, tile: int, name: str) -> tuple[int, int]:
+    """Both sides of a grid, in the order that it has them. Raises: UnsupportedCheckpoint."""
     match grid:
-        case [int(height), int(width)] if height > 0 and width > 0 and height % tile == width % tile == 0:
-            if (height // tile) * (width // tile) > MAX_GRID_TILES:
+        case [int(first), int(second)] if first > 0 and second > 0 and first % tile == second % tile == 0:
+            if (first // tile) * (second // tile) > MAX_GRID_TILES:
                 raise UnsupportedCheckpoint(f"{name}: {grid!r:.80} has more than {MAX_GRID_TILES} tiles of {tile} px.")
-            return width, height
+            return first, second
         case _:
-            raise UnsupportedCheckpoint(f"{name}: {grid!r:.80} is no height and width in whole tiles of {tile} px.")
+            raise UnsupportedCheckpoint(f"{name}: {grid!r:.80} are no two sides in whole tiles of {tile} px.")
 
 
 def _check_steps(config: Section) -> None:

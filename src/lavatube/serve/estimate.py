@@ -16,12 +16,12 @@ from starlette.routing import Route
 
 from lavatube.errors import ModelNotFound
 from lavatube.geometry import Detail, ImagePlan
-from lavatube.prompt.chat import Chat, ImageInput, Part, Role, Text, Turn
+from lavatube.prompt.chat import Chat, ImageInput, Part
 from lavatube.prompt.prepare import Estimate
 from lavatube.serve.body import BodyReader
 from lavatube.serve.dialects import json_response
-from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, validate
-from lavatube.serve.openai_request import MAX_MESSAGES, MAX_PARTS, TextPart
+from lavatube.serve.fields import StrictModel, at_most, validate
+from lavatube.serve.openai_request import MAX_MESSAGES, MAX_PARTS, TextPart, read_turn
 from lavatube.serve.serving import Serving
 
 
@@ -32,6 +32,10 @@ class SizePart(StrictModel):
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     detail: Literal["auto", "low", "high", "original"] = "auto"
+
+    def read(self, param: str) -> Part:
+        detail: Detail = "low" if self.detail == "low" else "high"
+        return ImageInput("", param, detail)
 
 
 class SizedMessage(StrictModel):
@@ -57,7 +61,9 @@ class EstimateRequest(StrictModel):
     @property
     def chat(self) -> Chat:
         """Raises InvalidFields for a picture outside a user's message."""
-        return Chat(tuple(_turn(index, message) for index, message in enumerate(self.messages)))
+        return Chat(
+            tuple(read_turn(index, message.role, message.content) for index, message in enumerate(self.messages))
+        )
 
 
 class EstimateRoute:
@@ -102,18 +108,3 @@ def _image(plan: ImagePlan, width: int, height: int) -> dict[str, object]:
         "tiles": plan.tiles,
         "grid": [plan.grid_cols, plan.grid_rows],
     }
-
-
-def _turn(index: int, message: SizedMessage) -> Turn:
-    role = Role.SYSTEM if message.role == "developer" else Role(message.role)
-    parts: list[Part] = []
-    for place, part in enumerate(message.content):
-        if isinstance(part, TextPart):
-            parts.append(Text(part.text))
-            continue
-        param = f"messages.{index}.content.{place}"
-        if role is not Role.USER:
-            raise invalid([Problem(param, "Only a user's message may have pictures.", "Put it into one.")])
-        detail: Detail = "low" if part.detail == "low" else "high"
-        parts.append(ImageInput("", param, detail))
-    return Turn(role, tuple(parts))

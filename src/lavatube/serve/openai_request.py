@@ -8,10 +8,12 @@ Source: openai-python 3.57, types/chat/completion_create_params.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
+from lavatube.geometry import Detail
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Structure, Text, Turn
 from lavatube.prompt.prepare import MAX_STOP_CHARS
 from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, misfit, validate
@@ -60,6 +62,9 @@ class TextPart(StrictModel):
     type: Literal["text"]
     text: str
 
+    def read(self, param: str) -> Part:
+        return Text(self.text)
+
 
 class ImageUrl(StrictModel):
     """`detail` low is the whole picture in one tile; all others are the tiles that the checkpoint was trained with."""
@@ -71,6 +76,10 @@ class ImageUrl(StrictModel):
 class ImagePart(StrictModel):
     type: Literal["image_url"]
     image_url: ImageUrl
+
+    def read(self, param: str) -> Part:
+        detail: Detail = "low" if self.image_url.detail == "low" else "high"
+        return ImageInput(self.image_url.url, f"{param}.image_url", detail)
 
 
 class Message(StrictModel):
@@ -158,7 +167,7 @@ class ChatRequest(StrictModel):
     @property
     def chat(self) -> Chat:
         """Raises InvalidFields for a picture outside a user's message, or when the last word is not a user's."""
-        turns = tuple(_turn(index, message) for index, message in enumerate(self.messages))
+        turns = tuple(read_turn(index, message.role, message.content) for index, message in enumerate(self.messages))
         if turns[-1].role is not Role.USER:
             last = f"messages.{len(turns) - 1}.role"
             raise invalid([Problem(last, "The last message must be the user's.", "Add one.")])
@@ -228,15 +237,17 @@ def _without_nulls(message: object) -> object:
     return {name: value for name, value in message.items() if not (name in MESSAGE_NOT_SERVED and value in (None, []))}
 
 
-def _turn(index: int, message: Message) -> Turn:
-    role = Role.SYSTEM if message.role == "developer" else Role(message.role)
-    parts: list[Part] = []
-    for place, part in enumerate(message.content):
-        if isinstance(part, TextPart):
-            parts.append(Text(part.text))
-            continue
-        param = f"messages.{index}.content.{place}.image_url"
-        if role is not Role.USER:
-            raise invalid([Problem(param, "Only a user's message may have pictures.", "Put it into one.")])
-        parts.append(ImageInput(part.image_url.url, param, "low" if part.image_url.detail == "low" else "high"))
-    return Turn(role, tuple(parts))
+class ContentPart(Protocol):
+    """A part of a message, of whatever form."""
+
+    def read(self, param: str) -> Part: ...
+
+
+def read_turn(index: int, role_name: str, content: Sequence[ContentPart]) -> Turn:
+    """One message of a body. Raises InvalidFields for a picture that is not in a user's."""
+    role = Role.SYSTEM if role_name == "developer" else Role(role_name)
+    parts = tuple(part.read(f"messages.{index}.content.{place}") for place, part in enumerate(content))
+    for part in parts:
+        if isinstance(part, ImageInput) and role is not Role.USER:
+            raise invalid([Problem(part.param, "Only a user's message may have pictures.", "Put it into one.")])
+    return Turn(role, parts)
