@@ -31,9 +31,10 @@ def next_spec(*, is_hf: bool = False, merge: str = "unpad") -> ModelSpec:
     )
 
 
-def onevision_spec() -> ModelSpec:
+def onevision_spec(*, is_hf: bool = False) -> ModelSpec:
     grids = tuple((384 * cols, 384 * rows) for cols in range(1, 7) for rows in range(1, 7))
-    return anyres_spec(384, 14, "siglip", grids=grids, max_tiles=9, several="pad")
+    rounding = "round" if is_hf else "truncate"
+    return anyres_spec(384, 14, "siglip", grids=grids, max_tiles=9, several="pad", rounding=rounding)
 
 
 def anyres_spec(
