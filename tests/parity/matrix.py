@@ -10,8 +10,8 @@ import io
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +25,11 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from transformers.utils import logging
 
 from lavatube.checkpoint import read_spec
-from lavatube.geometry import plan_image
+from lavatube.geometry import ImagePlan, plan_image
 from lavatube.model.load import load_model
 from lavatube.predictor import Predictor
-from lavatube.prompt.chat import Generation, single_turn
+from lavatube.prompt import chat
+from lavatube.prompt.chat import Chat, Generation, ImageInput, Role, Text
 from lavatube.prompt.prepare import Prepared
 from tests.checkpoints import write_checkpoint
 from tests.model.driver import Driver, Stream
@@ -37,10 +38,19 @@ from tests.parity.processors import load_processor
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- matrix: written by python -m tests.parity.matrix -->", "<!-- end of matrix -->"
-CHECKS: Final = ("loads", "pixels", "ids", "logits", "text")
 NUM_NEW_TOKENS: Final = 24
-SIZES: Final = [(97, 61), (33, 95)]
 QUESTION: Final = "What is in the picture?"
+
+Turn = tuple[str | tuple[int, int], ...]
+"""What is said and the sizes of the pictures in front of it; the user has the first word."""
+Talk = tuple[Turn, ...]
+
+ONE: Final[list[Talk]] = [(((97, 61), QUESTION),), (((33, 95), QUESTION),)]
+ALONE: Final[list[Talk]] = [(("Who are you?",),)]
+SEVERAL: Final[list[Talk]] = [(((97, 61), (40, 90), "Which is larger?"), ("This.",), ((33, 32), "And this?"))]
+CHECKS: Final = {
+    "loads": ONE, "pixels": ONE, "ids": ONE, "logits": ONE, "text": ONE, "alone": ALONE, "several": SEVERAL,
+}  # fmt: skip
 
 _HUMAN, _USER = (
     f"A chat between a curious {who} and an artificial intelligence assistant. "
@@ -52,23 +62,54 @@ _ABLE: Final = (
     "You are able to understand the visual content that the user provides, "
     "and assist the user with a variety of tasks using natural language."
 )
-_SAID: Final = f"<image>\n{QUESTION}"
-V0: Final = f"{_HUMAN}###Human: {_SAID}###Assistant:"
-V0_MARKED: Final = f"{_HUMAN}###Human: <im_start><image><im_end>\n{QUESTION}###Assistant:"
-V1: Final = f"{_HUMAN} USER: {_SAID} ASSISTANT:"
-BAK: Final = f"{_USER} USER: {_SAID} ASSISTANT:"
-LLAMA_2: Final = f"[INST] <<SYS>>\n{_ABLE}\n<</SYS>>\n\n{_SAID} [/INST]"
-LLAMA_3: Final = (
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the original makes of a talk, to the character; `{}` is what was said.
+
+    `first` begins with the system sentence; `again` is any later turn of the user's.
+    """
+
+    first: str
+    answer: str
+    again: str
+    opening: str
+    picture: str = "<image>\n"
+
+    def render(self, talk: Talk) -> str:
+        said = [self._said(parts) for parts in talk]
+        turns = [(self.answer if index % 2 else self.again).format(text) for index, text in enumerate(said)]
+        return self.first.format(said[0]) + "".join(turns[1:]) + self.opening
+
+    def _said(self, parts: Turn) -> str:
+        return "".join(part if isinstance(part, str) else self.picture for part in parts)
+
+
+V0: Final = Prompt(f"{_HUMAN}###Human: {{}}###", "Assistant: {}###", "Human: {}###", "Assistant:")
+V0_MARKED: Final = replace(V0, picture="<im_start><image><im_end>\n")
+V1: Final = Prompt(f"{_HUMAN} USER: {{}} ", "ASSISTANT: {}</s>", "USER: {} ", "ASSISTANT:")
+BAK: Final = Prompt(f"{_USER} USER: {{}} ", "ASSISTANT: {}</s>", "USER: {} ", "ASSISTANT:")
+LLAMA_2: Final = Prompt(f"[INST] <<SYS>>\n{_ABLE}\n<</SYS>>\n\n{{}} [/INST]", " {} </s>", "<s>[INST] {} [/INST]", "")
+MISTRAL: Final = Prompt("[INST] {} [/INST]", " {} </s>", "[INST] {} [/INST]", "")
+LLAMA_3: Final = Prompt(
     f"<|start_header_id|>system<|end_header_id|>\n\n{_ABLE}<|eot_id|>"
-    f"<|start_header_id|>user<|end_header_id|>\n\n{_SAID}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>",
+    "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>",
+    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>",
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
 )
-MISTRAL: Final = f"[INST] {_SAID} [/INST]"
-YI: Final = (
-    f"<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{_SAID}<|im_end|><|im_start|>assistant\n"
+YI: Final = Prompt(
+    "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{}<|im_end|>",
+    "<|im_start|>assistant\n{}<|im_end|>",
+    "<|im_start|>user\n{}<|im_end|>",
+    "<|im_start|>assistant\n",
 )
-QWEN: Final = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    f"<|im_start|>user\n{_SAID}<|im_end|>\n<|im_start|>assistant\n"
+QWEN: Final = Prompt(
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n",
+    "<|im_start|>assistant\n{}<|im_end|>\n",
+    "<|im_start|>user\n{}<|im_end|>\n",
+    "<|im_start|>assistant\n",
 )
 MARKS: Final = ("<im_start>", "<im_end>")
 CHATML: Final = ("<|im_start|>", "<|im_end|>")
@@ -97,7 +138,7 @@ class Row:
     family: str
     published: str
     recipe: dict[str, Any]
-    prompt: str | None = None
+    prompt: Prompt | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -160,7 +201,7 @@ class Case:
         if row.prompt is not None:
             change = _make_linear if row.has_linear_projector else lambda tensors: None
             self.folder = write_original(
-                root / "anything", self.reference, tower="own", settings=row.settings, change=change
+                root / "mpt-llama-2-mistral-34b", self.reference, tower="own", settings=row.settings, change=change
             )
         self.spec = read_spec(self.folder)
 
@@ -179,79 +220,99 @@ class Case:
             model.model.multi_modal_projector = model.model.multi_modal_projector.linear_1
         return model
 
-    def loads(self, size: tuple[int, int]) -> bool:
+    def loads(self, talk: Talk) -> bool:
         self.predictor.setup()
-        return self.spec.layout == self.row.layout and plan_image(self.spec, *size).num_tokens > 0
+        return self.spec.layout == self.row.layout and all(plan.num_tokens > 0 for plan in self._plans(talk))
 
-    def pixels(self, size: tuple[int, int]) -> bool:
-        (image,) = self._prepared(size).images
-        ours = torch.frombuffer(bytearray(image.data), dtype=torch.uint8).view(image.tiles, 3, image.size, image.size)
+    def pixels(self, talk: Talk) -> bool:
+        ours = torch.cat(self._our_tiles(talk))
         pixels = self.spec.pixels
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (pixels.mean, pixels.std))
-        theirs = self._their_inputs(size)["pixel_values"].flatten(0, -4)
+        theirs = self._their_inputs(talk)["pixel_values"].flatten(0, -4)
         return torch.equal((theirs * std + mean).mul(255).round().to(torch.uint8), ours)
 
-    def ids(self, size: tuple[int, int]) -> bool:
-        return self._prepared(size).token_ids == self._their_ids(size)
+    def ids(self, talk: Talk) -> bool:
+        return self._prepared(talk).token_ids == self._their_ids(talk)
 
-    def logits(self, size: tuple[int, int]) -> bool:
-        prepared = self._prepared(size)
+    def logits(self, talk: Talk) -> bool:
+        ids = torch.tensor(self._prepared(talk).token_ids)
         model = load_model(self.spec, self.folder, torch.device("cpu"), torch.float32, lambda done, total: None)
-        ids = torch.tensor(prepared.token_ids)
         is_image = ids == self.spec.image_token_id
         embeddings = model.embed_tokens(ids.masked_fill(is_image, 0)).clone()
-        (image,) = prepared.images
-        tiles = torch.frombuffer(bytearray(image.data), dtype=torch.uint8).view(image.tiles, 3, image.size, image.size)
-        embeddings[is_image] = model.arrange(model.encode_images(tiles), plan_image(self.spec, *size))
+        rows = [
+            model.arrange(model.encode_images(tiles), plan)
+            for tiles, plan in zip(self._our_tiles(talk), self._plans(talk), strict=True)
+        ]
+        embeddings[is_image] = torch.cat(rows)
         (ours,) = Driver(model, self.spec, num_blocks=512).step([(Stream(), embeddings)])
         with torch.inference_mode():
-            theirs = self.theirs(**self._their_inputs(size)).logits[0]
+            theirs = self.theirs(**self._their_inputs(talk)).logits[0]
         return ours.shape == theirs.shape and bool((ours - theirs).abs().max() < 1e-3)
 
-    def text(self, size: tuple[int, int]) -> bool:
-        ours = "".join(self.predictor.predict(_png(size), QUESTION, temperature=0, max_tokens=NUM_NEW_TOKENS))
-        inputs = self._their_inputs(size)
+    def text(self, talk: Talk) -> bool:
+        ours = "".join(self.predictor.chat(_chat(talk), Generation(temperature=0, max_tokens=NUM_NEW_TOKENS)))
+        inputs = self._their_inputs(talk)
         with torch.inference_mode():
             ids = self.theirs.generate(**inputs, do_sample=False, max_new_tokens=NUM_NEW_TOKENS)[0]
         answer = self.processor.tokenizer.decode(ids[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return bool(answer) and ours == answer
 
-    def _prepared(self, size: tuple[int, int]) -> Prepared:
+    def alone(self, talk: Talk) -> bool:
+        return self.ids(talk) and self.text(talk)
+
+    def several(self, talk: Talk) -> bool:
+        return self.ids(talk) and self.text(talk)
+
+    def _plans(self, talk: Talk) -> list[ImagePlan]:
+        sizes = _sizes(talk)
+        return [plan_image(self.spec, *size, num_images=len(sizes)) for size in sizes]
+
+    def _prepared(self, talk: Talk) -> Prepared:
         self.predictor.setup()
         assert self.predictor._preparer is not None
-        return self.predictor._preparer.prepare(single_turn(QUESTION, _png(size)), Generation(max_tokens=1))
+        return self.predictor._preparer.prepare(_chat(talk), Generation(max_tokens=1))
 
-    def _their_inputs(self, size: tuple[int, int]) -> dict[str, Tensor]:
+    def _our_tiles(self, talk: Talk) -> list[Tensor]:
+        """Shapes: (tiles, 3, S, S) uint8 of each picture."""
+        return [
+            torch.frombuffer(bytearray(image.data), dtype=torch.uint8).view(image.tiles, 3, image.size, image.size)
+            for image in self._prepared(talk).images
+        ]
+
+    def _their_inputs(self, talk: Talk) -> dict[str, Tensor]:
         """Of the reference, with its own placeholder also where the ids are those of the original."""
-        content = [{"type": "image", "image": _picture(size)}, {"type": "text", "text": QUESTION}]
+        messages = [
+            {"role": "assistant" if index % 2 else "user", "content": [_content(part) for part in turn]}
+            for index, turn in enumerate(talk)
+        ]
         options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        inputs = dict(self.processor.apply_chat_template([{"role": "user", "content": content}], **options))
+        inputs = dict(self.processor.apply_chat_template(messages, **options))
         if self.row.prompt is not None:
             own, theirs = self.spec.image_token_id, self.processor.tokenizer.convert_tokens_to_ids("<image>")
-            ids = torch.tensor([[theirs if token_id == own else token_id for token_id in self._their_ids(size)]])
+            ids = torch.tensor([[theirs if token_id == own else token_id for token_id in self._their_ids(talk)]])
             inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         return inputs
 
-    def _their_ids(self, size: tuple[int, int]) -> list[int]:
+    def _their_ids(self, talk: Talk) -> list[int]:
         if self.row.prompt is None:
-            return list(self._their_inputs(size)["input_ids"][0].tolist())
-        num_tokens = plan_image(self.spec, *size).num_tokens
-        return original_ids(self.folder, self.row.prompt, [self.spec.image_token_id] * num_tokens)
+            return list(self._their_inputs(talk)["input_ids"][0].tolist())
+        images = [[self.spec.image_token_id] * plan.num_tokens for plan in self._plans(talk)]
+        return original_ids(self.folder, self.row.prompt.render(talk), images)
 
 
-def original_ids(folder: Path, prompt: str, image: list[int]) -> list[int]:
+def original_ids(folder: Path, prompt: str, images: list[list[int]]) -> list[int]:
     """Each piece of text between images on its own, as the original does, the start token only once."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     first, *rest = (tokenizer.encode(piece).ids for piece in prompt.split("<image>"))
-    return [*first, *(token_id for piece in rest for token_id in [*image, *piece[1:]])]
+    pairs = zip(images, rest, strict=True)
+    return [*first, *(token_id for image, piece in pairs for token_id in [*image, *piece[1:]])]
 
 
 def check(row: Row, root: Path) -> dict[str, bool]:
     """Every check of a row, with every picture."""
     case = Case(row, root)
-    checks: dict[str, Callable[[tuple[int, int]], bool]] = {name: getattr(case, name) for name in CHECKS}
     with contextlib.closing(case.predictor):
-        return {name: all(one(size) for size in SIZES) for name, one in checks.items()}
+        return {name: all(getattr(case, name)(talk) for talk in talks) for name, talks in CHECKS.items()}
 
 
 def render(results: Iterator[tuple[Row, dict[str, bool]]]) -> str:
@@ -288,6 +349,22 @@ def _make_linear(tensors: dict[str, Tensor]) -> None:
     for kind in ("weight", "bias"):
         del tensors[f"model.mm_projector.2.{kind}"]
         tensors[f"model.mm_projector.{kind}"] = tensors.pop(f"model.mm_projector.0.{kind}")
+
+
+def _chat(talk: Talk) -> Chat:
+    parts = [tuple(Text(part) if isinstance(part, str) else ImageInput(_png(part)) for part in turn) for turn in talk]
+    roles = [Role.ASSISTANT if index % 2 else Role.USER for index in range(len(talk))]
+    return Chat(tuple(map(chat.Turn, roles, parts)))
+
+
+def _content(part: str | tuple[int, int]) -> dict[str, object]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image", "image": _picture(part)}
+
+
+def _sizes(talk: Talk) -> list[tuple[int, int]]:
+    return [part for turn in talk for part in turn if not isinstance(part, str)]
 
 
 def _picture(size: tuple[int, int]) -> Image.Image:

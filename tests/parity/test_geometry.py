@@ -1,4 +1,4 @@
-"""Grids and numbers of tokens for thousands of sizes: against the library's own functions, and the original's formulas."""
+"""Grids and token counts of thousands of sizes: against the library's own functions, and the original's formulas."""
 
 from __future__ import annotations
 
