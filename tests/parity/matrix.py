@@ -10,7 +10,7 @@ import io
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from lavatube.predictor import Predictor
 from lavatube.prompt import chat
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Role, Text
 from lavatube.prompt.prepare import Prepared
+from tests.adapted import leave_adapter, leave_projector
 from tests.checkpoints import write_checkpoint
 from tests.model.driver import Driver, Stream
 from tests.originals import write_original
@@ -133,6 +134,7 @@ class Row:
     """A family in one layout. `prompt` is the original's, to the character; llava-hf checkpoints bring their own.
 
     The original's projector of one layer is in no class of the library: there its own has the second taken away.
+    adapt: what leaves of the checkpoint what was trained on a base.
     """
 
     family: str
@@ -140,6 +142,7 @@ class Row:
     recipe: dict[str, Any]
     prompt: Prompt | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    adapt: Callable[[Path], None] | None = None
 
     @property
     def layout(self) -> str:
@@ -172,6 +175,15 @@ ROWS: Final = (
     Row("v1", "liuhaotian/llava-v1-0719-336px-lora-merge-vicuna-13b-v1.3", {}, V1, LINEAR),
     Row("v1, Llama 2", "liuhaotian/llava-llama-2-13b-chat-lightning-preview", {"max_positions": 4096}, LLAMA_2, LINEAR),
     Row("1.5", "liuhaotian/llava-v1.5-7b", PADDED, V1, PAD),
+    Row("1.5, LoRA on a base", "liuhaotian/llava-v1.5-7b-lora", PADDED, V1, PAD, leave_adapter),
+    Row(
+        "1.5, projector on a base",
+        "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5",
+        PADDED,
+        V1,
+        PAD,
+        leave_projector,
+    ),
     Row("1.5, Mistral", "microsoft/llava-med-v1.5-mistral-7b", {"language": "mistral"} | PADDED, MISTRAL, PAD),
     Row(
         "1.5, Mistral's base",
@@ -201,8 +213,14 @@ class Case:
         if row.prompt is not None:
             change = _make_linear if row.has_linear_projector else lambda tensors: None
             self.folder = write_original(
-                root / "mpt-llama-2-mistral-34b", self.reference, tower="own", settings=row.settings, change=change
+                root / "mpt-llama-2-mistral-34b",  # by which the original would go
+                self.reference,
+                tower="inside" if row.adapt else "own",
+                settings=row.settings,
+                change=change,
             )
+            if row.adapt:
+                row.adapt(self.folder)
         self.spec = read_spec(self.folder)
 
     @cached_property

@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from lavatube.geometry import plan_image
 from lavatube.predictor import Predictor
-from lavatube.weights.tensors import open_tensors
+from tests.adapted import leave_adapter, leave_projector
 from tests.checkpoints import write_checkpoint
 from tests.model.driver import Driver, Stream
-from tests.originals import write_files, write_original
+from tests.originals import write_original
 from tests.parity.reference import Pair, Part, Prompt
 from tests.parity.test_llava import assert_logits_close
 
@@ -176,79 +175,32 @@ def test_spellings_of_grids(build: Build, grids: str) -> None:
         assert pair.spec.pixels.grids == ((64, 32), (32, 64))
 
 
-class TestPutTogether:
-    """A projector on its base, and a LoRA: the model is that of the merged checkpoint."""
-
-    @pytest.mark.parametrize("torch_files", [True, False])
-    def test_projector_on_a_base(self, build: Build, tmp_path: Path, torch_files: bool) -> None:
-        reference, pair = build({"torch_files": torch_files})
-        tensors = open_all(pair.folder)
-        base = {name: value for name, value in tensors.items() if "mm_projector" not in name and "vision" not in name}
-        projector = {name: value for name, value in tensors.items() if "mm_projector" in name}
-        write_base(pair.folder / "base", base, torch_files=torch_files)
-        torch.save(projector, pair.folder / "mm_projector.bin")
-        self._assert_same_without_weights(reference, pair)
-
-    @pytest.mark.parametrize("adapter", ["adapter_model.bin", "adapter_model.safetensors"])
-    @pytest.mark.parametrize("rslora", [False, True])
-    def test_lora(self, build: Build, adapter: str, rslora: bool) -> None:
-        reference, pair = build({})
-        tensors, rank, alpha = open_all(pair.folder), 4, 6
-        scale = alpha / (rank**0.5 if rslora else rank)
-        generator = torch.Generator().manual_seed(2)
-        matrices: dict[str, Tensor] = {}
-        for name in [name for name in tensors if name.endswith(("q_proj.weight", "down_proj.weight"))]:
-            if "vision" in name:
-                continue
-            rows, cols = tensors[name].shape
-            down, up = (
-                torch.randn(rank, cols, generator=generator) / 8,
-                torch.randn(rows, rank, generator=generator) / 8,
-            )
-            wrapped = f"base_model.model.{name.removesuffix('.weight')}"
-            matrices |= {f"{wrapped}.lora_A.weight": down, f"{wrapped}.lora_B.weight": up}
-            tensors[name] = tensors[name] - scale * up @ down  # so that merged it is the reference again
-        trained = {f"base_model.model.{name}": value for name, value in tensors.items() if "mm_projector" in name}
-        stale = {name: torch.zeros_like(value) for name, value in tensors.items() if "mm_projector" in name}
-        write_base(pair.folder / "base", tensors | stale)
-        torch.save(trained, pair.folder / "non_lora_trainables.bin")
-        write_one(pair.folder / adapter, matrices)
-        config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_rslora": rslora, "bias": "none"}
-        (pair.folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "some/base"}))
-        self._assert_same_without_weights(reference, pair)
-
-    def _assert_same_without_weights(self, reference: Pair, pair: Pair) -> None:
-        for path in [*pair.folder.glob("model*.safetensors"), *pair.folder.glob("pytorch_model*.bin")]:
-            path.unlink()
-        assert_same_model(reference, Pair(pair.folder, CPU), 5, "image", 8)
+@pytest.mark.parametrize("torch_files", [True, False])
+def test_a_projector_on_a_base(build: Build, torch_files: bool) -> None:
+    reference, pair = build({"torch_files": torch_files})
+    leave_projector(pair.folder, torch_files=torch_files)
+    assert_same_model(reference, Pair(pair.folder, CPU), 5, "image", 8)
 
 
-def open_all(folder: Path) -> dict[str, Tensor]:
-    tensors = open_tensors(folder)
-    return {name: tensors.tensor(name).clone() for name in tensors.names}
-
-
-def write_base(folder: Path, tensors: dict[str, Tensor], *, torch_files: bool = False) -> None:
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    write_files(folder, tensors, torch_files=torch_files)
-
-
-def write_one(path: Path, tensors: dict[str, Tensor]) -> None:
-    if path.suffix == ".bin":
-        torch.save(tensors, path)
-    else:
-        save_file(tensors, path)
+@pytest.mark.parametrize("adapter", ["adapter_model.bin", "adapter_model.safetensors"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_lora(build: Build, adapter: str, rslora: bool) -> None:
+    reference, pair = build({})
+    leave_adapter(pair.folder, adapter, rslora=rslora)
+    assert_same_model(reference, Pair(pair.folder, CPU), 5, "image", 8)
 
 
 def test_whatever_the_form_of_the_files_the_answer_is_the_same(build: Build, tmp_path: Path) -> None:
     """From the folder to the text: the road of a user, by way of provisioning and the engine."""
     buffer = io.BytesIO()
     Image.effect_noise((90, 50), 80).convert("RGB").save(buffer, "PNG")
+    folders = [build(files, **NEXT, max_positions=2048)[1].folder for files in ({"tower": "own"}, *FILES.values())]
+    on_a_base, adapter = (build({}, **NEXT, max_positions=2048)[1].folder for _ in range(2))
+    leave_projector(on_a_base)
+    leave_adapter(adapter)
     answers = set()
-    for files in ({"tower": "own"}, *FILES.values()):
-        _, pair = build(files, **NEXT, max_positions=2048)
-        with Predictor(str(pair.folder), cache=tmp_path / "cache", dtype="float32") as predictor:
+    for folder in (*folders, on_a_base, adapter):
+        with Predictor(str(folder), cache=tmp_path / "cache", dtype="float32") as predictor:
             seen = "".join(predictor.predict(buffer.getvalue(), "What?", temperature=0, max_tokens=NUM_NEW_TOKENS))
             told = "".join(predictor.predict(None, "What?", temperature=0, max_tokens=NUM_NEW_TOKENS))
         answers.add((seen, told))
