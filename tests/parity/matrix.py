@@ -6,20 +6,14 @@ Run as a program it writes the table; as a test (test_matrix.py) it fails where 
 from __future__ import annotations
 
 import contextlib
-import io
-import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import torch
-from PIL import Image
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
@@ -28,23 +22,19 @@ from lavatube.checkpoint import read_spec
 from lavatube.geometry import ImagePlan, plan_image
 from lavatube.model.load import load_model
 from lavatube.predictor import Predictor
-from lavatube.prompt import chat
-from lavatube.prompt.chat import Chat, Generation, ImageInput, Role, Text
+from lavatube.prompt.chat import Generation
 from lavatube.prompt.prepare import Prepared
-from tests.adapted import leave_adapter, leave_projector
 from tests.checkpoints import write_checkpoint
 from tests.model.driver import Driver, Stream
 from tests.originals import write_original
 from tests.parity.processors import load_processor
+from tests.parity.rows import ROWS, Row
+from tests.parity.talks import Talk, chat_of, content_of, original_ids, sizes_of
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- matrix: written by python -m tests.parity.matrix -->", "<!-- end of matrix -->"
 NUM_NEW_TOKENS: Final = 24
 QUESTION: Final = "What is in the picture?"
-
-Turn = tuple[str | tuple[int, int], ...]
-"""What is said and the sizes of the pictures in front of it; the user has the first word."""
-Talk = tuple[Turn, ...]
 
 ONE: Final[list[Talk]] = [(((97, 61), QUESTION),), (((33, 95), QUESTION),)]
 ALONE: Final[list[Talk]] = [(("Who are you?",),)]
@@ -52,155 +42,6 @@ SEVERAL: Final[list[Talk]] = [(((97, 61), (40, 90), "Which is larger?"), ("This.
 CHECKS: Final = {
     "loads": ONE, "pixels": ONE, "ids": ONE, "logits": ONE, "text": ONE, "alone": ALONE, "several": SEVERAL,
 }  # fmt: skip
-
-_HUMAN, _USER = (
-    f"A chat between a curious {who} and an artificial intelligence assistant. "
-    f"The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
-    for who in ("human", "user")
-)
-_ABLE: Final = (
-    "You are a helpful language and vision assistant. "
-    "You are able to understand the visual content that the user provides, "
-    "and assist the user with a variety of tasks using natural language."
-)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What the original makes of a talk, to the character; `{}` is what was said.
-
-    `first` begins with the system sentence; `again` is any later turn of the user's.
-    """
-
-    first: str
-    answer: str
-    again: str
-    opening: str
-    picture: str = "<image>\n"
-
-    def render(self, talk: Talk) -> str:
-        said = [self._said(parts) for parts in talk]
-        turns = [(self.answer if index % 2 else self.again).format(text) for index, text in enumerate(said)]
-        return self.first.format(said[0]) + "".join(turns[1:]) + self.opening
-
-    def _said(self, parts: Turn) -> str:
-        return "".join(part if isinstance(part, str) else self.picture for part in parts)
-
-
-V0: Final = Prompt(f"{_HUMAN}###Human: {{}}###", "Assistant: {}###", "Human: {}###", "Assistant:")
-V0_MARKED: Final = replace(V0, picture="<im_start><image><im_end>\n")
-V1: Final = Prompt(f"{_HUMAN} USER: {{}} ", "ASSISTANT: {}</s>", "USER: {} ", "ASSISTANT:")
-BAK: Final = Prompt(f"{_USER} USER: {{}} ", "ASSISTANT: {}</s>", "USER: {} ", "ASSISTANT:")
-LLAMA_2: Final = Prompt(f"[INST] <<SYS>>\n{_ABLE}\n<</SYS>>\n\n{{}} [/INST]", " {} </s>", "<s>[INST] {} [/INST]", "")
-MISTRAL: Final = Prompt("[INST] {} [/INST]", " {} </s>", "[INST] {} [/INST]", "")
-LLAMA_3: Final = Prompt(
-    f"<|start_header_id|>system<|end_header_id|>\n\n{_ABLE}<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>",
-    "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>",
-    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>",
-    "<|start_header_id|>assistant<|end_header_id|>\n\n",
-)
-YI: Final = Prompt(
-    "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{}<|im_end|>",
-    "<|im_start|>assistant\n{}<|im_end|>",
-    "<|im_start|>user\n{}<|im_end|>",
-    "<|im_start|>assistant\n",
-)
-QWEN: Final = Prompt(
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n",
-    "<|im_start|>assistant\n{}<|im_end|>\n",
-    "<|im_start|>user\n{}<|im_end|>\n",
-    "<|im_start|>assistant\n",
-)
-MARKS: Final = ("<im_start>", "<im_end>")
-CHATML: Final = ("<|im_start|>", "<|im_end|>")
-HEADERS: Final = ("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
-
-SIGLIP: Final[dict[str, Any]] = {"tower": "siglip", "select_layer": -1, "select_strategy": "full"}
-NEXT: Final[dict[str, Any]] = {"family": "llava_next"}
-NEXT_LLAMA_3: Final[dict[str, Any]] = NEXT | {"rope_theta": 500000.0, "special_tokens": HEADERS}
-NEXT_QWEN: Final[dict[str, Any]] = NEXT | {"language": "qwen2", "special_tokens": CHATML}
-NEXT_YI: Final[dict[str, Any]] = NEXT | {"rope_theta": 5000000.0, "kv_heads": 1, "special_tokens": CHATML}
-INTERLEAVE: Final[dict[str, Any]] = SIGLIP | {"language": "qwen2", "tied": True, "special_tokens": CHATML}
-ONEVISION: Final[dict[str, Any]] = INTERLEAVE | {"family": "llava_onevision"}
-VIP: Final[dict[str, Any]] = {"family": "vipllava", "vision_layers": 12, "select_layer": (-2, -5, -8, -11, 6)}
-PADDED: Final[dict[str, Any]] = {"pixel_mode": "pad"}
-PAD: Final[dict[str, Any]] = {"image_aspect_ratio": "pad"}
-LINEAR: Final[dict[str, Any]] = {"mm_projector_type": "linear"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A family in one layout. `prompt` is the original's, to the character; llava-hf checkpoints bring their own.
-
-    The original's projector of one layer is in no class of the library: there its own has the second taken away.
-    adapt: what leaves of the checkpoint what was trained on a base.
-    """
-
-    family: str
-    published: str
-    recipe: dict[str, Any]
-    prompt: Prompt | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    adapt: Callable[[Path], None] | None = None
-
-    @property
-    def layout(self) -> str:
-        return "llava-hf" if self.prompt is None else "original"
-
-    @property
-    def has_linear_projector(self) -> bool:
-        return self.settings.get("mm_projector_type") == "linear"
-
-
-ROWS: Final = (
-    Row("1.5", "llava-hf/llava-1.5-7b-hf", {}),
-    Row("1.5, Mistral", "llava-hf/bakLlava-v1-hf", {"language": "mistral", "sliding_window": 48}),
-    Row("1.6, Vicuna", "llava-hf/llava-v1.6-vicuna-7b-hf", NEXT),
-    Row("1.6, Mistral", "llava-hf/llava-v1.6-mistral-7b-hf", NEXT | {"language": "mistral"}),
-    Row("1.6, Yi", "llava-hf/llava-v1.6-34b-hf", NEXT_YI),
-    Row("NeXT, Llama 3", "llava-hf/llama3-llava-next-8b-hf", NEXT_LLAMA_3),
-    Row("NeXT, Qwen", "llava-hf/llava-next-72b-hf", NEXT_QWEN),
-    Row("NeXT-Video, pictures", "llava-hf/LLaVA-NeXT-Video-7B-hf", {"family": "llava_next_video"}),
-    Row("Interleave", "llava-hf/llava-interleave-qwen-0.5b-hf", INTERLEAVE),
-    Row("OneVision", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", ONEVISION),
-    Row("ViP-LLaVA", "llava-hf/vip-llava-7b-hf", VIP),
-    Row(
-        "v0, its delta applied",
-        "liuhaotian/LLaVA-7b-delta-v0",
-        {"special_tokens": MARKS},
-        V0_MARKED,
-        LINEAR | {"mm_use_im_start_end": True},
-    ),
-    Row("v1", "liuhaotian/llava-v1-0719-336px-lora-merge-vicuna-13b-v1.3", {}, V1, LINEAR),
-    Row("v1, Llama 2", "liuhaotian/llava-llama-2-13b-chat-lightning-preview", {"max_positions": 4096}, LLAMA_2, LINEAR),
-    Row("1.5", "liuhaotian/llava-v1.5-7b", PADDED, V1, PAD),
-    Row("1.5, LoRA on a base", "liuhaotian/llava-v1.5-7b-lora", PADDED, V1, PAD, leave_adapter),
-    Row(
-        "1.5, projector on a base",
-        "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5",
-        PADDED,
-        V1,
-        PAD,
-        leave_projector,
-    ),
-    Row("1.5, Mistral", "microsoft/llava-med-v1.5-mistral-7b", {"language": "mistral"} | PADDED, MISTRAL, PAD),
-    Row(
-        "1.5, Mistral's base",
-        "SkunkworksAI/BakLLaVA-1",
-        {"language": "mistral", "sliding_window": 48} | PADDED,
-        BAK,
-        PAD,
-    ),
-    Row("1.6, Vicuna", "liuhaotian/llava-v1.6-vicuna-7b", NEXT, V1),
-    Row("1.6, Mistral", "liuhaotian/llava-v1.6-mistral-7b", NEXT | {"language": "mistral"}, MISTRAL),
-    Row("1.6, Yi", "liuhaotian/llava-v1.6-34b", NEXT_YI, YI),
-    Row("NeXT, Llama 3", "lmms-lab/llama3-llava-next-8b", NEXT_LLAMA_3, LLAMA_3),
-    Row("NeXT, Qwen", "lmms-lab/llava-next-72b", NEXT_QWEN, QWEN),
-    Row("Interleave", "lmms-lab/llava-next-interleave-qwen-0.5b", INTERLEAVE, QWEN),
-    Row("OneVision", "lmms-lab/llava-onevision-qwen2-0.5b-ov", ONEVISION, QWEN),
-    Row("ViP-LLaVA", "mucai/vip-llava-7b", VIP | PADDED, V0, PAD),
-)
 
 
 class Case:
@@ -268,7 +109,7 @@ class Case:
         return ours.shape == theirs.shape and bool((ours - theirs).abs().max() < 1e-3)
 
     def text(self, talk: Talk) -> bool:
-        ours = "".join(self.predictor.chat(_chat(talk), Generation(temperature=0, max_tokens=NUM_NEW_TOKENS)))
+        ours = "".join(self.predictor.chat(chat_of(talk), Generation(temperature=0, max_tokens=NUM_NEW_TOKENS)))
         inputs = self._their_inputs(talk)
         with torch.inference_mode():
             ids = self.theirs.generate(**inputs, do_sample=False, max_new_tokens=NUM_NEW_TOKENS)[0]
@@ -282,13 +123,13 @@ class Case:
         return self.ids(talk) and self.text(talk)
 
     def _plans(self, talk: Talk) -> list[ImagePlan]:
-        sizes = _sizes(talk)
+        sizes = sizes_of(talk)
         return [plan_image(self.spec, *size, num_images=len(sizes)) for size in sizes]
 
     def _prepared(self, talk: Talk) -> Prepared:
         self.predictor.setup()
         assert self.predictor._preparer is not None
-        return self.predictor._preparer.prepare(_chat(talk), Generation(max_tokens=1))
+        return self.predictor._preparer.prepare(chat_of(talk), Generation(max_tokens=1))
 
     def _our_tiles(self, talk: Talk) -> list[Tensor]:
         """Shapes: (tiles, 3, S, S) uint8 of each picture."""
@@ -300,7 +141,7 @@ class Case:
     def _their_inputs(self, talk: Talk) -> dict[str, Tensor]:
         """Of the reference, with its own placeholder also where the ids are those of the original."""
         messages = [
-            {"role": "assistant" if index % 2 else "user", "content": [_content(part) for part in turn]}
+            {"role": "assistant" if index % 2 else "user", "content": [content_of(part) for part in turn]}
             for index, turn in enumerate(talk)
         ]
         options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
@@ -316,14 +157,6 @@ class Case:
             return list(self._their_inputs(talk)["input_ids"][0].tolist())
         images = [[self.spec.image_token_id] * plan.num_tokens for plan in self._plans(talk)]
         return original_ids(self.folder, self.row.prompt.render(talk), images)
-
-
-def original_ids(folder: Path, prompt: str, images: list[list[int]]) -> list[int]:
-    """Each piece of text between images on its own, as the original does, the start token only once."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    first, *rest = (tokenizer.encode(piece).ids for piece in prompt.split("<image>"))
-    pairs = zip(images, rest, strict=True)
-    return [*first, *(token_id for image, piece in pairs for token_id in [*image, *piece[1:]])]
 
 
 def check(row: Row, root: Path) -> dict[str, bool]:
@@ -367,35 +200,6 @@ def _make_linear(tensors: dict[str, Tensor]) -> None:
     for kind in ("weight", "bias"):
         del tensors[f"model.mm_projector.2.{kind}"]
         tensors[f"model.mm_projector.{kind}"] = tensors.pop(f"model.mm_projector.0.{kind}")
-
-
-def _chat(talk: Talk) -> Chat:
-    parts = [tuple(Text(part) if isinstance(part, str) else ImageInput(_png(part)) for part in turn) for turn in talk]
-    roles = [Role.ASSISTANT if index % 2 else Role.USER for index in range(len(talk))]
-    return Chat(tuple(map(chat.Turn, roles, parts)))
-
-
-def _content(part: str | tuple[int, int]) -> dict[str, object]:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    return {"type": "image", "image": _picture(part)}
-
-
-def _sizes(talk: Talk) -> list[tuple[int, int]]:
-    return [part for turn in talk for part in turn if not isinstance(part, str)]
-
-
-def _picture(size: tuple[int, int]) -> Image.Image:
-    """Patches of colour: enough structure that a wrong cut shows, no noise that hides one."""
-    generator = np.random.default_rng(random.Random(str(size)).getrandbits(32))
-    small = Image.fromarray(generator.integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    return small.resize(size, Image.Resampling.BICUBIC)
-
-
-def _png(size: tuple[int, int]) -> bytes:
-    buffer = io.BytesIO()
-    _picture(size).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 logging.disable_progress_bar()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.matrix import CHECKS, ROWS, Row, check, published, render
+from tests.parity.matrix import CHECKS, check, published, render
+from tests.parity.rows import ROWS, Row
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.family}, {row.layout}")
