@@ -198,6 +198,20 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, valu
         load(folder)
 
 
+def test_delta_weights_are_recognised(tmp_path: Path) -> None:
+    """v0 and v1 were published as differences from Llama: whole checkpoints by their names and shapes."""
+    base = write_checkpoint(tmp_path / "base", seed=1)
+
+    def subtract(tensors: dict[str, Tensor]) -> None:
+        for name, value in load_file(base / "model.safetensors").items():
+            if "language_model" in name:
+                trained = value + 0.01 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+                tensors[name] = trained - value
+
+    with pytest.raises(UnsupportedCheckpoint, match=rf"model\.safetensors: {NORM} is nearly zero.*Apply them to their"):
+        load(changed(tmp_path / "delta", subtract))
+
+
 def test_weights_too_large_for_the_precision_are_refused(tmp_path: Path) -> None:
     folder = changed(tmp_path, _put(NORM, torch.full((64,), 70000.0)))
     load(folder)

@@ -22,6 +22,7 @@ from lavatube.weights.composite import TensorSource, open_checkpoint
 EMBEDDINGS: Final = "language.embed_tokens.weight"
 HEAD: Final = "head.weight"
 NEWLINE: Final = "newline"
+LAST_NORM: Final = "language.norm.weight"
 
 # Spellings that files of both layouts have had, and where each part lives in our model; the first match wins.
 PREFIXES: Final = (
@@ -54,6 +55,8 @@ SUPERFLUOUS: Final = re.compile(
     r".*\.(rotary_emb\.inv_freq|position_ids)"
     r"|vision\.(post_layernorm\..*|head\..*|text_model\..*|text_projection\..*|visual_projection\..*|logit_.*)"
 )
+# The largest weight of a trained model's last norm is above one; of a difference it is a few thousandths.
+_LEAST_NORM: Final = 0.05
 TOWER_BLOCK: Final = re.compile(r"vision\.layers\.(\d+)\.")
 
 
@@ -83,7 +86,10 @@ def load_model(
         for name, place in places.items():
             stored = tensors.tensor(sources[name])
             place.copy_(stored)
-            _check_finite(place, stored, f"{tensors.file(sources[name])}: {sources[name]}")
+            told = f"{tensors.file(sources[name])}: {sources[name]}"
+            _check_finite(place, stored, told)
+            if name == LAST_NORM:
+                _check_whole(stored, told)
             done_bytes += place.nbytes
             on_progress(done_bytes, total_bytes)
     return model
@@ -181,6 +187,15 @@ def _check_finite(place: Tensor, stored: Tensor, name: str) -> None:
         f"{name} has values that are no numbers (NaN or infinite): the checkpoint is damaged.",
         remedy="Fetch it again from its source, or use another.",
     )
+
+
+def _check_whole(last_norm: Tensor, name: str) -> None:
+    """A norm that lets nothing through is that of a difference between two models, as v0 and v1 were published."""
+    if last_norm.float().abs().max() < _LEAST_NORM:
+        raise UnsupportedCheckpoint(
+            f"{name} is nearly zero, so these are delta weights: what training changed of a base.",
+            remedy="Apply them to their base first, as their authors say.",
+        )
 
 
 def _some(names: list[str], limit: int = 8) -> str:
