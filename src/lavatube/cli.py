@@ -229,6 +229,8 @@ def _lock(arguments: argparse.Namespace) -> int:
     model = parse_model(settings.model)
     folder = Path(model.location) if model.kind == "folder" else Path()
     output = arguments.output or folder / FILE_NAME
+    if not output.absolute().parent.is_dir():  # before gigabytes are hashed
+        raise InvalidSetting(f"There is no directory {output.parent}.", remedy="Name another place with --output.")
     with progress_bar() as on_progress:
         manifest = lock_model(settings.model, provision_options(settings), on_progress)
     try:
