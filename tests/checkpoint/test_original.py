@@ -171,6 +171,16 @@ def test_tokenizers(tmp_path: Path, files: list[str], config: dict[str, object],
     assert (spec.tokenizer, spec.is_legacy_tokenizer) == (kind, is_legacy)
 
 
+def test_what_decides_about_pictures_and_tokenizer_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_text("")
+    told = {decision.subject: decision for decision in read(tmp_path, V16 | {"mm_use_im_start_end": True}).decisions}
+    assert "a newline a row" in told["image layout"].choice
+    assert "between <im_start> and <im_end>" in told["image token"].choice
+    assert told["tokenizer"].choice == "tokenizer.model, a space in front of text after a special token"
+    assert "cropped" not in told["pixels"].reason
+    assert all(decision.reason for decision in told.values())
+
+
 def test_legacy_is_turned_off_where_the_config_says_so(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_text("")
     assert not read(tmp_path, V15, tokenizer_config={"legacy": False}).is_legacy_tokenizer

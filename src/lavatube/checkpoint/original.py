@@ -6,7 +6,7 @@ Source: haotian-liu/LLaVA@c121f04 llava/model/builder.py and llava_arch.py; LLaV
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 from lavatube.checkpoint.files import Folder, Section
 from lavatube.checkpoint.original_vision import Eyes, read_eyes
@@ -14,7 +14,7 @@ from lavatube.checkpoint.parts import Parts, adapter_file, read_parts
 from lavatube.checkpoint.prompting import read_dtype, read_stop_token_ids
 from lavatube.checkpoint.towers import describe_language, read_language
 from lavatube.errors import UnsupportedCheckpoint
-from lavatube.spec import Decision, Family, LanguageKind, LanguageSpec, ModelSpec, ProjectorSpec
+from lavatube.spec import Decision, Family, LanguageKind, LanguageSpec, Merge, ModelSpec, ProjectorSpec
 
 _KINDS: Final[dict[str, LanguageKind]] = {
     "LlavaLlamaForCausalLM": "llama",
@@ -37,6 +37,11 @@ _ENDS: Final = {
     "chatml_direct": "<|im_end|>",
     "qwen_1_5": "<|im_end|>",
     "llava_llama_3": "<|eot_id|>",
+}
+_LAYOUTS: Final[dict[Merge, str]] = {
+    "flat": "the whole image, then its tiles one after the other",
+    "spatial": "the whole image, then a map of its tiles",
+    "unpad": "the whole image, then a map of its tiles without padding, a newline a row",
 }
 _LLAMA_2_POSITIONS: Final = 4096
 
@@ -66,7 +71,8 @@ class _Reader:
         special_ids = self._special_ids()
         template = self._template(family, projector, language, special_ids, has_marks=has_marks)
         stop_ids, stop_strings = self._stops(template, language, special_ids)
-        self._decide("image token", "none of the vocabulary", "the layout puts features between pieces of text")
+        self._decide_images(eyes, has_marks=has_marks)
+        tokenizer, is_legacy = self._tokenizer(language)
         return ModelSpec(
             family=family,
             layout="original",
@@ -83,8 +89,8 @@ class _Reader:
             dtype=read_dtype((self.config,), self._decide),
             template=None,
             builtin_template=template,
-            tokenizer="sentencepiece" if self._has_sentencepiece(language) else "json",
-            is_legacy_tokenizer=self._is_legacy(language),
+            tokenizer=tokenizer,
+            is_legacy_tokenizer=is_legacy,
             has_image_marks=has_marks,
             decisions=tuple(self.decisions),
         )
@@ -201,14 +207,35 @@ class _Reader:
         self._decide("stop strings", end, f"{template} ends turns with it")
         return ids, (end,)
 
-    def _has_sentencepiece(self, language: LanguageSpec) -> bool:
-        """The layout's own code takes the slow tokenizer but for Mistral, where files for both are there."""
-        has_both = self.folder.has("tokenizer.model") and self.folder.has("tokenizer.json")
-        return self.folder.has("tokenizer.model") and not (has_both and language.kind == "mistral")
+    def _tokenizer(self, language: LanguageSpec) -> tuple[Literal["json", "sentencepiece"], bool]:
+        """Which file, and whether it is read in the legacy way.
+
+        The layout's own code takes the slow tokenizer but for Mistral, where files for both are there.
+        """
+        has_model, has_json = self.folder.has("tokenizer.model"), self.folder.has("tokenizer.json")
+        if not has_model or (has_json and language.kind == "mistral"):
+            reason = "there is no tokenizer.model" if not has_model else "a Mistral, and both files are there"
+            self._decide("tokenizer", "tokenizer.json", reason)
+            return "json", self._is_legacy(language)
+        is_legacy = self._is_legacy(language)
+        space = "a space" if is_legacy else "no space"
+        source = "a Mistral" if language.kind == "mistral" else "tokenizer_config.json: legacy"
+        self._decide("tokenizer", f"tokenizer.model, {space} in front of text after a special token", source)
+        return "sentencepiece", is_legacy
 
     def _is_legacy(self, language: LanguageSpec) -> bool:
         config: Section = self.folder.json("tokenizer_config.json")
         return language.kind == "mistral" or config.flag("legacy", default=True)
+
+    def _decide_images(self, eyes: Eyes, *, has_marks: bool) -> None:
+        layout = _LAYOUTS[eyes.merge] if eyes.pixels.mode == "anyres" else "one tile"
+        self._decide("image layout", layout, "config.json: mm_patch_merge_type, image_aspect_ratio")
+        marks = ", between <im_start> and <im_end>" if has_marks else ""
+        self._decide(
+            "image token",
+            f"none of the vocabulary{marks}",
+            "the layout puts features between pieces of text; config.json: mm_use_im_start_end",
+        )
 
     def _decide(self, subject: str, choice: str, reason: str) -> None:
         self.decisions.append(Decision(subject, choice, reason))

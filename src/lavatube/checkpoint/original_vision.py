@@ -158,7 +158,7 @@ def _read_pixels(config: Section, preprocessor: Section | None, vision: VisionSp
     decide(
         "pixels",
         f"{pixels.mode} to {size} px, bicubic" + (f", {len(pixels.grids)} grids" if pixels.grids else ""),
-        f"config.json: image_aspect_ratio = {ratio}; {reason}",
+        f"config.json: image_aspect_ratio = {ratio}; {reason if pixels.mode == 'crop' else preprocessor.where}",
     )
     return pixels
 
