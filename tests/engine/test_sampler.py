@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -122,6 +122,8 @@ def reference_top_p(probabilities: torch.Tensor, top_p: float) -> set[int]:
 @settings(max_examples=30, deadline=None)
 def test_top_p_keeps_what_the_reference_keeps(weights: list[int], top_p: float) -> None:
     probabilities = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    tails = probabilities.sort().values.cumsum(dim=-1)
+    assume((tails - (1 - top_p)).abs().min() > 1e-6)  # on the border itself, the last bit of either sum decides
     shares = draws(probabilities.tolist(), Sampling(1, temperature=1.0, top_p=top_p), 600)
     seen = {token_id for token_id, share in enumerate(shares) if share}
     kept = reference_top_p(probabilities, top_p)
