@@ -27,6 +27,7 @@
     │     └─ ImageFetchFailed      422  image_fetch_failed      (retryable)
     ├─ ServiceError            ours: try again, or ask the operator
     │  ├─ Overloaded             429  overloaded                (retryable)
+    │  │  └─ RateLimited           429  rate_limited              (retryable)
     │  ├─ NotReady               503  not_ready                 (retryable)
     │  ├─ Draining               503  draining                  (retryable)
     │  ├─ DeadlineExceeded       504  deadline_exceeded
@@ -203,6 +204,12 @@ class Overloaded(ServiceError):
     code = "overloaded"
     status = 429
     is_retryable = True
+
+
+class RateLimited(Overloaded):
+    """One key's own limit; the server may have room for others."""
+
+    code = "rate_limited"
 
 
 class NotReady(ServiceError):
