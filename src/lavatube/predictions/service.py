@@ -108,6 +108,11 @@ class PredictionService:
         return self._line.is_busy
 
     @property
+    def num_waiting(self) -> int:
+        """Predictions for which there is no room to run yet."""
+        return self._line.num_waiting
+
+    @property
     def num_active(self) -> int:
         """Predictions that have not ended."""
         return len(self._tasks)

@@ -18,17 +18,21 @@ from lavatube.serve.cog import CogRoutes
 from lavatube.serve.estimate import EstimateRoute
 from lavatube.serve.health import health_routes
 from lavatube.serve.limits import HeaderLimit, HostCheck
+from lavatube.serve.metrics import Metrics
 from lavatube.serve.openai import OpenAIRoutes
 from lavatube.serve.serving import Serving
 from lavatube.settings import Settings
 
 
-def build_app(serving: Serving, settings: Settings, keyring: Keyring | None = None) -> Starlette:
+def build_app(
+    serving: Serving, settings: Settings, keyring: Keyring | None = None, metrics: Metrics | None = None
+) -> Starlette:
     """The application for these settings; it answers before there is a model, and says so.
 
-    `keyring`: by default the key of the settings and no other.
+    `keyring`: by default the key of the settings and no other. `metrics`: by default of nothing but HTTP.
     """
     keyring = keyring or Keyring(settings.api_key)
+    metrics = metrics or Metrics(serving)
     bodies = BodyReader(max_bytes=settings.max_body_mib * MIB)
     cog = CogRoutes(serving, bodies, max_new_tokens=settings.max_new_tokens)
     openai = OpenAIRoutes(
@@ -41,9 +45,9 @@ def build_app(serving: Serving, settings: Settings, keyring: Keyring | None = No
     estimate = EstimateRoute(serving, bodies, names=(settings.served_name, settings.model))
     hosts = [host.strip() for host in settings.allowed_hosts.split(",") if host.strip()]
     app = Starlette(
-        routes=[*health_routes(serving.health), *cog.routes(), *openai.routes(), *estimate.routes()],
+        routes=[*health_routes(serving.health), *cog.routes(), *openai.routes(), *estimate.routes(), metrics.route()],
         middleware=[
-            Middleware(Boundary),
+            Middleware(Boundary, on_answer=metrics.answered),
             Middleware(HeaderLimit),
             Middleware(HostCheck, keyring=keyring, hosts=hosts),
             Middleware(KeyCheck, keyring=keyring),
