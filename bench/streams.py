@@ -49,7 +49,7 @@ class Peer:
 
     @property
     def front_cpu_s(self) -> float:
-        """Of the processes that hold the listening socket: the one that speaks HTTP, and with LitServe an idle parent."""
+        """Of the processes that hold the listening socket: the one that speaks HTTP, and LitServe's idle parent."""
         return sum(_cpu_s(pid) for pid in _listeners(self.process.pid, self.port))
 
     @property
