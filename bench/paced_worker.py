@@ -32,6 +32,7 @@ from lavatube.engine.wire import (
 
 LETTERS = range(40, 90)  # ids of the byte-level tokenizer that are printable
 BEAT_S = 0.5
+STEP_S = 0.005  # what is due is written in steps, all of a step at once, as an engine does
 
 
 class PacedWorker:
@@ -57,9 +58,9 @@ class PacedWorker:
                 events.append(Heartbeat(len(self._times) + int(now_s * 10), len(self._wanted), 0, 1000))
             if events:
                 self._socket.sendall(b"".join(map(frame, events)))
-            wait_s = min(next_beat_s, self._due[0][0] if self._due else next_beat_s) - time.monotonic()
-            if select.select([self._socket], [], [], max(wait_s, 0))[0] and not self._listen():
+            if select.select([self._socket], [], [], 0 if self._due else BEAT_S)[0] and not self._listen():
                 return
+            time.sleep(max(now_s + STEP_S - time.monotonic(), 0))
 
     def _listen(self) -> bool:
         data = self._socket.recv(1 << 20)

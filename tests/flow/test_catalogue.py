@@ -188,4 +188,5 @@ def _weight(server: Server) -> tuple[set[int], int, int]:
     """The front with its engine (a decoder may be replaced), resident KiB of all, descriptors of the front."""
     pids = children(server.process.pid) | {server.process.pid}
     resident = sum(int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) for pid in pids)
-    return {server.process.pid, server.worker_pid()}, resident, len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+    descriptors = list(Path(f"/proc/{server.process.pid}/fd").iterdir())
+    return {server.process.pid, server.worker_pid()}, resident, len(descriptors)
