@@ -17,6 +17,8 @@ from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
 from lavatube.engine.wire import Ready
 from lavatube.errors import InternalError, InvalidSetting, LavatubeError
+from lavatube.predictions.database import open_database
+from lavatube.predictions.keys import KeyStore
 from lavatube.predictions.owners import OwnerLimits
 from lavatube.predictions.service import PredictionService, ServiceLimits
 from lavatube.prompt.fetch import UrlGate
@@ -65,7 +67,10 @@ async def _run(settings: Settings, keyring: Keyring) -> int:
 def _keyring(settings: Settings) -> Keyring:
     """The operator's key and those of the database."""
     defaults = OwnerLimits(settings.key_streams, settings.key_requests_per_minute, settings.key_tokens_per_minute)
-    return Keyring(settings.api_key, None, defaults)
+    url = settings.database_url
+    keyring = Keyring(settings.api_key, KeyStore(open_database(url)).all if url else None, defaults)
+    keyring.refresh()
+    return keyring
 
 
 class Front:

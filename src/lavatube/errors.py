@@ -44,6 +44,7 @@
        ├─ DigestMismatch              digest_mismatch
        ├─ UntrustedSource             untrusted_source
        ├─ CacheUnusable               cache_unusable
+       ├─ DatabaseUnusable            database_unusable
        └─ InsufficientMemory          insufficient_memory
 
 Knows no protocol: each file of `serve/` puts these into the shape that its API documents. Messages are safe to send to
@@ -364,6 +365,12 @@ class CacheUnusable(OperatorError):
     """The cache can't be written or read: no permission, no space."""
 
     code = "cache_unusable"
+
+
+class DatabaseUnusable(OperatorError):
+    """The database can't be opened, is broken, or is that of a newer version."""
+
+    code = "database_unusable"
 
 
 class InsufficientMemory(OperatorError):
