@@ -4,6 +4,7 @@
     ├─ RequestError            the client's fault: change the request
     │  ├─ InvalidJson            400  invalid_json
     │  ├─ InvalidRequest         400  invalid_request
+    │  ├─ PreviousResponseNotFound  400  previous_response_not_found
     │  ├─ Unauthorized           401  unauthorized
     │  ├─ Forbidden              403  forbidden
     │  ├─ NotFound               404  not_found
@@ -93,6 +94,10 @@ class InvalidJson(RequestError):
 
 class InvalidRequest(RequestError):
     code = "invalid_request"
+
+
+class PreviousResponseNotFound(RequestError):
+    code = "previous_response_not_found"
 
 
 class Unauthorized(RequestError):

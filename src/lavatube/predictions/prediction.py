@@ -7,6 +7,7 @@ import base64
 import secrets
 import time
 from datetime import UTC, datetime
+from typing import Any, Literal
 
 from lavatube.errors import LavatubeError
 from lavatube.predictions.events import (
@@ -22,6 +23,8 @@ from lavatube.predictions.events import (
 )
 from lavatube.predictions.log import EventLog
 
+Origin = Literal["cog", "replicate", "openai"]
+
 
 def new_id() -> str:
     """26 lower-case letters and digits, unguessable: who has the id may read the prediction."""
@@ -31,15 +34,32 @@ def new_id() -> str:
 class Prediction:
     """Written by the service's one task for it, read by any number of views.
 
-    `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads.
+    `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads;
+    `is_durable` ones outlive the server; those that are not `is_kept` are forgotten when they end. `owner` made it,
+    through the protocol `origin`, whose view needs `details`: JSON values, small ones.
     """
 
     def __init__(
-        self, prediction_id: str, *, fingerprint: bytes = b"", is_detached: bool = False, num_choices: int = 1
+        self,
+        prediction_id: str,
+        *,
+        fingerprint: bytes = b"",
+        is_detached: bool = False,
+        is_durable: bool = False,
+        is_kept: bool = True,
+        owner: str = "",
+        origin: Origin = "cog",
+        details: dict[str, Any] | None = None,
+        num_choices: int = 1,
     ) -> None:
         self.id = prediction_id
         self.fingerprint = fingerprint
         self.is_detached = is_detached
+        self.is_durable = is_durable
+        self.is_kept = is_kept
+        self.owner = owner
+        self.origin = origin
+        self.details = details or {}
         self.log = EventLog()
         self.status = Status.STARTING
         self.usage = Usage()

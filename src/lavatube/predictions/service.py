@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from lavatube.engine.wire import Done, Failed, RequestEvent, Submit, Tokens
 from lavatube.errors import (
@@ -30,7 +30,7 @@ from lavatube.errors import (
 from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason
 from lavatube.predictions.line import Line, Ticket
-from lavatube.predictions.prediction import Prediction, new_id
+from lavatube.predictions.prediction import Origin, Prediction, new_id
 from lavatube.predictions.retention import Retention, RetentionLimits
 from lavatube.prompt.chat import Chat, Generation
 from lavatube.prompt.prepare import Estimate, Prepared
@@ -120,10 +120,15 @@ class PredictionService:
         prediction_id: str | None = None,
         fingerprint: bytes = b"",
         is_detached: bool = False,
+        is_durable: bool = False,
+        is_kept: bool = True,
+        owner: str = "",
+        origin: Origin = "cog",
+        details: dict[str, Any] | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
-        `is_detached`: it goes on when nobody reads it.
+        The flags are explained at Prediction.
         Raises: Conflict if the id means another request; Overloaded; Draining.
         """
         known = None if prediction_id is None else self.find(prediction_id)
@@ -143,6 +148,11 @@ class PredictionService:
             prediction_id or new_id(),
             fingerprint=fingerprint,
             is_detached=is_detached,
+            is_durable=is_durable,
+            is_kept=is_kept,
+            owner=owner,
+            origin=origin,
+            details=details,
             num_choices=generation.num_choices,
         )
         self._retention.add(prediction)
@@ -162,6 +172,15 @@ class PredictionService:
         prediction.cancel()
         self._tasks[prediction].cancel()
         return True
+
+    async def delete(self, prediction: Prediction) -> None:
+        """End it, if it runs, and forget it."""
+        prediction.is_kept = False
+        self.cancel(prediction)
+        if (task := self._tasks.get(prediction)) is not None:
+            await asyncio.wait({task})
+        elif self.find(prediction.id) is prediction:
+            self._retention.forget(prediction)
 
     @contextmanager
     def attached(self, prediction: Prediction) -> Iterator[None]:
@@ -268,6 +287,8 @@ class PredictionService:
         started = prediction.started
         self._leave(prediction, ticket, None if started is None else time.monotonic() - started)
         self._retention.finish(prediction)
+        if not prediction.is_kept and self.find(prediction.id) is prediction:
+            self._retention.forget(prediction)
         logger.info(
             "prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status
         )

@@ -18,6 +18,7 @@ from lavatube.serve.estimate import EstimateRoute
 from lavatube.serve.health import health_routes
 from lavatube.serve.limits import BearerKey, HeaderLimit
 from lavatube.serve.openai import OpenAIRoutes
+from lavatube.serve.responses import ResponsesRoutes
 from lavatube.serve.serving import Serving
 from lavatube.settings import Settings
 
@@ -33,10 +34,19 @@ def build_app(serving: Serving, settings: Settings) -> Starlette:
         created=int(time.time()),
         max_new_tokens=settings.max_new_tokens,
     )
+    responses = ResponsesRoutes(
+        serving, bodies, names=(settings.served_name, settings.model), max_new_tokens=settings.max_new_tokens
+    )
     estimate = EstimateRoute(serving, bodies, names=(settings.served_name, settings.model))
     key = [Middleware(BearerKey, key=settings.api_key)] if settings.api_key else []
     app = Starlette(
-        routes=[*health_routes(serving.health), *cog.routes(), *openai.routes(), *estimate.routes()],
+        routes=[
+            *health_routes(serving.health),
+            *cog.routes(),
+            *openai.routes(),
+            *responses.routes(),
+            *estimate.routes(),
+        ],
         middleware=[Middleware(Boundary), Middleware(HeaderLimit), *key],
         exception_handlers={HTTPException: _as_ours},
     )

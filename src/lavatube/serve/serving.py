@@ -49,6 +49,11 @@ class Serving:
         assert self.service is not None, "a prediction comes from a service"
         return self.service.attached(prediction)
 
+    async def delete(self, prediction: Prediction) -> None:
+        """See PredictionService.delete."""
+        assert self.service is not None, "a prediction comes from a service"
+        await self.service.delete(prediction)
+
     def cancel(self, prediction_id: str) -> None:
         """Raises NotFound, also for one that has ended."""
         prediction = self.find(prediction_id)
