@@ -58,7 +58,9 @@ class Settings:
     hf_token: str = _option("", "token for that hub, and sent to no other", platform=("HF_TOKEN",), secret=True)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
     dtype: str = _option("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
-    threads: int = _option(0, "CPU threads of the engine; 0: one a core")
+    threads: int = _option(
+        0, "CPU threads of the engine; 0: one a core, or one alone for a model of under 50 million parameters"
+    )
     max_sequences: int = _option(16, "requests that are decoded together", least=1)
     max_step_tokens: int = _option(1024, "tokens of one engine step; long prompts are cut into such pieces", least=1)
     kv_cache_mib: int = _option(
@@ -82,8 +84,16 @@ class Settings:
     )
     image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture", least=0.1)
     decode_workers: int = _option(2, "processes that decode pictures", least=1)
-    api_key: str = _option("", "key that clients must send as a bearer token; without it none is asked", secret=True)
+    api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
+    insecure: bool = _option(False, "listen beyond this machine without asking for a key")
+    allowed_hosts: str = _option(
+        "", "names with dots by which a server without keys may be addressed, with commas between them; *: any"
+    )
+    key_streams: int = _option(0, "predictions that one API key may have at once; 0: as many as there is room for")
+    key_requests_per_minute: int = _option(0, "requests that one API key may make in a minute; 0: no limit")
+    key_tokens_per_minute: int = _option(0, "tokens that one API key may use in a minute; 0: no limit")
     shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
+    exit_on_failure: bool = _option(False, "end with exit code 1 where set-up or engine have failed for good")
     log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property
@@ -154,7 +164,7 @@ class Option:
         if self.choices and value not in self.choices:
             raise InvalidSetting(f"{where}: {value!r} is none of {', '.join(self.choices)}.")
         if isinstance(value, str) and self.pattern and not re.fullmatch(self.pattern, value):
-            raise InvalidSetting(f"{where}: {value!r} does not fit. It is the {self.doc}.")
+            raise InvalidSetting(f"{where}: {value!r} does not fit: {self.doc}.")
         if isinstance(value, int | float) and not self.least <= value <= self.most:
             raise InvalidSetting(f"{where}: {value!r} is not between {self.least:,g} and {self.most:,g}.")
 

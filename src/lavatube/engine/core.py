@@ -92,12 +92,15 @@ class EngineCore:
             self._requests[submit.request_id] = [sequence, *sequence.siblings]
             self._scheduler.add(sequence)
 
-    def abort(self, request_id: str, choice: int | None = None) -> None:
-        """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter."""
+    def abort(self, request_id: str, choice: int | None = None, sent_s: float = 0.0) -> None:
+        """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter.
+
+        `sent_s` is when that was decided, by this engine's clock; 0: now.
+        """
         for sequence in list(self._requests.get(request_id, [])):
             has_begun = sequence.num_completion_tokens > 0
             if choice is None or (sequence.choice == choice and has_begun):
-                self._finish(sequence, "abort")
+                self._finish(sequence, "abort", sequence.num_tokens_since(sent_s) if sent_s else 0)
 
     def step(self) -> list[RequestEvent]:
         """Compute the next tokens of whoever is scheduled.
@@ -153,8 +156,9 @@ class EngineCore:
 
     def _extend(self, sequence: Sequence, choice: Choice) -> None:
         """Add a sampled token. A stop token ends the choice and is not part of the answer."""
+        sequence.recent_tokens_s.append(self._clock())
         if sequence.first_token_s is None:
-            sequence.first_token_s = self._clock()
+            sequence.first_token_s = sequence.recent_tokens_s[-1]
         if choice.token_id in sequence.sampling.stop_token_ids:
             self._finish(sequence, "stop")
             return
@@ -182,7 +186,7 @@ class EngineCore:
             for one in (sequence, *sequence.siblings):
                 one.matcher = matcher.copy()
 
-    def _finish(self, sequence: Sequence, reason: str) -> None:
+    def _finish(self, sequence: Sequence, reason: str, late_tokens: int = 0) -> None:
         num_left = self._forget(sequence)
         queued_s, prefill_s, decode_s = sequence.durations(self._clock())
         self._outbox.append(
@@ -197,6 +201,7 @@ class EngineCore:
                 decode_s=decode_s,
                 choice=sequence.choice,
                 num_left=num_left,
+                late_tokens=late_tokens,
             )
         )
 

@@ -78,10 +78,14 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """Stop a request, or one of its choices, and free what it holds; its stream ends with Done("abort")."""
+    """Stop a request, or one of its choices, and free what it holds; its stream ends with Done("abort").
+
+    `sent_s` is when, by the clock that both processes share (time.monotonic); 0: not told.
+    """
 
     request_id: str
     choice: int | None = None
+    sent_s: float = 0.0
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
@@ -165,7 +169,10 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort"."""
+    """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort".
+
+    `late_tokens` were computed after the abort was sent: at most one, that of the step that was under way.
+    """
 
     request_id: str
     reason: str
@@ -177,6 +184,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     decode_s: float
     choice: int = 0
     num_left: int = 0
+    late_tokens: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -7,7 +7,7 @@ import base64
 import secrets
 import time
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from lavatube.errors import LavatubeError
 from lavatube.predictions.events import (
@@ -22,9 +22,6 @@ from lavatube.predictions.events import (
     Usage,
 )
 from lavatube.predictions.log import EventLog
-
-Origin = Literal["cog", "replicate", "openai"]
-
 
 def new_id() -> str:
     """26 lower-case letters and digits, unguessable: who has the id may read the prediction."""
@@ -48,7 +45,7 @@ class Prediction:
         is_durable: bool = False,
         is_kept: bool = True,
         owner: str = "",
-        origin: Origin = "cog",
+        origin: str = "",
         details: dict[str, Any] | None = None,
         num_choices: int = 1,
     ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +20,7 @@ from lavatube.errors import InvalidRequest, NotFound
 from lavatube.predictions.events import Completed, Started
 from lavatube.predictions.prediction import Prediction
 from lavatube.prompt.chat import Chat
+from lavatube.serve.auth import caller_of
 from lavatube.serve.body import BodyReader
 from lavatube.serve.connection import while_connected
 from lavatube.serve.dialects import json_response
@@ -59,7 +60,7 @@ class ResponsesRoutes:
         asked = await self._bodies.read(request, parse_response_request)
         check_model(asked.request.model, self._names)
         is_stream = bool(asked.request.stream)
-        prediction = self._predict(asked, _owner(request))
+        prediction = self._predict(asked, caller_of(request).id)
         view = ResponseView(prediction, self._names[0])
         del asked  # the pictures are the preparer's now; a long answer must not keep them
         if is_stream:
@@ -104,7 +105,7 @@ class ResponsesRoutes:
         """All that the answer was an answer to, page by page, the latest first."""
         query = parse_query(ListQuery, request)
         view = self._find(request)
-        items = self._chain(_owner(request)).items(view.prediction, shows_pictures=query.shows_pictures)
+        items = self._chain(caller_of(request).id).items(view.prediction, shows_pictures=query.shows_pictures)
         return json_response(query.page(items))
 
     def _predict(self, asked: Asked, owner: str) -> Prediction:
@@ -150,7 +151,7 @@ class ResponsesRoutes:
     def _find(self, request: Request) -> ResponseView:
         """Raises NotFound, for another's too."""
         prediction = self._serving.find(request.path_params["id"].removeprefix(PREFIX))
-        if "response" not in prediction.details or prediction.owner != _owner(request):
+        if "response" not in prediction.details or prediction.owner != caller_of(request).id:
             raise NotFound("There is no such response.", param="id", remedy="Finished ones are kept for a while only.")
         return ResponseView(prediction, self._names[0])
 
@@ -158,9 +159,3 @@ class ResponsesRoutes:
         service = self._serving.service
         assert service is not None, "a response comes from a service"
         return Chain(service.find, self._pictures, owner)
-
-
-def _owner(request: Request) -> str:
-    """Who may see what this request makes: the API key, by its id; all, where there are none."""
-    caller: Any = getattr(request.state, "caller", None)
-    return "" if caller is None else str(caller.id)
