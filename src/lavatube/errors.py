@@ -18,6 +18,8 @@
     │  ├─ HeadersTooLarge        431  headers_too_large
     │  ├─ InvalidInput           422  invalid_input
     │  ├─ PromptTooLong          422  prompt_too_long
+    │  ├─ InvalidWebhookUrl      422  invalid_webhook_url
+    │  ├─ ForbiddenWebhookUrl    422  webhook_url_forbidden
     │  └─ ImageRejected          422  invalid_image
     │     ├─ TooManyImages         422  too_many_images
     │     ├─ BadImageDimensions    422  image_bad_dimensions
@@ -194,6 +196,16 @@ class PromptTooLong(RequestError):
     """The prompt with its pictures does not fit the model's context."""
 
     code = "prompt_too_long"
+    status = 422
+
+
+class InvalidWebhookUrl(RequestError):
+    code = "invalid_webhook_url"
+    status = 422
+
+
+class ForbiddenWebhookUrl(RequestError):
+    code = "webhook_url_forbidden"
     status = 422
 
 
