@@ -23,6 +23,7 @@ from lavatube.predictions.events import (
 )
 from lavatube.predictions.log import EventLog
 
+
 def new_id() -> str:
     """26 lower-case letters and digits, unguessable: who has the id may read the prediction."""
     return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
