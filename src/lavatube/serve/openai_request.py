@@ -52,7 +52,15 @@ NOT_SERVED: Final[NotServed] = {
     "verbosity": (("medium",), "this model has no such setting"),
     "web_search_options": ((), "there is no web search"),
 }
-MESSAGE_NOT_SERVED: Final = ("tool_calls", "tool_call_id", "function_call", "audio", "refusal")
+MESSAGE_NOT_SERVED: Final = (
+    "annotations",
+    "audio",
+    "function_call",
+    "parsed",
+    "refusal",
+    "tool_call_id",
+    "tool_calls",
+)
 
 
 class TextPart(StrictModel):
