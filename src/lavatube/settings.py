@@ -84,8 +84,16 @@ class Settings:
     )
     image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture", least=0.1)
     decode_workers: int = _option(2, "processes that decode pictures", least=1)
-    api_key: str = _option("", "key that clients must send as a bearer token; without it none is asked", secret=True)
+    api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
+    insecure: bool = _option(False, "listen beyond this machine without asking for a key")
+    allowed_hosts: str = _option(
+        "", "names with dots by which a server without keys may be addressed, with commas between them; *: any"
+    )
+    key_streams: int = _option(0, "predictions that one API key may have at once; 0: as many as there is room for")
+    key_requests_per_minute: int = _option(0, "requests that one API key may make in a minute; 0: no limit")
+    key_tokens_per_minute: int = _option(0, "tokens that one API key may use in a minute; 0: no limit")
     shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
+    exit_on_failure: bool = _option(False, "end with exit code 1 where set-up or engine have failed for good")
     log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property

@@ -18,6 +18,7 @@ import httpx
 
 from lavatube.predictions.service import PredictionService, ServiceLimits
 from lavatube.serve.app import build_app
+from lavatube.serve.auth import Keyring
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import Server, build_server
@@ -37,6 +38,7 @@ class LiveServer:
         limits: ServiceLimits | None = None,
         is_ready: bool = True,
         send_buffer_bytes: int = 0,
+        keyring: Keyring | None = None,
         **settings: object,
     ) -> None:
         self.preparer = EchoPreparer(folder)
@@ -47,6 +49,7 @@ class LiveServer:
         self._limits = limits or ServiceLimits(max_running=8, max_waiting=56)
         self._is_ready = is_ready
         self._settings = Settings(model=MODEL, **settings)
+        self._keyring = keyring or Keyring(self._settings.api_key)
         self._socket = socket.create_server(("127.0.0.1", 0))
         if send_buffer_bytes:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
@@ -60,14 +63,14 @@ class LiveServer:
             self.make_ready()
         else:
             self.view = replace(self.view, phase=Phase.PROVISIONING, ready_at=None)
-        app = build_app(self.serving, self._settings)
+        app = build_app(self.serving, self._settings, self._keyring)
         self._server = build_server(app, host="127.0.0.1", port=0, on_signal=self._count_shutdown)
         await self._server.serve(sockets=[self._socket])
         if self.serving.service is not None:
             await self.serving.service.drain(0)
 
     def make_ready(self) -> None:
-        self.serving.service = PredictionService(self.preparer, self.engine, self._limits)
+        self.serving.service = PredictionService(self.preparer, self.engine, self._limits, self._keyring.limits_of)
         self.view = replace(self.view, phase=Phase.READY)
 
     def _count_shutdown(self) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,9 @@ from lavatube.errors import (
 )
 from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason
+from lavatube.predictions.gate import Gate
 from lavatube.predictions.line import Line, Ticket
+from lavatube.predictions.owners import NO_LIMITS, OwnerLimits
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.retention import Retention, RetentionLimits
 from lavatube.prompt.chat import Chat, Generation
@@ -39,6 +42,7 @@ from lavatube.prompt.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 DRAIN_RETRY_AFTER_S: Final = 10
+AHEAD: Final = 4
 
 
 class Prepares(Protocol):
@@ -75,11 +79,21 @@ class ServiceLimits:
 class PredictionService:
     """Creates, finds and ends predictions. Everything here belongs to the event loop that it is used from."""
 
-    def __init__(self, preparer: Prepares, engine: Engine, limits: ServiceLimits) -> None:
+    def __init__(
+        self,
+        preparer: Prepares,
+        engine: Engine,
+        limits: ServiceLimits,
+        limits_of: Callable[[str], OwnerLimits] = lambda _: NO_LIMITS,
+    ) -> None:
+        """`limits_of` says what an owner may use."""
         self._preparer = preparer
         self._engine = engine
         self._limits = limits
-        self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes)
+        self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes, limits_of)
+        # A few wait in the engine itself, so that a row that gets free is taken in the very next step.
+        self._engine_gate = Gate(limits.max_running + math.ceil(limits.max_running / AHEAD))
+        self._prepare_gate, self._fetch_gate = Gate(limits.prepare_threads), Gate(limits.prepare_threads)
         self._retention = Retention(limits.retention)
         self._threads = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="prepare")
         self._fetchers = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="fetch")
@@ -92,6 +106,11 @@ class PredictionService:
     def is_busy(self) -> bool:
         """One more prediction would have to wait."""
         return self._line.is_busy
+
+    @property
+    def num_waiting(self) -> int:
+        """Predictions for which there is no room to run yet."""
+        return self._line.num_waiting
 
     @property
     def num_active(self) -> int:
@@ -136,7 +155,7 @@ class PredictionService:
         if self._is_draining:
             raise _draining("The server is shutting down and takes no new predictions.")
         size_bytes = sum(len(image.source) for image in chat.images)
-        ticket = self._line.enter(size_bytes)
+        ticket = self._line.enter(size_bytes, cost=generation.num_choices)
         if known is not None:
             self._retention.forget(known)
         prediction = Prediction(
@@ -194,11 +213,15 @@ class PredictionService:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 try:
-                    prepared = await asyncio.wrap_future(self._prepare(prediction, chat, generation))
+                    has_urls = _has_urls(chat)
+                    await ticket.pass_through(self._fetch_gate if has_urls else self._prepare_gate)
+                    threads = self._fetchers if has_urls else self._threads
+                    prepared = await asyncio.wrap_future(self._prepare(prediction, chat, generation, threads))
                 finally:
                     del chat
                 self._preparing.pop(prediction)
                 self._line.release_bytes(ticket)
+                await ticket.pass_through(self._engine_gate)
                 prediction.start(prepared.prompt_tokens, prepared.image_tokens)
                 await self._generate(prediction, prepared)
         except TimeoutError:
@@ -211,10 +234,9 @@ class PredictionService:
             logger.exception("prediction %s: a defect of the server", prediction.id)
             _fail(prediction, InternalError("The server failed to answer; its log says why."))
 
-    def _prepare(self, prediction: Prediction, chat: Chat, generation: Generation) -> Future[Prepared]:
-        """In a thread; requests that wait for some picture's host have threads of their own."""
-        has_urls = any(isinstance(image.source, str) and image.source[:4].lower() == "http" for image in chat.images)
-        threads = self._fetchers if has_urls else self._threads
+    def _prepare(
+        self, prediction: Prediction, chat: Chat, generation: Generation, threads: ThreadPoolExecutor
+    ) -> Future[Prepared]:
         future = threads.submit(self._preparer.prepare, chat, generation)
         self._preparing[prediction] = future
         return future
@@ -229,17 +251,21 @@ class PredictionService:
             prediction.succeed(usage)
             return
         submit = Submit(prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling)
-        async with aclosing(self._engine.submit(submit)) as events:
-            async for event in events:
-                if isinstance(event, Failed):
-                    raise from_code(event.code, event.message, param=event.param or None)
-                if isinstance(event, Done):
-                    usage = replace(usage, cached_tokens=event.cached_tokens)
-                self._hear(prediction, answers[event.choice], event)
-                if all(answer.is_over for answer in answers):
-                    completion_tokens = sum(answer.num_tokens for answer in answers)
-                    prediction.succeed(replace(usage, completion_tokens=completion_tokens))
-                    return
+        try:
+            async with aclosing(self._engine.submit(submit)) as events:
+                async for event in events:
+                    if isinstance(event, Failed):
+                        raise from_code(event.code, event.message, param=event.param or None)
+                    if isinstance(event, Done):
+                        usage = replace(usage, cached_tokens=event.cached_tokens)
+                    self._hear(prediction, answers[event.choice], event)
+                    if all(answer.is_over for answer in answers):
+                        completion_tokens = sum(answer.num_tokens for answer in answers)
+                        prediction.succeed(replace(usage, completion_tokens=completion_tokens))
+                        return
+        finally:  # also of one that fails or is cancelled: its tokens were computed
+            completion_tokens = sum(answer.num_tokens for answer in answers)
+            prediction.usage = replace(usage, completion_tokens=completion_tokens)
         raise EngineCrashed("The engine ended the stream without a result.", remedy="Try again.")
 
     def _hear(self, prediction: Prediction, answer: Answer, event: Tokens | Done) -> None:
@@ -274,17 +300,23 @@ class PredictionService:
 
     def _leave(self, prediction: Prediction, ticket: Ticket, duration_s: float | None) -> None:
         """Give its place away, but not before its thread is free: what can't be cancelled still occupies it."""
+        num_tokens = prediction.usage.prompt_tokens + prediction.usage.completion_tokens
         future = self._preparing.pop(prediction, None)
         if future is None or future.cancel() or future.done():
-            self._line.leave(ticket, duration_s)
+            self._line.leave(ticket, duration_s, num_tokens)
             return
         loop = asyncio.get_running_loop()
 
         def on_thread_end(_: Future[Prepared]) -> None:
             with suppress(RuntimeError):  # the loop is closed: the server has ended before the thread
-                loop.call_soon_threadsafe(self._line.leave, ticket, duration_s)
+                loop.call_soon_threadsafe(self._line.leave, ticket, duration_s, num_tokens)
 
         future.add_done_callback(on_thread_end)
+
+
+def _has_urls(chat: Chat) -> bool:
+    """Requests that wait for some picture's host have threads of their own."""
+    return any(isinstance(image.source, str) and image.source[:4].lower() == "http" for image in chat.images)
 
 
 def _fail(prediction: Prediction, error: LavatubeError) -> None:

@@ -19,6 +19,7 @@ from lavatube import __version__
 from lavatube.errors import Forbidden, InvalidRequest
 from lavatube.predictions.events import Completed
 from lavatube.predictions.prediction import Prediction
+from lavatube.serve.auth import caller_of, check_operator
 from lavatube.serve.body import BodyReader
 from lavatube.serve.cog_inputs import PredictionRequest, fingerprint
 from lavatube.serve.cog_views import COG_VERSION, event_frame, health_body, refusal, snapshot
@@ -34,13 +35,12 @@ PROXY_HEADERS: Final = ("forwarded", "via", "x-real-ip")
 
 
 class CogRoutes:
-    """The handlers; `has_key` says that whoever gets here has shown the API key."""
+    """The handlers."""
 
-    def __init__(self, serving: Serving, bodies: BodyReader, *, max_new_tokens: int, has_key: bool) -> None:
+    def __init__(self, serving: Serving, bodies: BodyReader, *, max_new_tokens: int) -> None:
         self._serving = serving
         self._bodies = bodies
         self._max_new_tokens = max_new_tokens
-        self._has_key = has_key
         self._document = openapi_document(max_new_tokens)
 
     def routes(self) -> list[Route]:
@@ -99,8 +99,9 @@ class CogRoutes:
         return json_response({})
 
     async def shutdown(self, request: Request) -> Response:
-        """For an operator on this machine, or with the key; never for a web page, whose browser sends Origin."""
-        if "origin" in request.headers or not (self._has_key or _is_local(request)):
+        """For an operator's key, or without any on this machine; never for a web page, whose browser sends Origin."""
+        check_operator(request)
+        if "origin" in request.headers or not (caller_of(request).is_operator or _is_local(request)):
             raise Forbidden("Only this machine itself may stop the server.", remedy="Set an API key to allow others.")
         self._serving.shutdown()
         return json_response({})
