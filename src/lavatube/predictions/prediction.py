@@ -7,6 +7,7 @@ import base64
 import secrets
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from lavatube.errors import LavatubeError
 from lavatube.predictions.events import (
@@ -21,6 +22,7 @@ from lavatube.predictions.events import (
     Usage,
 )
 from lavatube.predictions.log import EventLog
+from lavatube.predictions.webhook import Webhook
 
 
 def new_id() -> str:
@@ -41,6 +43,9 @@ class Prediction:
         self.fingerprint = fingerprint
         self.is_detached = is_detached
         self.origin = ""
+        self.owner = ""
+        self.details: dict[str, Any] = {}
+        self.webhook: Webhook | None = None
         self.log = EventLog()
         self.status = Status.STARTING
         self.usage = Usage()
