@@ -262,7 +262,7 @@ def _check_exposure(keyring: Keyring, settings: Settings) -> None:
         return
     raise InvalidSetting(
         f"Others could use the server at {settings.host} without any key.",
-        remedy="Set LAVATUBE_API_KEY, or make keys with `lavatube keys add`; --insecure is for a network that you trust.",
+        remedy="Set LAVATUBE_API_KEY or use `lavatube keys add`; where you trust the network, --insecure allows it.",
     )
 
 

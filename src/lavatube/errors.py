@@ -200,11 +200,15 @@ class PromptTooLong(RequestError):
 
 
 class InvalidWebhookUrl(RequestError):
+    """The webhook is not a URL that could be called."""
+
     code = "invalid_webhook_url"
     status = 422
 
 
 class ForbiddenWebhookUrl(RequestError):
+    """The webhook leads to where this server sends none: plain http, a private address, a host that is not listed."""
+
     code = "webhook_url_forbidden"
     status = 422
 

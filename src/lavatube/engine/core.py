@@ -84,13 +84,19 @@ class EngineCore:
         """Take a request; one with bad data fails, alone, with the next step's events."""
         assert submit.request_id not in self._requests, f"request {submit.request_id} is already here"
         try:
-            sequence = admit(submit, self._spec, self.max_context_tokens, self._clock())
-            self._constrain(sequence)
+            sequences = admit(submit, self._spec, self.max_context_tokens, self._clock())
+            over = [sequence for sequence in sequences if self._constrain(sequence)]
         except RequestError as error:
             self._outbox.append(_failed(submit.request_id, error))
-        else:
-            self._requests[submit.request_id] = [sequence, *sequence.siblings]
+            return
+        self._requests[submit.request_id] = [one for sequence in sequences for one in (sequence, *sequence.siblings)]
+        for sequence in sequences:
             self._scheduler.add(sequence)
+        for sequence in sequences:  # an answer may be whole, of which only the end was not heard
+            if sequence in over:
+                self._finish(sequence, "stop")
+            elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
+                self._finish(sequence, "length")
 
     def abort(self, request_id: str, choice: int | None = None, sent_s: float = 0.0) -> None:
         """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter.
@@ -177,14 +183,16 @@ class EngineCore:
         elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
             self._finish(sequence, "length")
 
-    def _constrain(self, sequence: Sequence) -> None:
-        """Give the choices of a request their matchers. Raises: InvalidInput."""
+    def _constrain(self, sequence: Sequence) -> bool:
+        """Give the choices of a request their matchers; whether nothing may follow. Raises: InvalidInput."""
+        is_over = False
         if sequence.sampling.grammar:
             matcher = self._grammars.matcher(sequence.sampling.grammar)
             for token_id in sequence.token_ids[sequence.num_prompt_tokens :]:
-                matcher.ends_with(token_id)
+                is_over = matcher.ends_with(token_id)
             for one in (sequence, *sequence.siblings):
                 one.matcher = matcher.copy()
+        return is_over
 
     def _finish(self, sequence: Sequence, reason: str, late_tokens: int = 0) -> None:
         num_left = self._forget(sequence)

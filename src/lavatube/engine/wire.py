@@ -67,14 +67,15 @@ class Pixels(msgspec.Struct, frozen=True):
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """One request: its token ids, each image already expanded to its placeholders, and its images in order.
 
-    The last `num_answer_tokens` ids are an answer that was begun elsewhere and goes on here.
+    `begun` has the tokens of each choice of an answer that was begun elsewhere and goes on here as if it had never
+    stopped; None for a choice that is over. Empty: nothing was begun.
     """
 
     request_id: str
     token_ids: list[int]
     images: list[Pixels]
     sampling: Sampling
-    num_answer_tokens: int = 0
+    begun: list[list[int] | None] = []
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

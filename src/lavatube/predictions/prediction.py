@@ -6,6 +6,7 @@ import asyncio
 import base64
 import secrets
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from lavatube.predictions.events import (
     Usage,
 )
 from lavatube.predictions.log import EventLog
+from lavatube.predictions.webhook import Webhook
 
 
 def new_id() -> str:
@@ -47,7 +49,7 @@ class Prediction:
         is_kept: bool = True,
         owner: str = "",
         origin: str = "",
-        details: dict[str, Any] | None = None,
+        details: Mapping[str, Any] | None = None,
         num_choices: int = 1,
     ) -> None:
         self.id = prediction_id
@@ -57,7 +59,8 @@ class Prediction:
         self.is_kept = is_kept
         self.owner = owner
         self.origin = origin
-        self.details = details or {}
+        self.details: Mapping[str, Any] = details or {}
+        self.webhook: Webhook | None = None
         self.log = EventLog()
         self.status = Status.STARTING
         self.usage = Usage()

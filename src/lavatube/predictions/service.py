@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -143,7 +143,7 @@ class PredictionService:
         is_kept: bool = True,
         owner: str = "",
         origin: str = "",
-        details: dict[str, Any] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
