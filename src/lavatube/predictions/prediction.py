@@ -78,6 +78,11 @@ class Prediction:
         self._ended = asyncio.Event()
 
     @property
+    def size_bytes(self) -> int:
+        """What it takes to keep it, about."""
+        return self.log.size_bytes + _size_bytes(self.details)
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Of the first answer."""
         return self.finish_reasons[0]
@@ -176,3 +181,16 @@ class Prediction:
         self.completed, self.completed_at = time.monotonic(), datetime.now(UTC)
         self.log.append(Completed(self.log.next_id, status, error))
         self._ended.set()
+
+
+def _size_bytes(value: object) -> int:
+    """Of JSON; its numbers are small."""
+    match value:
+        case str():
+            return len(value)
+        case Mapping():
+            return sum(len(name) + _size_bytes(item) for name, item in value.items())
+        case list():
+            return sum(map(_size_bytes, value))
+        case _:
+            return 8

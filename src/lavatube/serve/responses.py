@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -60,7 +61,7 @@ class ResponsesRoutes:
         asked = await self._bodies.read(request, parse_response_request)
         check_model(asked.request.model, self._names)
         is_stream = bool(asked.request.stream)
-        prediction = self._predict(asked, caller_of(request).id)
+        prediction = await self._predict(asked, caller_of(request).id)
         view = ResponseView(prediction, self._names[0])
         del asked  # the pictures are the preparer's now; a long answer must not keep them
         if is_stream:
@@ -70,14 +71,13 @@ class ResponsesRoutes:
         with self._serving.attached(prediction):
             await while_connected(request.receive, prediction.wait())
         if (error := view.error) is not None:
-            prediction.is_kept = False
             raise error
         return json_response(view.now())
 
     async def retrieve(self, request: Request) -> Response | EventStream:
         """The response as it is; or its events, those that were as those to come."""
         query = parse_query(RetrieveQuery, request)
-        view = self._find(request)
+        view = await self._find(request)
         if query.stream:
             after = -1 if query.starting_after is None else query.starting_after
             return await EventStream.begin(self._frames(view, after, refuses=False), request.receive)
@@ -85,7 +85,7 @@ class ResponsesRoutes:
 
     async def cancel(self, request: Request) -> Response:
         """Of one that has ended: what it is."""
-        view = self._find(request)
+        view = await self._find(request)
         if not view.is_background:
             raise InvalidRequest(
                 "Only a response that runs in the background can be cancelled.",
@@ -97,22 +97,22 @@ class ResponsesRoutes:
         return json_response(view.now())
 
     async def delete(self, request: Request) -> Response:
-        view = self._find(request)
+        view = await self._find(request)
         await self._serving.delete(view.prediction)
         return json_response({"id": view.id, "object": "response", "deleted": True})
 
     async def input_items(self, request: Request) -> Response:
         """All that the answer was an answer to, page by page, the latest first."""
         query = parse_query(ListQuery, request)
-        view = self._find(request)
-        items = self._chain(caller_of(request).id).items(view.prediction, shows_pictures=query.shows_pictures)
+        view = await self._find(request)
+        items = await self._chain(caller_of(request).id).items(view.prediction, shows_pictures=query.shows_pictures)
         return json_response(query.page(items))
 
-    def _predict(self, asked: Asked, owner: str) -> Prediction:
+    async def _predict(self, asked: Asked, owner: str) -> Prediction:
         """Raises what the service does; NotFound for the response that came before."""
         service = self._serving.ready_service()
         wanted = asked.request
-        before = self._chain(owner).turns(wanted.previous_response_id)
+        before = await self._chain(owner).turns(wanted.previous_response_id)
         prediction = service.create(
             Chat((*wanted.opening, *before, *asked.turns)),
             wanted.generation(self._max_new_tokens),
@@ -137,10 +137,9 @@ class ResponsesRoutes:
             if held and not refuses:
                 yield b"".join(held)
                 held = []
-            async with aclosing(view.prediction.log.read(idle_s=KEEP_ALIVE_S)) as events:
+            async with aclosing(view.prediction.log.read(told.read_after, idle_s=KEEP_ALIVE_S)) as events:
                 async for event in events:
                     if refuses and isinstance(event, Completed) and (error := view.error) is not None:
-                        view.prediction.is_kept = False
                         raise error
                     held += [KEEP_ALIVE] if event is None else told.tell(event)
                     refuses &= isinstance(event, Started)
@@ -148,14 +147,18 @@ class ResponsesRoutes:
                         yield b"".join(held)
                         held = []
 
-    def _find(self, request: Request) -> ResponseView:
+    async def _find(self, request: Request) -> ResponseView:
         """Raises NotFound, for another's too."""
-        prediction = self._serving.find(request.path_params["id"].removeprefix(PREFIX))
-        if "response" not in prediction.details or prediction.owner != caller_of(request).id:
+        response_id = request.path_params["id"].removeprefix(PREFIX)
+        prediction = await self._kept(response_id, caller_of(request).id)
+        if prediction is None or "response" not in prediction.details:
             raise NotFound("There is no such response.", param="id", remedy="Finished ones are kept for a while only.")
         return ResponseView(prediction, self._names[0])
 
-    def _chain(self, owner: str) -> Chain:
+    async def _kept(self, prediction_id: str, owner: str) -> Prediction | None:
         service = self._serving.service
-        assert service is not None, "a response comes from a service"
-        return Chain(service.find, self._pictures, owner)
+        prediction = None if service is None else service.find(prediction_id)
+        return None if prediction is None or prediction.owner != owner else prediction
+
+    def _chain(self, owner: str) -> Chain:
+        return Chain(partial(self._kept, owner=owner), self._pictures)

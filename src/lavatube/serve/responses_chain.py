@@ -5,8 +5,8 @@ Each keeps its own input only, so that a long conversation is kept once; one tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from lavatube.errors import PreviousResponseNotFound
 from lavatube.predictions.events import Status
@@ -17,39 +17,40 @@ from lavatube.serve.kept_pictures import KeptPictures
 from lavatube.serve.responses_input import DIGEST_SCHEME, MAX_ITEMS, Item, listed, turns_of_kept
 from lavatube.serve.responses_views import ITEM_PREFIX, PREFIX
 
-PARAM = "previous_response_id"
+PARAM: Final = "previous_response_id"
+
+Find = Callable[[str], Awaitable[Prediction | None]]
 
 
 class Chain:
-    """What one caller may go on from."""
+    """`find` finds what one caller may go on from."""
 
-    def __init__(self, find: Callable[[str], Prediction | None], pictures: KeptPictures, owner: str) -> None:
+    def __init__(self, find: Find, pictures: KeptPictures) -> None:
         self._find = find
         self._pictures = pictures
-        self._owner = owner
 
-    def turns(self, response_id: str | None) -> tuple[Turn, ...]:
+    async def turns(self, response_id: str | None) -> tuple[Turn, ...]:
         """The whole conversation up to that response's answer. Raises: PreviousResponseNotFound, InvalidFields."""
         turns: list[Turn] = []
-        for prediction in self._back_from(response_id):
+        for prediction in await self._back_from(response_id):
             turns += turns_of_kept(prediction.details["items"], PARAM, self._picture)
             turns.append(Turn(Role.ASSISTANT, (Text(prediction.text),)))
         return tuple(turns)
 
-    def items(self, prediction: Prediction, *, shows_pictures: bool) -> list[Item]:
+    async def items(self, prediction: Prediction, *, shows_pictures: bool) -> list[Item]:
         """What a response is the answer to, as it is listed, the oldest first. Raises PreviousResponseNotFound."""
         items: list[Item] = []
-        for earlier in self._back_from(_previous(prediction)):
+        for earlier in await self._back_from(_previous(prediction)):
             items += self._listed(earlier, shows_pictures)
             items.append(_answer(earlier))
         return items + self._listed(prediction, shows_pictures)
 
-    def _back_from(self, response_id: str | None) -> list[Prediction]:
+    async def _back_from(self, response_id: str | None) -> list[Prediction]:
         """The oldest first."""
         found: list[Prediction] = []
         num_items = 0
         while response_id is not None:
-            prediction = self._get(response_id)
+            prediction = await self._get(response_id)
             found.append(prediction)
             num_items += len(prediction.details["items"]) + 1
             if num_items > MAX_ITEMS:
@@ -57,9 +58,9 @@ class Chain:
             response_id = _previous(prediction)
         return found[::-1]
 
-    def _get(self, response_id: str) -> Prediction:
-        prediction = self._find(response_id.removeprefix(PREFIX))
-        if prediction is None or prediction.owner != self._owner or "response" not in prediction.details:
+    async def _get(self, response_id: str) -> Prediction:
+        prediction = await self._find(response_id.removeprefix(PREFIX))
+        if prediction is None or "response" not in prediction.details:
             raise PreviousResponseNotFound(
                 "The response that this one goes on from is not here.",
                 param=PARAM,

@@ -18,19 +18,31 @@ from lavatube.serve.sse import frame
 
 # The first piece of text opens the item and its part: two events more than the log has.
 OPENINGS: Final = 2
+# The id of the start, of which one event tells.
+STARTED: Final = 1
 
 Fields = dict[str, object]
 
 
 class ResponseEvents:
-    """Reads one log from its beginning; what a client has seen already is read, too, and not told again."""
+    """The events of one response, but for those that a client has seen.
+
+    The log is to be read from `read_after`: what comes before it was seen. It may give consecutive pieces as one, with
+    the id of the last; then there is one delta with the number of that.
+    """
 
     def __init__(self, view: ResponseView, starting_after: int = -1) -> None:
         self._view = view
         self._starting_after = starting_after
-        self._pieces: list[Output] = []
         # The log's ids begin at 1, before which there is `created`, and in the background `queued`.
         self._offset = 1 if view.is_background else 0
+        self.read_after = self._last_seen()
+        self._pieces = [piece for piece in view.prediction.log.pieces(0) if piece.id <= self.read_after]
+
+    def _last_seen(self) -> int:
+        """The last event of the log of which the client has seen all."""
+        position = self._starting_after - self._offset
+        return position - OPENINGS if position - OPENINGS > STARTED else STARTED if position >= STARTED else 0
 
     def beginning(self) -> list[bytes]:
         """What can be said of a response before anything has happened to it."""
