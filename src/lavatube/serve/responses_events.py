@@ -70,7 +70,7 @@ class ResponseEvents:
             case Started():
                 return [("response.in_progress", number, {"response": self._view.at("in_progress")})]
             case Output(choice=0):
-                opening = [] if self._pieces else list(self._opening(number))
+                opening = [] if self._pieces else list(self._opening())
                 self._pieces.append(event)
                 delta = self._place | {"delta": event.text, "logprobs": self._view.logprobs(event.logprobs)}
                 return [*opening, ("response.output_text.delta", number + OPENINGS, delta)]
@@ -83,7 +83,9 @@ class ResponseEvents:
             case _:
                 return []
 
-    def _opening(self, number: int) -> Iterator[tuple[str, int, Fields]]:
+    def _opening(self) -> Iterator[tuple[str, int, Fields]]:
+        """Numbered as if the first piece came alone, whatever it comes with."""
+        number = STARTED + 1 + self._offset
         item = {"output_index": 0, "item": self._view.open_item()}
         yield "response.output_item.added", number, item
         yield "response.content_part.added", number + 1, self._place | {"part": self._view.part([])}
@@ -91,7 +93,7 @@ class ResponseEvents:
     def _ending(self, number: int) -> Iterator[tuple[str, int, Fields]]:
         """Of an answer without a word, too, the item is told."""
         if not self._pieces:
-            yield from self._opening(number)
+            yield from self._opening()
         part = self._view.part(self._pieces)
         number += OPENINGS
         done = self._place | {"text": part["text"], "logprobs": part["logprobs"]}
