@@ -8,6 +8,7 @@ Source: openai-python 3.57, resources/responses.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from functools import partial
@@ -105,8 +106,10 @@ class ResponsesRoutes:
         """All that the answer was an answer to, page by page, the latest first."""
         query = parse_query(ListQuery, request)
         view = await self._find(request)
-        items = await self._chain(caller_of(request).id).items(view.prediction, shows_pictures=query.shows_pictures)
-        return json_response(query.page(items))
+        chain = self._chain(caller_of(request).id)
+        page = query.page(await chain.items(view.prediction))
+        page["data"] = chain.show(page["data"], shows_pictures=query.shows_pictures)
+        return await asyncio.to_thread(json_response, page)
 
     async def _predict(self, asked: Asked, owner: str) -> Prediction:
         """Raises what the service does; NotFound for the response that came before."""

@@ -17,6 +17,7 @@ from lavatube.serve.kept_pictures import KeptPictures
 from lavatube.serve.responses_input import DIGEST_SCHEME, MAX_ITEMS, Item, listed, turns_of_kept
 from lavatube.serve.responses_views import ITEM_PREFIX, PREFIX
 
+MAX_SHOWN_BYTES: Final = 32 * 1024 * 1024
 PARAM: Final = "previous_response_id"
 
 Find = Callable[[str], Awaitable[Prediction | None]]
@@ -37,13 +38,31 @@ class Chain:
             turns.append(Turn(Role.ASSISTANT, (Text(prediction.text),)))
         return tuple(turns)
 
-    async def items(self, prediction: Prediction, *, shows_pictures: bool) -> list[Item]:
+    async def items(self, prediction: Prediction) -> list[Item]:
         """What a response is the answer to, as it is listed, the oldest first. Raises PreviousResponseNotFound."""
         items: list[Item] = []
         for earlier in await self._back_from(_previous(prediction)):
-            items += self._listed(earlier, shows_pictures)
-            items.append(_answer(earlier))
-        return items + self._listed(prediction, shows_pictures)
+            items += [*_listed(earlier), _answer(earlier)]
+        return items + _listed(prediction)
+
+    def show(self, items: list[Item], *, shows_pictures: bool) -> list[Item]:
+        """Listed items with the URLs of their pictures, or null: as not asked for, no longer kept, or too much."""
+        budget_bytes = MAX_SHOWN_BYTES if shows_pictures else 0
+        shown = []
+        for item in items:
+            content = []
+            for part in item["content"]:
+                if part["type"] != "input_image":
+                    content.append(part)
+                    continue
+                url = self._url(part["image_url"])
+                if url is not None and len(url) <= budget_bytes:
+                    budget_bytes -= len(url)
+                else:
+                    url = None
+                content.append({**part, "image_url": url})
+            shown.append({**item, "content": content})
+        return shown
 
     async def _back_from(self, response_id: str | None) -> list[Prediction]:
         """The oldest first."""
@@ -80,16 +99,14 @@ class Chain:
             )
         return url
 
-    def _listed(self, prediction: Prediction, shows_pictures: bool) -> list[Item]:
-        def image_url(url: str) -> str | None:
-            if not shows_pictures:
-                return None
-            return self._pictures.find(url) if url.startswith(DIGEST_SCHEME) else url
+    def _url(self, name: str) -> str | None:
+        return self._pictures.find(name) if name.startswith(DIGEST_SCHEME) else name
 
-        return [
-            listed(item, f"{ITEM_PREFIX}{prediction.id}_{index}", image_url)
-            for index, item in enumerate(prediction.details["items"])
-        ]
+
+def _listed(prediction: Prediction) -> list[Item]:
+    return [
+        listed(item, f"{ITEM_PREFIX}{prediction.id}_{index}") for index, item in enumerate(prediction.details["items"])
+    ]
 
 
 def _previous(prediction: Prediction) -> str | None:

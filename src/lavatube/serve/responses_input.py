@@ -93,12 +93,9 @@ def turns_of_kept(items: Sequence[Item], param: str, picture: Callable[[str], st
     return tuple(_kept_turn(item, param, picture) for item in items)
 
 
-def listed(item: Item, item_id: str, image_url: Callable[[str], str | None]) -> Item:
-    """A kept item as it is shown; `image_url` says what is shown for a picture."""
-    content = [
-        {**part, "image_url": image_url(part["image_url"])} if part["type"] == "input_image" else _shown(part)
-        for part in item["content"]
-    ]
+def listed(item: Item, item_id: str) -> Item:
+    """A kept item as it is listed, its pictures still by name."""
+    content = [_shown(part) for part in item["content"]]
     return {"id": item.get("id") or item_id, "type": "message", "role": item["role"], "status": "completed"} | {
         "content": content
     }

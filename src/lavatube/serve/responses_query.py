@@ -46,7 +46,7 @@ class ListQuery(QueryModel):
     def shows_pictures(self) -> bool:
         return IMAGE_URLS in self.include
 
-    def page(self, items: list[dict[str, Any]]) -> dict[str, object]:
+    def page(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Of all items, the oldest first. Raises InvalidFields when there is nothing to come after."""
         ordered = items if self.order == "asc" else items[::-1]
         if self.after is not None:
