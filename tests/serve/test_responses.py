@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -232,6 +233,16 @@ def test_a_picture_that_is_no_longer_kept_has_to_be_sent_again(server: LiveServe
         refused = post(http, previous_response_id=first).json()["error"]
         assert (refused["code"], refused["param"]) == ("previous_response_not_found", "previous_response_id")
         assert shown_url(http, first) is None
+
+
+def test_a_picture_is_not_had_by_its_digest(server: LiveServer) -> None:
+    """Whoever knows what a picture is kept by learns nothing from naming it."""
+    name = sha256(PNG.encode()).hexdigest()
+    with server.client() as http:
+        post(http, input=ask())
+        for url in (name, f"sha256:{name}"):
+            guess = post(http, input=ask(image=url), background=True).json()["id"]
+            assert shown_url(http, guess) == url
 
 
 def test_a_page_of_pictures_is_bounded(server: LiveServer) -> None:

@@ -14,7 +14,7 @@ from lavatube.predictions.prediction import Prediction
 from lavatube.prompt.chat import Role, Text, Turn
 from lavatube.serve.fields import Problem, invalid
 from lavatube.serve.kept_pictures import KeptPictures
-from lavatube.serve.responses_input import DIGEST_SCHEME, MAX_ITEMS, Item, listed, turns_of_kept
+from lavatube.serve.responses_input import MAX_ITEMS, NAME, Item, listed, turns_of_kept
 from lavatube.serve.responses_views import ITEM_PREFIX, PREFIX
 
 MAX_SHOWN_BYTES: Final = 32 * 1024 * 1024
@@ -55,12 +55,12 @@ class Chain:
                 if part["type"] != "input_image":
                     content.append(part)
                     continue
-                url = self._url(part["image_url"])
+                url = self._pictures.find(part[NAME]) if NAME in part else part["image_url"]
                 if url is not None and len(url) <= budget_bytes:
                     budget_bytes -= len(url)
                 else:
                     url = None
-                content.append({**part, "image_url": url})
+                content.append({"type": "input_image", "detail": part["detail"], "image_url": url})
             shown.append({**item, "content": content})
         return shown
 
@@ -98,9 +98,6 @@ class Chain:
                 remedy="Send it again, as input of a new conversation.",
             )
         return url
-
-    def _url(self, name: str) -> str | None:
-        return self._pictures.find(name) if name.startswith(DIGEST_SCHEME) else name
 
 
 def _listed(prediction: Prediction) -> list[Item]:

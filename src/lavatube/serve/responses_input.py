@@ -1,6 +1,6 @@
 """The `input` of a response → turns of a conversation, and items as they are kept and listed.
 
-A kept item names its pictures by digest, so that what is kept of a request stays small; `pictures.py` has them by name.
+A kept item names its pictures by digest, so that what is kept of a request stays small; `kept_pictures.py` has them.
 
 Source: openai-python 3.57, types/responses/response_input_item_param.py.
 """
@@ -18,7 +18,7 @@ from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, misfit
 
 MAX_ITEMS: Final = 1024
 MAX_PARTS: Final = 256
-DIGEST_SCHEME: Final = "sha256:"
+NAME: Final = "sha256"
 # What clients send back of a message that they were sent, without which it means the same.
 LABELS: Final = ("phase", "status")
 
@@ -111,11 +111,13 @@ def _kept(message: Message, pictures: dict[str, str]) -> Item:
         if isinstance(part, TextPart):
             content.append({"type": part.type, "text": part.text})
             continue
-        url = part.image_url
-        if url[:5].lower() == "data:":
-            url = DIGEST_SCHEME + sha256(part.image_url.encode("utf-8", "surrogatepass")).hexdigest()
-            pictures[url] = part.image_url
-        content.append({"type": part.type, "image_url": url, "detail": part.detail})
+        picture = {"type": part.type, "detail": part.detail}
+        if part.image_url[:5].lower() == "data:":
+            name = sha256(part.image_url.encode()).hexdigest()
+            pictures[name] = part.image_url
+            content.append(picture | {NAME: name})
+        else:
+            content.append(picture | {"image_url": part.image_url})
     item: Item = {"role": message.role, "content": content}
     return item if message.id is None else item | {"id": message.id}
 
@@ -140,8 +142,7 @@ def _kept_turn(item: Item, param: str, picture: Callable[[str], str]) -> Turn:
         if part["type"] != "input_image":
             parts.append(Text(part["text"]))
             continue
-        url = part["image_url"]
-        source = picture(url) if url.startswith(DIGEST_SCHEME) else url
+        source = picture(part[NAME]) if NAME in part else part["image_url"]
         parts.append(ImageInput(source, param, "low" if part["detail"] == "low" else "high"))
     return Turn(_role(item["role"]), tuple(parts))
 
