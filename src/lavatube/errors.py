@@ -106,6 +106,8 @@ class InvalidRequest(RequestError):
 
 
 class PreviousResponseNotFound(RequestError):
+    """`previous_response_id` names a response that is not kept, or whose pictures are not."""
+
     code = "previous_response_not_found"
 
 
