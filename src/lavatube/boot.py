@@ -214,6 +214,7 @@ class Front:
             self._serving.service = PredictionService(
                 self._preparer, self._engine, _service_limits(self._settings), self._keyring.limits_of
             )
+            self._serving.service.observers.append(self._metrics)
             self._ready_at = datetime.now(UTC)
             self._note(f"phase 2: {_describe_engine(ready)}")
             elapsed_s = time.monotonic() - self._started

@@ -4,6 +4,7 @@
     ├─ RequestError            the client's fault: change the request
     │  ├─ InvalidJson            400  invalid_json
     │  ├─ InvalidRequest         400  invalid_request
+    │  ├─ PreviousResponseNotFound  400  previous_response_not_found
     │  ├─ Unauthorized           401  unauthorized
     │  ├─ Forbidden              403  forbidden
     │  ├─ NotFound               404  not_found
@@ -105,6 +106,12 @@ class InvalidRequest(RequestError):
     code = "invalid_request"
 
 
+class PreviousResponseNotFound(RequestError):
+    """`previous_response_id` names a response that is not kept, or whose pictures are not."""
+
+    code = "previous_response_not_found"
+
+
 class Unauthorized(RequestError):
     """The API key is missing, wrong or revoked. Send `Authorization: Bearer KEY`."""
 
@@ -196,11 +203,15 @@ class PromptTooLong(RequestError):
 
 
 class InvalidWebhookUrl(RequestError):
+    """The webhook is not a URL that could be called."""
+
     code = "invalid_webhook_url"
     status = 422
 
 
 class ForbiddenWebhookUrl(RequestError):
+    """The webhook leads to where this server sends none: plain http, a private address, a host that is not listed."""
+
     code = "webhook_url_forbidden"
     status = 422
 

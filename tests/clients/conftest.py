@@ -16,7 +16,7 @@ KEY = "a-key-of-the-tests"
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """It asks for the key KEY, as clients always send one."""
-    with Server("tiny", tmp_path_factory.mktemp("clients"), "--api-key", KEY) as server:
+    with Server("tiny", tmp_path_factory.mktemp("clients"), environ={"LAVATUBE_API_KEY": KEY}) as server:
         server.wait_ready()
         yield server
 

@@ -16,6 +16,7 @@ from typing import Self
 
 import httpx
 
+from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.service import PredictionService, ServiceLimits
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
@@ -72,6 +73,12 @@ class LiveServer:
     def make_ready(self) -> None:
         self.serving.service = PredictionService(self.preparer, self.engine, self._limits, self._keyring.limits_of)
         self.view = replace(self.view, phase=Phase.READY)
+
+    def predictions(self) -> list[Prediction]:
+        """All that can be asked for."""
+        assert self.serving.service is not None
+        retention = self.serving.service._retention
+        return [*retention._running.values(), *retention._finished.values()]
 
     def _count_shutdown(self) -> None:
         self.num_shutdowns += 1

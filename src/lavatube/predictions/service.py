@@ -10,12 +10,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from lavatube.engine.wire import Done, Failed, RequestEvent, Submit, Tokens
 from lavatube.errors import (
@@ -32,7 +32,8 @@ from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason
 from lavatube.predictions.gate import Gate
 from lavatube.predictions.line import Line, Ticket
-from lavatube.predictions.owners import NO_LIMITS, OwnerLimits
+from lavatube.predictions.observers import Observer
+from lavatube.predictions.owners import NO_LIMITS, OPERATOR, OwnerLimits
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.retention import Retention, RetentionLimits
 from lavatube.prompt.chat import Chat, Generation
@@ -87,6 +88,7 @@ class PredictionService:
         limits_of: Callable[[str], OwnerLimits] = lambda _: NO_LIMITS,
     ) -> None:
         """`limits_of` says what an owner may use."""
+        self.observers: list[Observer] = []
         self._preparer = preparer
         self._engine = engine
         self._limits = limits
@@ -117,12 +119,14 @@ class PredictionService:
         """Predictions that have not ended."""
         return len(self._tasks)
 
-    def find(self, prediction_id: str) -> Prediction | None:
-        return self._retention.find(prediction_id)
+    def find(self, prediction_id: str, owner: str = OPERATOR) -> Prediction | None:
+        """Another owner's is not there."""
+        prediction = self._retention.find(prediction_id)
+        return None if prediction is None or prediction.owner != owner else prediction
 
-    def get(self, prediction_id: str) -> Prediction:
+    def get(self, prediction_id: str, owner: str = OPERATOR) -> Prediction:
         """Raises NotFound."""
-        prediction = self.find(prediction_id)
+        prediction = self.find(prediction_id, owner)
         if prediction is None:
             raise NotFound(
                 "There is no such prediction.",
@@ -139,15 +143,20 @@ class PredictionService:
         prediction_id: str | None = None,
         fingerprint: bytes = b"",
         is_detached: bool = False,
+        is_durable: bool = False,
+        is_kept: bool = True,
+        owner: str = "",
+        origin: str = "",
+        details: Mapping[str, Any] | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
-        `is_detached`: it goes on when nobody reads it.
+        The flags are explained at Prediction.
         Raises: Conflict if the id means another request; Overloaded; Draining.
         """
-        known = None if prediction_id is None else self.find(prediction_id)
+        known = None if prediction_id is None else self._retention.find(prediction_id)
         if known is not None:
-            if known.fingerprint != fingerprint:
+            if known.fingerprint != fingerprint or known.owner != owner:
                 raise Conflict("This id was used for another request.", param="id", remedy="Choose a new id.")
             if known in self._tasks or not known.is_worth_retrying:
                 known.is_detached |= is_detached
@@ -155,16 +164,23 @@ class PredictionService:
         if self._is_draining:
             raise _draining("The server is shutting down and takes no new predictions.")
         size_bytes = sum(len(image.source) for image in chat.images)
-        ticket = self._line.enter(size_bytes, cost=generation.num_choices)
+        ticket = self._line.enter(size_bytes, owner, cost=generation.num_choices)
         if known is not None:
             self._retention.forget(known)
         prediction = Prediction(
             prediction_id or new_id(),
             fingerprint=fingerprint,
             is_detached=is_detached,
+            is_durable=is_durable,
+            is_kept=is_kept,
+            owner=owner,
+            origin=origin,
+            details=details,
             num_choices=generation.num_choices,
         )
         self._retention.add(prediction)
+        for observer in self.observers:
+            observer.created(prediction)
         task = asyncio.create_task(self._run(prediction, chat, generation, ticket), name=prediction.id)
         self._tasks[prediction] = task
         task.add_done_callback(partial(self._finish, prediction, ticket))
@@ -181,6 +197,15 @@ class PredictionService:
         prediction.cancel()
         self._tasks[prediction].cancel()
         return True
+
+    async def delete(self, prediction: Prediction) -> None:
+        """End it, if it runs, and forget it."""
+        prediction.is_kept = False
+        self.cancel(prediction)
+        if (task := self._tasks.get(prediction)) is not None:
+            await asyncio.wait({task})
+        elif self.find(prediction.id) is prediction:
+            self._retention.forget(prediction)
 
     @contextmanager
     def attached(self, prediction: Prediction) -> Iterator[None]:
@@ -223,6 +248,8 @@ class PredictionService:
                 self._line.release_bytes(ticket)
                 await ticket.pass_through(self._engine_gate)
                 prediction.start(prepared.prompt_tokens, prepared.image_tokens)
+                for observer in self.observers:
+                    observer.started(prediction)
                 await self._generate(prediction, prepared)
         except TimeoutError:
             seconds = self._limits.timeout_s
@@ -275,6 +302,8 @@ class PredictionService:
         text, logprobs = answer.push(event) if isinstance(event, Tokens) else answer.finish()
         if text or logprobs:
             prediction.write(text, event.choice, logprobs)
+            for observer in self.observers:
+                observer.written(prediction)
         if answer.has_stopped:
             reason: FinishReason = "stop"
         elif isinstance(event, Done):
@@ -291,9 +320,13 @@ class PredictionService:
         del self._tasks[prediction]
         if not prediction.status.is_terminal:
             prediction.cancel()
+        for observer in self.observers:
+            observer.ended(prediction)
         started = prediction.started
         self._leave(prediction, ticket, None if started is None else time.monotonic() - started)
         self._retention.finish(prediction)
+        if not prediction.is_kept and self.find(prediction.id) is prediction:
+            self._retention.forget(prediction)
         logger.info(
             "prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status
         )

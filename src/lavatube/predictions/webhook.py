@@ -42,29 +42,29 @@ class Webhook:
 
 
 class Pace:
-    """When a prediction that is being written may be sent again: not twice within `interval_s`, and only when what is
-    sent is half as long again as the last time. So a long answer costs three times its length, not its square.
+    """When a prediction that is being written may be sent: not twice within `interval_s`, and only what is half as long
+    again as the last time. So a long answer costs three times its length, and not its square.
     """
 
     def __init__(self, interval_s: float = INTERVAL_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval_s = interval_s
         self._clock = clock
-        self._sent_s = float("-inf")
+        self._looked_s = float("-inf")
         self._sent_bytes = 0
 
     @property
     def wait_s(self) -> float:
-        """Seconds until something may be sent again."""
-        return max(self._sent_s + self._interval_s - self._clock(), 0.0)
+        """Seconds until it is worth a look."""
+        return max(self._looked_s + self._interval_s - self._clock(), 0.0)
 
     def is_worth(self, size_bytes: int) -> bool:
         """Whether there is enough news in a body of this size."""
         return size_bytes >= self._sent_bytes * GROWTH
 
-    def sent(self, size_bytes: int) -> None:
-        """`size_bytes` 0: it was no output, and counts for the time only."""
-        self._sent_s = self._clock()
-        self._sent_bytes = max(self._sent_bytes, size_bytes)
+    def looked(self, sent_bytes: int = 0) -> None:
+        """`sent_bytes` is the size of the output that was sent, 0 for none."""
+        self._looked_s = self._clock()
+        self._sent_bytes = max(self._sent_bytes, sent_bytes)
 
 
 class DeliveryState(StrEnum):

@@ -20,6 +20,7 @@ from lavatube.serve.health import health_routes
 from lavatube.serve.limits import HeaderLimit, HostCheck
 from lavatube.serve.metrics import Metrics
 from lavatube.serve.openai import OpenAIRoutes
+from lavatube.serve.responses import ResponsesRoutes
 from lavatube.serve.serving import Serving
 from lavatube.settings import Settings
 
@@ -42,10 +43,20 @@ def build_app(
         created=int(time.time()),
         max_new_tokens=settings.max_new_tokens,
     )
+    responses = ResponsesRoutes(
+        serving, bodies, names=(settings.served_name, settings.model), max_new_tokens=settings.max_new_tokens
+    )
     estimate = EstimateRoute(serving, bodies, names=(settings.served_name, settings.model))
     hosts = [host.strip() for host in settings.allowed_hosts.split(",") if host.strip()]
     app = Starlette(
-        routes=[*health_routes(serving.health), *cog.routes(), *openai.routes(), *estimate.routes(), metrics.route()],
+        routes=[
+            *health_routes(serving.health),
+            *cog.routes(),
+            *openai.routes(),
+            *responses.routes(),
+            *estimate.routes(),
+            metrics.route(),
+        ],
         middleware=[
             Middleware(Boundary, on_answer=metrics.answered),
             Middleware(HeaderLimit),

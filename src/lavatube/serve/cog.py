@@ -87,15 +87,15 @@ class CogRoutes:
         prediction_id = request.path_params["id"]
         if request.method == "PUT":
             return await self._create(request, prediction_id)
-        return json_response(snapshot(self._serving.find(prediction_id)))
+        return json_response(snapshot(self._serving.find(prediction_id, caller_of(request).id)))
 
     async def stream(self, request: Request) -> EventStream:
         """Also of a prediction that was refused: here that is its result."""
-        prediction = self._serving.find(request.path_params["id"])
+        prediction = self._serving.find(request.path_params["id"], caller_of(request).id)
         return await self._events(request, prediction, _last_event_id(request), refuses=False)
 
     async def cancel(self, request: Request) -> Response:
-        self._serving.cancel(request.path_params["id"])
+        self._serving.cancel(request.path_params["id"], caller_of(request).id)
         return json_response({})
 
     async def shutdown(self, request: Request) -> Response:
@@ -111,8 +111,9 @@ class CogRoutes:
         asked = await self._bodies.read(request, lambda body: validate(PredictionRequest, _with_id(body, path_id)))
         generation = asked.input.generation(self._max_new_tokens)
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
-        service = self._serving.service_for(asked.id)
-        known = None if asked.id is None else service.find(asked.id)
+        owner = caller_of(request).id
+        service = self._serving.service_for(asked.id, owner)
+        known = None if asked.id is None else service.find(asked.id, owner)
         wants_events = _accepts_events(request)
         preference, after = parse_prefer(request.headers.getlist("prefer")), _last_event_id(request)
         prediction = service.create(
@@ -121,6 +122,8 @@ class CogRoutes:
             prediction_id=asked.id,
             fingerprint=digest,
             is_detached=preference.is_async,
+            owner=owner,
+            origin="cog",
         )
         is_known = prediction is known
         del asked  # the picture is the preparer's now; a long answer must not keep it

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lavatube.errors import ModelNotFound
 from lavatube.geometry import Detail, ImagePlan
 from lavatube.prompt.chat import Chat, ImageInput, Part, Role, Text, Turn
 from lavatube.prompt.prepare import Estimate
 from lavatube.serve.body import BodyReader
 from lavatube.serve.dialects import json_response
 from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, validate
+from lavatube.serve.model_names import check_model
 from lavatube.serve.openai_request import MAX_MESSAGES, MAX_PARTS, TextPart
 from lavatube.serve.serving import Serving
 
@@ -73,10 +73,8 @@ class EstimateRoute:
 
     async def estimate(self, request: Request) -> Response:
         asked = await self._bodies.read(request, partial(validate, EstimateRequest))
-        if asked.model not in (None, *self._names):
-            raise ModelNotFound(
-                "There is no such model here.", param="model", remedy=f"This server serves {self._names[0]}."
-            )
+        if asked.model is not None:
+            check_model(asked.model, self._names)
         sizes = [(size.width, size.height) for size in asked.sizes]
         estimate = await self._serving.ready_service().estimate(asked.chat, sizes)
         return json_response({"object": "estimate", "model": self._names[0]} | _answer(estimate, sizes))
