@@ -21,6 +21,7 @@ from lavatube.predictions.service import PredictionService, ServiceLimits
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.health import HealthView, Phase
+from lavatube.serve.metrics import Metrics
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import Server, build_server
 from lavatube.settings import Settings
@@ -47,6 +48,7 @@ class LiveServer:
         self.view = HealthView(Phase.READY, "echo", datetime.now(UTC), 0.0, ready_at=datetime.now(UTC), device="cpu")
         self.num_shutdowns = 0
         self.serving = Serving(health=lambda: self.view, shutdown=self._count_shutdown)
+        self.metrics = Metrics(self.serving)
         self._limits = limits or ServiceLimits(max_running=8, max_waiting=56)
         self._is_ready = is_ready
         self._settings = Settings(model=MODEL, **settings)
@@ -64,7 +66,7 @@ class LiveServer:
             self.make_ready()
         else:
             self.view = replace(self.view, phase=Phase.PROVISIONING, ready_at=None)
-        app = build_app(self.serving, self._settings, self._keyring)
+        app = build_app(self.serving, self._settings, self._keyring, self.metrics)
         self._server = build_server(app, host="127.0.0.1", port=0, on_signal=self._count_shutdown)
         await self._server.serve(sockets=[self._socket])
         if self.serving.service is not None:
@@ -72,6 +74,7 @@ class LiveServer:
 
     def make_ready(self) -> None:
         self.serving.service = PredictionService(self.preparer, self.engine, self._limits, self._keyring.limits_of)
+        self.serving.service.observers.append(self.metrics)
         self.view = replace(self.view, phase=Phase.READY)
 
     def predictions(self) -> list[Prediction]:
