@@ -21,7 +21,7 @@ from tests.kit import Case, catalogue, context, is_as_listed, make_images, modul
 from tests.serve.test_limits import KEY, LEAKS
 
 CATALOGUE = catalogue()
-SCENARIOS = {"abuse-05", "abuse-06", "abuse-07", "abuse-10", "auth-23"}  # each has a test of its own name elsewhere
+SCENARIOS = {"abuse-05", "abuse-06", "abuse-07", "abuse-10", "auth-23"}  # need code: tests/serve has all but the first
 WEBHOOKS = {case["id"] for case in CATALOGUE["cases"] if case["group"] == "webhooks"}  # the Cog route refuses them all
 NEEDS_A_NETWORK = {"fetch-05", "fetch-13", "fetch-14"}  # TLS and dropped packets: tests/prompt/test_fetch.py
 SLOW = {"http-20"} | {case["id"] for case in CATALOGUE["cases"] if "--big" in case.get("needs", ())}

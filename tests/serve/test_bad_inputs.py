@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -63,3 +64,25 @@ def test_case(
     headers = {"authorization": f"Bearer {KEY}"} if needs_key else {}
     control = {"input": {"image": PNG, "prompt": "still there?", "max_tokens": 1}}
     assert http.post(f"{server.url}/predictions", json=control, headers=headers).status_code == 200
+
+
+def test_two_readers_of_one_stream_see_the_same(server: LiveServer) -> None:
+    """abuse-10 of the catalogue."""
+    server.engine.token_s = 0.002
+    body = {"input": {"image": PNG, "prompt": "hello", "max_tokens": 100}}
+    created = httpx.post(f"{server.url}/predictions", json=body, headers={"prefer": "respond-async"}).json()
+    url = f"{server.url}/predictions/{created['id']}/stream"
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: httpx.get(url).text, range(2))
+    assert first == second
+    assert first.count("event: output") == 100
+
+
+def test_a_burst_is_admitted_or_told_when_to_come_back(server: LiveServer) -> None:
+    """abuse-07 of the catalogue, a few hundred at once: no third answer."""
+    body = {"input": {"image": PNG, "prompt": "hello", "max_tokens": 200}}
+    server.engine.token_s = 0.01
+    with server.client(headers={"prefer": "respond-async"}) as client, ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: client.post("/predictions", json=body), range(300)))
+    assert {answer.status_code for answer in answers} == {202, 429}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
