@@ -132,6 +132,8 @@ class Prediction:
         self._end(Status.SUCCEEDED)
 
     def fail(self, error: LavatubeError) -> None:
+        # It is kept for long, and the frames of its way here hold the request's pictures.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         self._end(Status.FAILED, error)
 
     def cancel(self) -> None:
