@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help serve test test-slow test-gpu check bench format clean
+.PHONY: help serve test test-slow test-nightly test-gpu check bench docs format clean
 help:                ## what there is to make
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
@@ -15,6 +15,12 @@ test: $(VENV)/.dev   ## every test that needs no GPU
 
 test-slow: $(VENV)/.dev   ## the long ones: repeated kills, whole fault matrices
 	$(BIN)/python -m pytest -m slow
+
+test-nightly: $(VENV)/.dev   ## thousands of made-up requests, and the whole catalogue of hostile ones
+	$(BIN)/python -m pytest -m slow tests/serve/test_schemathesis.py tests/flow/test_catalogue.py
+
+docs: $(VENV)/.dev   ## write the documents that are made from the code
+	$(BIN)/python -m docs.errors
 
 test-gpu: $(VENV)/.dev   ## parity on a CUDA device
 	$(BIN)/python -m pytest -m gpu

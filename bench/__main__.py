@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import model, startup, stream
+from bench import model, startup, stream, streams
 
-BENCHMARKS = {"startup": startup.main, "stream": stream.main, "model": model.main}
+BENCHMARKS = {"startup": startup.main, "stream": stream.main, "streams": streams.main, "model": model.main}
 
 
 def main() -> None:

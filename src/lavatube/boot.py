@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import socket
@@ -16,13 +17,18 @@ from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
 from lavatube.engine.wire import Ready
 from lavatube.errors import InternalError, InvalidSetting, LavatubeError
+from lavatube.predictions.database import open_database
+from lavatube.predictions.keys import KeyStore
+from lavatube.predictions.owners import OwnerLimits
 from lavatube.predictions.service import PredictionService, ServiceLimits
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
 from lavatube.pulling import pull
 from lavatube.serve.app import build_app
+from lavatube.serve.auth import Keyring
 from lavatube.serve.boundary import RequestId
 from lavatube.serve.health import HealthView, Phase
+from lavatube.serve.metrics import EngineCounts, Metrics
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import MIB, Settings
@@ -34,17 +40,20 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY_S: Final = 2.0
 MAX_SETUP_LINES: Final = 200
+FAILURE_CHECK_S: Final = 0.5
 
 
 def serve(settings: Settings) -> NoReturn:
-    """Serve until SIGTERM or Ctrl-C, then end the process: with 0, or with 1 if the set-up had failed.
+    """Serve until SIGTERM or Ctrl-C, then end the process: with 0, or with 1 if set-up or engine had failed for good.
 
     Raises: InvalidSetting, for what can be known to be wrong before anything has started.
     """
     _log_to_stderr(settings.log_level.upper())
     parse_model(settings.model)
     UrlGate(settings.image_urls)
-    status = asyncio.run(_run(settings))
+    keyring = _keyring(settings)
+    _check_exposure(keyring, settings)
+    status = asyncio.run(_run(settings, keyring))
     logging.shutdown()
     os._exit(status)  # a thread that still waits for some picture's host must not hold the exit
 
@@ -58,17 +67,28 @@ def _log_to_stderr(level: str) -> None:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
-async def _run(settings: Settings) -> int:
-    return await Front(settings).run()
+async def _run(settings: Settings, keyring: Keyring) -> int:
+    return await Front(settings, keyring).run()
+
+
+def _keyring(settings: Settings) -> Keyring:
+    """The operator's key and those of the database."""
+    defaults = OwnerLimits(settings.key_streams, settings.key_requests_per_minute, settings.key_tokens_per_minute)
+    url = settings.database_url
+    keyring = Keyring(settings.api_key, KeyStore(open_database(url)).all if url else None, defaults)
+    keyring.refresh()
+    return keyring
 
 
 class Front:
     """The process that answers HTTP, from its first second to its last; it holds no model."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self._settings = settings
-        self._engine = EngineClient(threads=settings.threads)
+        self._engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
         self._serving = Serving(health=self.health, shutdown=self._stop)
+        self._metrics = Metrics(self._serving, self._engine_counts)
+        self._keyring = keyring
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
         self._ready_at: datetime | None = None
@@ -86,7 +106,7 @@ class Front:
     async def run(self) -> int:
         """Listen at once, set up meanwhile, and leave in order."""
         listener = _listen(self._settings.host, self._settings.port)
-        app = build_app(self._serving, self._settings)
+        app = build_app(self._serving, self._settings, self._keyring, self._metrics)
         host, port = listener.getsockname()[:2]
         server = build_server(app, host=host, port=port, on_signal=self._on_signal)
         serving = asyncio.create_task(server.serve([listener]))
@@ -94,9 +114,14 @@ class Front:
             await asyncio.sleep(0.005)
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         logger.info("listening on %s", self._url)
+        _tell_who_may_call(self._keyring, self._settings)
+        background = [asyncio.create_task(self._keyring.keep_fresh()), asyncio.create_task(self._watch_for_failure())]
         setup = asyncio.create_task(self._set_up())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        has_failed = self._has_failed
+        for task in background:
+            task.cancel()
         await self._drain(setup)
         server.should_exit = True
         await serving
@@ -104,7 +129,7 @@ class Front:
         if self._preparer is not None:
             await asyncio.to_thread(self._preparer.close)
         logger.info("stopped")
-        return 0 if self._failure is None else 1
+        return 1 if has_failed else 0
 
     def health(self) -> HealthView:
         """The state of the server at this moment."""
@@ -124,6 +149,29 @@ class Front:
             rate_bytes_s=0.0 if is_loading else self._progress.rate_bytes_s,
             failure=self._failure or self._engine.failure,
             logs=tuple(self._setup_lines),
+        )
+
+    @property
+    def _has_failed(self) -> bool:
+        """For good: neither of them is tried again."""
+        return self._failure is not None or self._engine.state is EngineState.FAILED
+
+    async def _watch_for_failure(self) -> None:
+        """Ends the server that can't get well again, if it is to end by itself."""
+        while self._settings.exit_on_failure:
+            await asyncio.sleep(FAILURE_CHECK_S)
+            if self._has_failed:
+                self._stop()
+
+    def _engine_counts(self) -> EngineCounts:
+        beat, ready = self._engine.heartbeat, self._engine.ready
+        return EngineCounts(
+            num_restarts=self._engine.num_restarts,
+            late_tokens=self._engine.late_tokens,
+            running=beat.running if beat else 0,
+            waiting=beat.waiting if beat else 0,
+            free_cache_tokens=beat.free_cache_tokens if beat else 0,
+            cache_tokens=ready.kv_cache_tokens if ready else 0,
         )
 
     def _phase(self) -> Phase:
@@ -170,7 +218,10 @@ class Front:
             await self._engine.start(load)
             ready = await self._engine.wait_ready()
             self._preparer.limit_context(ready.max_context_tokens)
-            self._serving.service = PredictionService(self._preparer, self._engine, _service_limits(self._settings))
+            self._serving.service = PredictionService(
+                self._preparer, self._engine, _service_limits(self._settings), self._keyring.limits_of
+            )
+            self._serving.service.observers.append(self._metrics)
             self._ready_at = datetime.now(UTC)
             self._note(f"phase 2: {_describe_engine(ready)}")
             elapsed_s = time.monotonic() - self._started
@@ -216,6 +267,32 @@ class Front:
     def _on_signal(self) -> None:
         """The first one begins the end, the second one means now. The loop may be asleep when a signal comes."""
         self._loop.call_soon_threadsafe(self._hurrying.set if self._stopping.is_set() else self._stopping.set)
+
+
+def _check_exposure(keyring: Keyring, settings: Settings) -> None:
+    """Raises: InvalidSetting, where anybody on the network could use the server without a key."""
+    if keyring.is_asking or settings.insecure or _is_this_machine(settings.host):
+        return
+    raise InvalidSetting(
+        f"Others could use the server at {settings.host} without any key.",
+        remedy="Set LAVATUBE_API_KEY or use `lavatube keys add`; where you trust the network, --insecure allows it.",
+    )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tell_who_may_call(keyring: Keyring, settings: Settings) -> None:
+    if keyring.is_asking:
+        logger.info("an API key is asked for; %d are valid", keyring.num_valid)
+    elif _is_this_machine(settings.host):
+        logger.info("no API key is asked for: only this machine can call; LAVATUBE_API_KEY or `lavatube keys` set one")
+    else:
+        logger.warning("no API key is asked for, and anybody who reaches %s can call (--insecure)", settings.host)
 
 
 def _listen(host: str, port: int) -> socket.socket:

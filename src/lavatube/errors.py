@@ -4,6 +4,7 @@
     ├─ RequestError            the client's fault: change the request
     │  ├─ InvalidJson            400  invalid_json
     │  ├─ InvalidRequest         400  invalid_request
+    │  ├─ PreviousResponseNotFound  400  previous_response_not_found
     │  ├─ Unauthorized           401  unauthorized
     │  ├─ Forbidden              403  forbidden
     │  ├─ NotFound               404  not_found
@@ -17,6 +18,8 @@
     │  ├─ HeadersTooLarge        431  headers_too_large
     │  ├─ InvalidInput           422  invalid_input
     │  ├─ PromptTooLong          422  prompt_too_long
+    │  ├─ InvalidWebhookUrl      422  invalid_webhook_url
+    │  ├─ ForbiddenWebhookUrl    422  webhook_url_forbidden
     │  └─ ImageRejected          422  invalid_image
     │     ├─ TooManyImages         422  too_many_images
     │     ├─ BadImageDimensions    422  image_bad_dimensions
@@ -27,6 +30,7 @@
     │     └─ ImageFetchFailed      422  image_fetch_failed      (retryable)
     ├─ ServiceError            ours: try again, or ask the operator
     │  ├─ Overloaded             429  overloaded                (retryable)
+    │  │  └─ RateLimited         429  rate_limited              (retryable)
     │  ├─ NotReady               503  not_ready                 (retryable)
     │  ├─ Draining               503  draining                  (retryable)
     │  ├─ DeadlineExceeded       504  deadline_exceeded
@@ -41,6 +45,7 @@
        ├─ DigestMismatch              digest_mismatch
        ├─ UntrustedSource             untrusted_source
        ├─ CacheUnusable               cache_unusable
+       ├─ DatabaseUnusable            database_unusable
        └─ InsufficientMemory          insufficient_memory
 
 Knows no protocol: each file of `serve/` puts these into the shape that its API documents. Messages are safe to send to
@@ -90,109 +95,175 @@ class RequestError(LavatubeError):
 
 
 class InvalidJson(RequestError):
+    """The body is not JSON as RFC 8259 has it: cut off, not UTF-8, NaN, too deep."""
+
     code = "invalid_json"
 
 
 class InvalidRequest(RequestError):
+    """The request breaks the rules of HTTP or of a header; the message names which."""
+
     code = "invalid_request"
 
 
+class PreviousResponseNotFound(RequestError):
+    """`previous_response_id` names a response that is not kept, or whose pictures are not."""
+
+    code = "previous_response_not_found"
+
+
 class Unauthorized(RequestError):
+    """The API key is missing, wrong or revoked. Send `Authorization: Bearer KEY`."""
+
     code = "unauthorized"
     status = 401
 
 
 class Forbidden(RequestError):
+    """This caller may not do that, or the request is addressed to a name that is not the server's."""
+
     code = "forbidden"
     status = 403
 
 
 class NotFound(RequestError):
+    """There is no such path or prediction, or it is another key's, or it is no longer kept."""
+
     code = "not_found"
     status = 404
 
 
 class ModelNotFound(NotFound):
+    """The request names another model than the one that is served."""
+
     code = "model_not_found"
 
 
 class MethodNotAllowed(RequestError):
+    """The path exists and does not take this method; the message lists those it takes."""
+
     code = "method_not_allowed"
     status = 405
 
 
 class RequestTimeout(RequestError):
+    """The head or the body of the request did not arrive in time."""
+
     code = "request_timeout"
     status = 408
     is_retryable = True
 
 
 class Conflict(RequestError):
+    """The id was used for another request. Choose a new one."""
+
     code = "conflict"
     status = 409
 
 
 class BodyTooLarge(RequestError):
+    """The body is larger than `max_body_mib`."""
+
     code = "body_too_large"
     status = 413
 
 
 class UnsupportedMediaType(RequestError):
+    """The body is not announced as JSON in UTF-8."""
+
     code = "unsupported_media_type"
     status = 415
 
 
 class UnsupportedEncoding(UnsupportedMediaType):
+    """The body is compressed. Send it as it is."""
+
     code = "unsupported_content_encoding"
 
 
 class HeadersTooLarge(RequestError):
+    """The head of the request has more than 100 headers or 16 KiB."""
+
     code = "headers_too_large"
     status = 431
 
 
 class InvalidInput(RequestError):
+    """A field is missing, unknown, of another type or out of its range; `param` names it."""
+
     code = "invalid_input"
     status = 422
 
 
 class PromptTooLong(RequestError):
+    """The prompt with its pictures does not fit the model's context."""
+
     code = "prompt_too_long"
     status = 422
 
 
+class InvalidWebhookUrl(RequestError):
+    """The webhook is not a URL that could be called."""
+
+    code = "invalid_webhook_url"
+    status = 422
+
+
+class ForbiddenWebhookUrl(RequestError):
+    """The webhook leads to where this server sends none: plain http, a private address, a host that is not listed."""
+
+    code = "webhook_url_forbidden"
+    status = 422
+
+
 class ImageRejected(RequestError):
+    """The picture is broken, or not what it says it is, or takes too long to decode."""
+
     code = "invalid_image"
     status = 422
 
 
 class TooManyImages(ImageRejected):
+    """More pictures than `max_images`, or than the prompt may have."""
+
     code = "too_many_images"
 
 
 class BadImageDimensions(ImageRejected):
+    """The picture is too narrow, too long or empty to be cut for the model."""
+
     code = "image_bad_dimensions"
 
 
 class ImageTooLarge(ImageRejected):
+    """The picture has more bytes than `max_image_mib` or more pixels than `max_image_pixels`."""
+
     code = "image_too_large"
     status = 413
 
 
 class UnsupportedImage(ImageRejected):
+    """The picture is neither PNG, JPEG, WebP nor GIF."""
+
     code = "unsupported_image_format"
     status = 415
 
 
 class InvalidImageUrl(ImageRejected):
+    """What stands for the picture is no `data:`, `http:` or `https:` URL."""
+
     code = "invalid_image_url"
 
 
 class ForbiddenImageUrl(ImageRejected):
+    """The picture's URL leads where none are fetched from: a private address, a port, a host not on the list."""
+
     code = "image_url_forbidden"
 
 
 class ImageFetchFailed(ImageRejected):
+    """The picture's server did not give it: down, slow, an error status, too many redirects."""
+
     code = "image_fetch_failed"
     is_retryable = True
 
@@ -202,38 +273,58 @@ class ServiceError(LavatubeError):
 
 
 class Overloaded(ServiceError):
+    """As much runs and waits as may; `Retry-After` is computed from how fast it goes."""
+
     code = "overloaded"
     status = 429
     is_retryable = True
 
 
+class RateLimited(Overloaded):
+    """One key's own limit; the server may have room for others."""
+
+    code = "rate_limited"
+
+
 class NotReady(ServiceError):
+    """The weights are being fetched or loaded, the engine is being restarted, or it could not start."""
+
     code = "not_ready"
     status = 503
     is_retryable = True
 
 
 class Draining(ServiceError):
+    """The server is shutting down. Another one may take the request."""
+
     code = "draining"
     status = 503
     is_retryable = True
 
 
 class DeadlineExceeded(ServiceError):
+    """The prediction did not end within `request_timeout_s`."""
+
     code = "deadline_exceeded"
     status = 504
 
 
 class EngineCrashed(ServiceError):
+    """The process that holds the model died, or hung and was ended; it is started again."""
+
     code = "engine_crashed"
     is_retryable = True
 
 
 class EngineNumericalError(ServiceError):
+    """The model's output for this request is not a number. Others are not touched by it."""
+
     code = "engine_numerical_error"
 
 
 class InternalError(ServiceError):
+    """A defect of the server. Its log has the cause, under the request's id."""
+
     code = "internal"
 
 
@@ -242,38 +333,60 @@ class OperatorError(LavatubeError):
 
 
 class InvalidSetting(OperatorError):
+    """A setting, a flag or a variable has a value that can't be used; the message names it."""
+
     code = "invalid_setting"
     usual_remedy = "`lavatube COMMAND --help` says what may be given."
 
 
 class UnsupportedCheckpoint(OperatorError):
+    """The checkpoint is of a family or a form that is not served."""
+
     code = "unsupported_checkpoint"
     usual_remedy = "Fetch the checkpoint again if it is one of those in docs/models.md; others are not served."
 
 
 class SourceUnavailable(OperatorError):
+    """The weights' source can't be reached or has no such model."""
+
     code = "source_unavailable"
     usual_remedy = "See to it that the weights can be read there, or get them from another place."
 
 
 class InvalidManifest(OperatorError):
+    """The manifest is not one, or does not fit the files."""
+
     code = "invalid_manifest"
     usual_remedy = "Write it again with `lavatube lock`, from files that are known to be right."
 
 
 class DigestMismatch(OperatorError):
+    """Bytes arrived, or lie in the cache, that are not those which the manifest names."""
+
     code = "digest_mismatch"
 
 
 class UntrustedSource(OperatorError):
+    """Nothing vouches for the weights, and `allow_unverified` is not set."""
+
     code = "untrusted_source"
 
 
 class CacheUnusable(OperatorError):
+    """The cache can't be written or read: no permission, no space."""
+
     code = "cache_unusable"
 
 
+class DatabaseUnusable(OperatorError):
+    """The database can't be opened, is broken, or is that of a newer version."""
+
+    code = "database_unusable"
+
+
 class InsufficientMemory(OperatorError):
+    """The model does not fit the device's memory."""
+
     code = "insufficient_memory"
 
 

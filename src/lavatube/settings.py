@@ -84,8 +84,19 @@ class Settings:
     )
     image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture", least=0.1)
     decode_workers: int = _option(2, "processes that decode pictures", least=1)
-    api_key: str = _option("", "key that clients must send as a bearer token; without it none is asked", secret=True)
+    api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
+    database: str = _option(
+        "", "where keys are kept: sqlite:///PATH, postgresql://…, or off; default: a file beside the cache's folder"
+    )
+    insecure: bool = _option(False, "listen beyond this machine without asking for a key")
+    allowed_hosts: str = _option(
+        "", "names with dots by which a server without keys may be addressed, with commas between them; *: any"
+    )
+    key_streams: int = _option(0, "predictions that one API key may have at once; 0: as many as there is room for")
+    key_requests_per_minute: int = _option(0, "requests that one API key may make in a minute; 0: no limit")
+    key_tokens_per_minute: int = _option(0, "tokens that one API key may use in a minute; 0: no limit")
     shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
+    exit_on_failure: bool = _option(False, "end with exit code 1 where set-up or engine have failed for good")
     log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property
@@ -97,6 +108,13 @@ class Settings:
         path = urlsplit(self.model).path.removesuffix("/lavatube.lock.json") if is_url else self.model
         name = Path(path).name.split("@")[0]
         return name or ("model" if is_url else Path(path).resolve().name)
+
+    @property
+    def database_url(self) -> str:
+        """Empty where there is to be none."""
+        if self.database == "off":
+            return ""
+        return self.database or f"sqlite:///{self.cache_folder.with_name(f'{self.cache_folder.name}.db')}"
 
     @property
     def cache_folder(self) -> Path:

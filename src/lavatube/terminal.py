@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +14,8 @@ from rich.table import Table
 
 from lavatube.geometry import ImageCount
 from lavatube.memory import MemoryPlan
+from lavatube.predictions.keys import ApiKey
+from lavatube.predictions.owners import NO_LIMITS, OwnerLimits
 from lavatube.spec import ModelSpec
 from lavatube.weights import provision
 from lavatube.weights.upkeep import CachedSet
@@ -120,3 +124,22 @@ def _size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} GiB"
+
+
+def show_keys(keys: Sequence[ApiKey]) -> None:
+    """The keys and their limits, or that there are none."""
+    table = Table()
+    for column in ("name", "id", "made", "state", "limits"):
+        table.add_column(column, overflow="fold")
+    for key in keys:
+        made = datetime.fromtimestamp(key.created_s, UTC).strftime("%Y-%m-%d")
+        state = ("operator" if key.is_operator else "valid") if key.is_valid else "revoked"
+        table.add_row(key.name, key.id, made, state, _limits(key.limits))
+    Console().print(table if keys else "There are no API keys.")
+
+
+def _limits(limits: OwnerLimits) -> str:
+    """Those that differ from what a key has by itself."""
+    named = {field.name: getattr(limits, field.name) for field in fields(limits)}
+    own = [f"{name.replace('_', ' ')} {value}" for name, value in named.items() if value != getattr(NO_LIMITS, name)]
+    return ", ".join(own) or "the server's"

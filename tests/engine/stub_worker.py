@@ -1,4 +1,4 @@
-"""A worker without a model, for every way in which one can behave: `stub_worker.py HABIT --socket PATH`.
+"""A worker without a model, for every way in which one can behave: `stub_worker.py HABIT --socket FD`.
 
 It answers each request with the ids 0, 1, 2 … and lives or dies by its habit. A number after the habit's colon is how
 often it does that: the lives are counted in the file named by --lives.
@@ -39,10 +39,9 @@ BEAT_S = 0.05
 class Stub:
     """One life."""
 
-    def __init__(self, habit: str, path: str) -> None:
+    def __init__(self, habit: str, descriptor: int) -> None:
         self.habit = habit
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
+        self.socket = socket.socket(fileno=descriptor)
         self.commands: SimpleQueue[Command] = SimpleQueue()
         self.steps = 0
         self.lock = threading.Lock()
@@ -126,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("habit")
     parser.add_argument("--lives", type=Path, required=True)
-    parser.add_argument("--socket", required=True)
+    parser.add_argument("--socket", type=int, required=True)
     arguments = parser.parse_args()
     with arguments.lives.open("a") as file:
         file.write(f"{os.getpid()}\n")

@@ -70,14 +70,12 @@ BAD: dict[str, Change] = {
     "fewer logprobs than none": with_sampling(top_logprobs=-1),
     "no choice": with_sampling(num_choices=0),
     "too many choices": with_sampling(num_choices=9),
-    "an answer without a prompt": lambda spec, request: replace(request, num_answer_tokens=len(request.token_ids)),
-    "less than no answer": lambda spec, request: replace(request, num_answer_tokens=-1),
-    "an answer that is complete": lambda spec, request: replace(
-        request, token_ids=request.token_ids + [9] * 12, num_answer_tokens=12
-    ),
-    "choices of an answer that goes on": lambda spec, request: replace(
-        request, num_answer_tokens=1, sampling=replace(request.sampling, num_choices=2)
-    ),
+    "an answer without a prompt": lambda spec, request: replace(request, token_ids=[], images=[], begun=[[9]]),
+    "an answer that is too long": lambda spec, request: replace(request, begun=[[9] * 13]),
+    "an answer of ids past the vocabulary": lambda spec, request: replace(request, begun=[[10**6]]),
+    "an answer of pictures": lambda spec, request: replace(request, begun=[[-200]]),
+    "more answers than choices": lambda spec, request: replace(request, begun=[[9], [9]]),
+    "no answer that goes on": lambda spec, request: replace(request, begun=[None]),
 }
 
 
@@ -95,8 +93,8 @@ def test_what_can_never_fit_is_refused(spec: ModelSpec) -> None:
 
 
 def test_an_answer_is_no_longer_than_the_cache_holds(spec: ModelSpec) -> None:
-    assert admit(submit(spec, "a", length=CONTEXT - 3), spec, CONTEXT, 0.0).sampling.max_tokens == 3
-    assert admit(submit(spec, "a", length=3), spec, CONTEXT, 0.0).sampling == GREEDY
+    assert admit(submit(spec, "a", length=CONTEXT - 3), spec, CONTEXT, 0.0)[0].sampling.max_tokens == 3
+    assert admit(submit(spec, "a", length=3), spec, CONTEXT, 0.0)[0].sampling == GREEDY
 
 
 def test_refusals_are_the_clients_fault_and_say_what_to_do(spec: ModelSpec) -> None:
@@ -111,20 +109,20 @@ def test_the_placeholder_may_be_one_past_the_vocabulary(spec: ModelSpec) -> None
     original = dataclasses.replace(spec, image_token_id=spec.language.vocab_size)
     request = submit(original, "a", num_images=1, length=4)
     assert max(request.token_ids) == spec.language.vocab_size
-    assert admit(request, original, CONTEXT, 0.0).num_tokens == len(request.token_ids)
+    assert admit(request, original, CONTEXT, 0.0)[0].num_tokens == len(request.token_ids)
     with pytest.raises(InvalidInput):
         admit(request, spec, CONTEXT, 0.0)
 
 
 def test_choices_are_alike_but_for_their_seeds(spec: ModelSpec) -> None:
-    sequence = admit(submit(spec, "a", replace(GREEDY, num_choices=3, seed=5)), spec, CONTEXT, 0.0)
+    (sequence,) = admit(submit(spec, "a", replace(GREEDY, num_choices=3, seed=5)), spec, CONTEXT, 0.0)
     assert [(one.choice, one.sampling.seed) for one in sequence.siblings] == [(1, 6), (2, 7)]
     assert all(one.state is SequenceState.EXPECTED for one in sequence.siblings)
 
 
 def test_spans_are_where_the_placeholders_are(spec: ModelSpec) -> None:
     count = spec.vision.num_features
-    sequence = admit(submit(spec, "a", num_images=2, length=5), spec, CONTEXT, 3.0)
+    (sequence,) = admit(submit(spec, "a", num_images=2, length=5), spec, CONTEXT, 3.0)
     assert [(span.start, span.end) for span in sequence.images] == [(1, 1 + count), (2 + count, 2 + 2 * count)]
     assert sequence.arrived_s == 3.0
 
@@ -132,5 +130,5 @@ def test_spans_are_where_the_placeholders_are(spec: ModelSpec) -> None:
 def test_two_images_may_stand_side_by_side(spec: ModelSpec) -> None:
     count = spec.vision.num_features
     request = Submit("a", [1] + [spec.image_token_id] * 2 * count, [pixels(spec, seed, 2) for seed in (1, 2)], GREEDY)
-    sequence = admit(request, spec, CONTEXT, 0.0)
+    (sequence,) = admit(request, spec, CONTEXT, 0.0)
     assert [(span.start, span.end) for span in sequence.images] == [(1, 1 + count), (1 + count, 1 + 2 * count)]

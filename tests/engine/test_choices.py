@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from lavatube.engine.core import EngineCore
-from lavatube.engine.wire import Done, Failed, RequestEvent, Sampling, Submit
+from lavatube.engine.wire import Done, Failed, RequestEvent, Sampling, Submit, Tokens
 from lavatube.spec import ModelSpec
 from tests.engine.conftest import NewCore
 from tests.engine.requests import GREEDY, SEEDED, answer, drain, failure, run, submit
@@ -171,12 +171,35 @@ def test_an_answer_that_was_begun_elsewhere_goes_on_with_its_penalties(new_core:
     request = submit(spec, "a", PENALISED)
     whole = answer(run(new_core(), request)["a"])
     for so_far in (1, 5, len(whole) - 1):
-        again = replace(request, token_ids=request.token_ids + whole[:so_far], num_answer_tokens=so_far)
-        events = run(new_core(), again)["a"]
+        events = run(new_core(), replace(request, begun=[whole[:so_far]]))["a"]
         assert whole[:so_far] + [token_id for event in events[:-1] for token_id in event.token_ids] == whole  # type: ignore[union-attr]
         assert events[0].position == so_far  # type: ignore[union-attr]
         assert isinstance(events[-1], Done)
         assert events[-1].completion_tokens == len(whole)
+
+
+def test_choices_that_were_begun_elsewhere_go_on_each_for_itself(new_core: NewCore, spec: ModelSpec) -> None:
+    """As long as each was; what is over stays so, and an answer of which only the end was not heard ends at once."""
+    request = submit(spec, "a", replace(WANTED, top_logprobs=2), length=9, num_images=1)
+    first = by_choice(run(new_core(), request)["a"])
+    whole = [answer(events) for _, events in sorted(first.items())]
+    again = replace(request, begun=[whole[0][:7], None, [], whole[3]])
+    second = by_choice(run(new_core(), again)["a"])
+    assert sorted(second) == [0, 2, 3]
+    assert [position for position, *_ in told(second[0])] == list(range(7, WANTED.max_tokens))
+    for (_, ids, logprob), (_, wanted_ids, wanted) in zip(told(second[0]), told(first[0])[7:], strict=True):
+        assert ids == wanted_ids
+        assert logprob == pytest.approx(wanted, abs=1e-4)
+    assert answer(second[2]) == whole[2]
+    (end,) = second[3]
+    assert isinstance(end, Done)
+    assert (end.reason, end.completion_tokens) == ("length", WANTED.max_tokens)
+
+
+def told(events: list[RequestEvent]) -> list[tuple[int, list[int], float]]:
+    return [
+        (event.position, event.token_ids, event.logprobs[0].chosen) for event in events if isinstance(event, Tokens)
+    ]
 
 
 def test_logprobs_come_with_their_tokens(new_core: NewCore, spec: ModelSpec) -> None:

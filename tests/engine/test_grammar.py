@@ -101,9 +101,12 @@ def test_choices_and_preemption_keep_their_places(model: Llava, spec: ModelSpec)
 def test_an_answer_that_was_begun_elsewhere_goes_on_in_its_grammar(model: Llava, spec: ModelSpec) -> None:
     request = submit(spec, "a", replace(HOT, grammar=PERSON))
     whole = answer(run(build(model, spec), request)["a"])
-    again = replace(request, token_ids=request.token_ids + whole[:5], num_answer_tokens=5)
+    again = replace(request, begun=[whole[:5]])
     events = run(build(model, spec), again)["a"]
     assert [token_id for event in events[:-1] for token_id in event.token_ids] == whole[5:]  # type: ignore[union-attr]
+    (end,) = run(build(model, spec), replace(request, begun=[whole]))["a"]
+    assert isinstance(end, Done)
+    assert end.reason == "stop"
 
 
 @pytest.mark.parametrize("grammar", ["start: /(/", "start: nothing", "no grammar at all", 'start: "\\xff\\xfe" x'])

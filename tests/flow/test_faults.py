@@ -87,30 +87,6 @@ def test_a_client_that_leaves_stops_its_generation(endless: Server) -> None:
     assert is_answered(endless)
 
 
-def test_sigterm_lets_a_stream_finish(endless: Server) -> None:
-    middling = {**LONG, "max_tokens": 300}
-    with httpx.stream("POST", f"{endless.url}/predictions", json={"input": middling}, headers=STREAM) as response:
-        received = events(response)
-        next(received)
-        endless.process.send_signal(signal.SIGTERM)
-        *_, last = received
-    assert last.data["status"] == "succeeded"
-    assert last.data["metrics"]["output_token_count"] == 300
-    assert endless.stop() == 0
-
-
-def test_sigterm_ends_what_does_not_finish_in_time(endless_folder: Path, cache: Path) -> None:
-    with Server(str(endless_folder), cache, "--shutdown-grace-s", "0") as server:
-        server.wait_ready()
-        with httpx.stream("POST", f"{server.url}/predictions", json={"input": LONG}, headers=STREAM) as response:
-            received = events(response)
-            next(received)
-            server.process.send_signal(signal.SIGTERM)
-            *_, last = received
-        assert (last.data["status"], last.data["code"]) == ("failed", "draining")
-        assert server.stop() == 0
-
-
 def test_sigterm_before_there_is_a_model(cache: Path) -> None:
     with Server("tiny", cache) as server:
         assert server.stop(10) == 0
@@ -129,29 +105,9 @@ def test_a_model_that_can_not_be_served_is_told_by_health(tmp_path: Path, cache:
         assert server.stop() == 1
 
 
-def test_the_worker_does_not_outlive_a_killed_front(endless: Server) -> None:
-    worker = endless.worker_pid()
-    endless.process.kill()
-    endless.process.wait()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not Path(f"/proc/{worker}").exists()
-
-
 def _status(server: Server, identifier: str) -> str:
     status: str = httpx.get(f"{server.url}/predictions/{identifier}").json()["status"]
     return status
-
-
-def test_a_second_signal_means_now(endless: Server) -> None:
-    with httpx.stream("POST", f"{endless.url}/predictions", json={"input": LONG}, headers=STREAM) as response:
-        received = events(response)
-        next(received)
-        endless.process.send_signal(signal.SIGINT)
-        endless.wait_for_status(503)
-        endless.process.send_signal(signal.SIGINT)
-        assert endless.process.wait(10) == 0
 
 
 def test_a_slow_source_is_seen_coming(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from lavatube.errors import (
     InvalidImageUrl,
     InvalidSetting,
 )
-from lavatube.prompt.fetch import UrlGate, _Answer, _next_target
+from lavatube.prompt.exchange import Reply
+from lavatube.prompt.fetch import UrlGate, _next_target
 from lavatube.prompt.urls import parse_url
 
 from .builders import KIT, encoded, needs_kit, scene
@@ -324,7 +325,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(server: Server) -> Non
 
 def test_https_does_not_become_http() -> None:
     with pytest.raises(ImageFetchFailed, match="https to http"):
-        _next_target(parse_url("https://a.test/x"), _Answer(302, "http://a.test/x", b""))
+        _next_target(parse_url("https://a.test/x"), Reply(302, {"location": "http://a.test/x"}))
 
 
 @needs_kit

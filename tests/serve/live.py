@@ -16,9 +16,12 @@ from typing import Self
 
 import httpx
 
+from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.service import PredictionService, ServiceLimits
 from lavatube.serve.app import build_app
+from lavatube.serve.auth import Keyring
 from lavatube.serve.health import HealthView, Phase
+from lavatube.serve.metrics import Metrics
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import Server, build_server
 from lavatube.settings import Settings
@@ -37,6 +40,7 @@ class LiveServer:
         limits: ServiceLimits | None = None,
         is_ready: bool = True,
         send_buffer_bytes: int = 0,
+        keyring: Keyring | None = None,
         **settings: object,
     ) -> None:
         self.preparer = EchoPreparer(folder)
@@ -44,9 +48,11 @@ class LiveServer:
         self.view = HealthView(Phase.READY, "echo", datetime.now(UTC), 0.0, ready_at=datetime.now(UTC), device="cpu")
         self.num_shutdowns = 0
         self.serving = Serving(health=lambda: self.view, shutdown=self._count_shutdown)
+        self.metrics = Metrics(self.serving)
         self._limits = limits or ServiceLimits(max_running=8, max_waiting=56)
         self._is_ready = is_ready
         self._settings = Settings(model=MODEL, **settings)
+        self._keyring = keyring or Keyring(self._settings.api_key)
         self._socket = socket.create_server(("127.0.0.1", 0))
         if send_buffer_bytes:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
@@ -60,15 +66,22 @@ class LiveServer:
             self.make_ready()
         else:
             self.view = replace(self.view, phase=Phase.PROVISIONING, ready_at=None)
-        app = build_app(self.serving, self._settings)
+        app = build_app(self.serving, self._settings, self._keyring, self.metrics)
         self._server = build_server(app, host="127.0.0.1", port=0, on_signal=self._count_shutdown)
         await self._server.serve(sockets=[self._socket])
         if self.serving.service is not None:
             await self.serving.service.drain(0)
 
     def make_ready(self) -> None:
-        self.serving.service = PredictionService(self.preparer, self.engine, self._limits)
+        self.serving.service = PredictionService(self.preparer, self.engine, self._limits, self._keyring.limits_of)
+        self.serving.service.observers.append(self.metrics)
         self.view = replace(self.view, phase=Phase.READY)
+
+    def predictions(self) -> list[Prediction]:
+        """All that can be asked for."""
+        assert self.serving.service is not None
+        retention = self.serving.service._retention
+        return [*retention._running.values(), *retention._finished.values()]
 
     def _count_shutdown(self) -> None:
         self.num_shutdowns += 1

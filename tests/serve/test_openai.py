@@ -126,6 +126,15 @@ def test_follow_up_turns_with_the_assistants_own_message(stock: openai.OpenAI) -
     assert again.choices[0].message.content == "more"
 
 
+def test_follow_up_turns_with_a_message_of_the_helpers(stock: openai.OpenAI) -> None:
+    """It has more empty fields than the plain one."""
+    with stock.chat.completions.stream(model="echo", messages=ask("one STOP"), stop="STOP") as stream:
+        message = stream.get_final_completion().choices[0].message
+    messages = [*ask(), message, {"role": "user", "content": "more"}]
+    again = stock.chat.completions.create(model="echo", messages=messages, max_tokens=4)
+    assert again.choices[0].message.content == "more"
+
+
 def test_parameters_without_effect_and_those_that_ask_for_nothing(stock: openai.OpenAI) -> None:
     response = post(
         stock,

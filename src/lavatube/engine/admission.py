@@ -1,4 +1,4 @@
-"""Submit in, a Sequence out, or the error that refuses it: one request's bad data must never reach a step.
+"""Submit in, Sequences out, or the error that refuses it: one request's bad data must never reach a step.
 
 Out-of-range ids would read another row of memory, and a wrong number of placeholders would shift every token after it.
 """
@@ -22,8 +22,11 @@ MAX_TOP_LOGPROBS: Final = 20
 MAX_PENALTY: Final = 1e6
 
 
-def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float) -> Sequence:
+def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float) -> list[Sequence]:
     """The checked request; its answer gets no longer than the cache holds beside the prompt.
+
+    One sequence, which the other choices are siblings of; or, where answers go on that were begun elsewhere, one for
+    each that is not over.
 
     Raises: InvalidInput; PromptTooLong if not one token of an answer would fit.
     """
@@ -31,48 +34,59 @@ def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float
     if not token_ids:
         raise InvalidInput("The prompt has no tokens.", param="token_ids")
     vocab_size = spec.language.vocab_size
+    answers = _answers(submit)
+    told = (token_id for answer in answers.values() for token_id in answer)
     strange = {token_id for token_id in token_ids if not 0 <= token_id < vocab_size} - {spec.image_token_id}
-    if strange:
+    if strange or not all(0 <= token_id < vocab_size for token_id in told):
         raise InvalidInput(f"A token id is outside the vocabulary of {vocab_size}.", param="token_ids")
-    num_prompt_tokens = len(token_ids) - submit.num_answer_tokens
-    if not 1 <= num_prompt_tokens <= len(token_ids):
-        raise InvalidInput("The answer so far is longer than the prompt with it.", param="num_answer_tokens")
-    _check_sampling(submit.sampling, submit.num_answer_tokens, spec)
-    room = max_context_tokens - num_prompt_tokens
-    if room <= submit.num_answer_tokens:
+    _check_sampling(submit.sampling, spec)
+    room = max_context_tokens - len(token_ids)
+    if room <= 0:
         raise PromptTooLong(
             f"The prompt has {len(token_ids)} tokens; the engine holds {max_context_tokens} of one request.",
             remedy="Send a shorter text or fewer pictures.",
         )
     sampling = msgspec.structs.replace(submit.sampling, max_tokens=min(submit.sampling.max_tokens, room))
-    sequence = Sequence(
+    if any(len(answer) > sampling.max_tokens for answer in answers.values()):
+        raise InvalidInput("The answer so far is longer than max_tokens.", param="begun")
+    prompt = Sequence(
         request_id=submit.request_id,
         token_ids=list(token_ids),
-        num_prompt_tokens=num_prompt_tokens,
+        num_prompt_tokens=len(token_ids),
         sampling=sampling,
         images=_spans(token_ids, submit.images, spec),
         arrived_s=now_s,
     )
-    sequence.siblings = [_sibling(sequence, choice) for choice in range(1, sampling.num_choices)]
-    return sequence
+    if submit.begun:
+        return [_answer(prompt, choice, begun, SequenceState.WAITING) for choice, begun in answers.items()]
+    prompt.siblings = [_answer(prompt, choice, [], SequenceState.EXPECTED) for choice in range(1, sampling.num_choices)]
+    return [prompt]
 
 
-def _sibling(sequence: Sequence, choice: int) -> Sequence:
-    """Another answer to the same prompt, as the next seeds would give it."""
+def _answers(submit: Submit) -> dict[int, list[int]]:
+    """The tokens of each choice that was begun and goes on."""
+    begun = submit.begun
+    if begun and (len(begun) != submit.sampling.num_choices or all(answer is None for answer in begun)):
+        raise InvalidInput("The answers so far are not those of the choices.", param="begun")
+    return {choice: answer for choice, answer in enumerate(begun) if answer is not None}
+
+
+def _answer(prompt: Sequence, choice: int, begun: list[int], state: SequenceState) -> Sequence:
+    """One answer to a prompt, as that seed would give it; the tokens in `begun` are there already."""
     return Sequence(
-        request_id=sequence.request_id,
-        token_ids=list(sequence.token_ids),
-        num_prompt_tokens=sequence.num_prompt_tokens,
-        sampling=msgspec.structs.replace(sequence.sampling, seed=sequence.sampling.seed + choice),
-        images=sequence.images,
+        request_id=prompt.request_id,
+        token_ids=[*prompt.token_ids, *begun],
+        num_prompt_tokens=prompt.num_prompt_tokens,
+        sampling=msgspec.structs.replace(prompt.sampling, seed=prompt.sampling.seed + choice),
+        images=prompt.images,
         choice=choice,
-        arrived_s=sequence.arrived_s,
-        state=SequenceState.EXPECTED,
+        arrived_s=prompt.arrived_s,
+        state=state,
     )
 
 
-def _check_sampling(sampling: Sampling, num_answer_tokens: int, spec: ModelSpec) -> None:
-    if sampling.max_tokens <= num_answer_tokens:
+def _check_sampling(sampling: Sampling, spec: ModelSpec) -> None:
+    if sampling.max_tokens < 1:
         raise InvalidInput("max_tokens leaves no token to answer with.", param="max_tokens")
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
         raise InvalidInput("temperature is not a number from 0 on.", param="temperature")
@@ -94,7 +108,7 @@ def _check_sampling(sampling: Sampling, num_answer_tokens: int, spec: ModelSpec)
         raise InvalidInput("A grammar says itself when an answer may end; min_tokens can't.", param="min_tokens")
     if not 0 <= (sampling.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
         raise InvalidInput(f"top_logprobs is not between 0 and {MAX_TOP_LOGPROBS}.", param="top_logprobs")
-    if not 1 <= sampling.num_choices <= (1 if num_answer_tokens else MAX_CHOICES):
+    if not 1 <= sampling.num_choices <= MAX_CHOICES:
         raise InvalidInput(f"The number of choices is not between 1 and {MAX_CHOICES}.", param="n")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
@@ -49,16 +50,19 @@ class EngineClient:
         command: Sequence[str] | None = None,
         *,
         threads: int = 0,
+        log_level: str = "info",
         restarts: RestartPolicy | None = None,
         patience: Patience | None = None,
     ) -> None:
-        """`command` starts a worker; by default ours, with so many CPU threads."""
+        """`command` starts a worker; by default ours, with so many CPU threads, that logs so much."""
         self.state = EngineState.STARTING
         self.ready: Ready | None = None
         self.loading: Loading | None = None
         self.heartbeat: Heartbeat | None = None
         self.failure: LavatubeError | None = None
-        self._command = list(command) if command is not None else worker_command(threads)
+        self.num_restarts = 0
+        self.late_tokens: Counter[int] = Counter()  # how many aborted answers had so many tokens computed afterwards
+        self._command = list(command) if command is not None else worker_command(threads, log_level)
         self._restarts = restarts or RestartPolicy()
         self._patience = patience or Patience()
         self._watchdog = Watchdog(self._patience, time.monotonic())
@@ -116,12 +120,12 @@ class EngineClient:
         finally:
             if self._streams.get(request.request_id) is inbox:
                 self._streams[request.request_id] = None
-                worker.post(Abort(request.request_id))
+                worker.post(Abort(request.request_id, sent_s=time.monotonic()))
 
     def abort_choice(self, request_id: str, choice: int) -> None:
         """End one of a request's several answers; the others go on."""
         if self._worker is not None and self._streams.get(request_id) is not None:
-            self._worker.post(Abort(request_id, choice))
+            self._worker.post(Abort(request_id, choice, time.monotonic()))
 
     async def stop(self) -> None:
         """End the worker; streams that are still open end with Draining."""
@@ -138,6 +142,7 @@ class EngineClient:
         try:
             while (delay_s := await self._live()) is not None:
                 await asyncio.sleep(delay_s)
+                self.num_restarts += 1
                 self._move(EngineState.STARTING)
         except Exception:
             logger.exception("the supervision of the engine broke")
@@ -147,7 +152,7 @@ class EngineClient:
         """One life. Returns seconds to wait before the next, None for never."""
         self._watchdog = Watchdog(self._patience, time.monotonic())
         try:
-            async with start_worker(self._command, self._patience.start_s) as worker:
+            async with start_worker(self._command) as worker:
                 self._worker = worker
                 self._order_load()
                 cause = await self._end_of(worker)
@@ -156,8 +161,6 @@ class EngineClient:
         except OSError:
             logger.exception("the engine's process can't be started")
             return self._bury(EngineCrashed("The engine's process can't be started."))
-        except EngineCrashed as error:
-            return self._bury(error)
         finally:
             self._worker = None
 
@@ -210,6 +213,8 @@ class EngineClient:
                 inbox = streams.pop(event.request_id, None) if is_last(event) else streams.get(event.request_id)
                 if inbox is not None:
                     inbox.put_nowait(event)
+                if isinstance(event, Done) and event.reason == "abort":
+                    self.late_tokens[event.late_tokens] += 1
             case Ready():
                 self.ready, self.failure = event, None
                 self._move(EngineState.READY)

@@ -84,20 +84,29 @@ class EngineCore:
         """Take a request; one with bad data fails, alone, with the next step's events."""
         assert submit.request_id not in self._requests, f"request {submit.request_id} is already here"
         try:
-            sequence = admit(submit, self._spec, self.max_context_tokens, self._clock())
-            self._constrain(sequence)
+            sequences = admit(submit, self._spec, self.max_context_tokens, self._clock())
+            over = [sequence for sequence in sequences if self._constrain(sequence)]
         except RequestError as error:
             self._outbox.append(_failed(submit.request_id, error))
-        else:
-            self._requests[submit.request_id] = [sequence, *sequence.siblings]
+            return
+        self._requests[submit.request_id] = [one for sequence in sequences for one in (sequence, *sequence.siblings)]
+        for sequence in sequences:
             self._scheduler.add(sequence)
+        for sequence in sequences:  # an answer may be whole, of which only the end was not heard
+            if sequence in over:
+                self._finish(sequence, "stop")
+            elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
+                self._finish(sequence, "length")
 
-    def abort(self, request_id: str, choice: int | None = None) -> None:
-        """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter."""
+    def abort(self, request_id: str, choice: int | None = None, sent_s: float = 0.0) -> None:
+        """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter.
+
+        `sent_s` is when that was decided, by this engine's clock; 0: now.
+        """
         for sequence in list(self._requests.get(request_id, [])):
             has_begun = sequence.num_completion_tokens > 0
             if choice is None or (sequence.choice == choice and has_begun):
-                self._finish(sequence, "abort")
+                self._finish(sequence, "abort", sequence.num_tokens_since(sent_s) if sent_s else 0)
 
     def step(self) -> list[RequestEvent]:
         """Compute the next tokens of whoever is scheduled.
@@ -153,8 +162,9 @@ class EngineCore:
 
     def _extend(self, sequence: Sequence, choice: Choice) -> None:
         """Add a sampled token. A stop token ends the choice and is not part of the answer."""
+        sequence.recent_tokens_s.append(self._clock())
         if sequence.first_token_s is None:
-            sequence.first_token_s = self._clock()
+            sequence.first_token_s = sequence.recent_tokens_s[-1]
         if choice.token_id in sequence.sampling.stop_token_ids:
             self._finish(sequence, "stop")
             return
@@ -173,16 +183,18 @@ class EngineCore:
         elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
             self._finish(sequence, "length")
 
-    def _constrain(self, sequence: Sequence) -> None:
-        """Give the choices of a request their matchers. Raises: InvalidInput."""
+    def _constrain(self, sequence: Sequence) -> bool:
+        """Give the choices of a request their matchers; whether nothing may follow. Raises: InvalidInput."""
+        is_over = False
         if sequence.sampling.grammar:
             matcher = self._grammars.matcher(sequence.sampling.grammar)
             for token_id in sequence.token_ids[sequence.num_prompt_tokens :]:
-                matcher.ends_with(token_id)
+                is_over = matcher.ends_with(token_id)
             for one in (sequence, *sequence.siblings):
                 one.matcher = matcher.copy()
+        return is_over
 
-    def _finish(self, sequence: Sequence, reason: str) -> None:
+    def _finish(self, sequence: Sequence, reason: str, late_tokens: int = 0) -> None:
         num_left = self._forget(sequence)
         queued_s, prefill_s, decode_s = sequence.durations(self._clock())
         self._outbox.append(
@@ -197,6 +209,7 @@ class EngineCore:
                 decode_s=decode_s,
                 choice=sequence.choice,
                 num_left=num_left,
+                late_tokens=late_tokens,
             )
         )
 

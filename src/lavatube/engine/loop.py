@@ -17,7 +17,7 @@ def run(core: EngineCore, commands: SimpleQueue[Command], emit: Callable[[list[R
                 case Submit():
                     core.submit(command)
                 case Abort():
-                    core.abort(command.request_id, command.choice)
+                    core.abort(command.request_id, command.choice, command.sent_s)
                 case Shutdown():
                     return
                 case _:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
-import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any, Final
+from contextlib import asynccontextmanager, closing, suppress
+from typing import Final
 
 from lavatube.engine.wire import Command, Event, Frames, decode_event, frame
-from lavatube.errors import EngineCrashed
 
 EXIT_GRACE_S: Final = 2.0
 _READ_BYTES: Final = 1 << 16
 
 
-def worker_command(threads: int = 0) -> list[str]:
+def worker_command(threads: int = 0, log_level: str = "info") -> list[str]:
     """What starts a worker. With -P a file `torch.py` in the current directory stays what it is."""
-    return [sys.executable, "-P", "-m", "lavatube.engine.worker", "--threads", str(threads)]
+    options = ["--threads", str(threads), "--log-level", log_level]
+    return [sys.executable, "-P", "-m", "lavatube.engine.worker", *options]
 
 
 class WorkerProcess:
@@ -65,38 +64,28 @@ class WorkerProcess:
 
 
 @asynccontextmanager
-async def start_worker(command: Sequence[str], connect_timeout_s: float) -> AsyncIterator[WorkerProcess]:
+async def start_worker(command: Sequence[str]) -> AsyncIterator[WorkerProcess]:
     """A new worker. When the block ends so does it, of itself (its connection is closed) or by force.
 
-    Raises: EngineCrashed if it does not connect.
+    The connection is a socket pair, so it has no name that others could find or that would be left behind.
     """
-    connection: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Future()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server.close()  # one worker, one connection
-        stack.callback(writer.close)
-        connection.set_result((reader, writer))
-
-    async with AsyncExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lavatube-"))  # ours alone: mode 0700
-        path = str(Path(folder, "engine.sock"))
-        server = await asyncio.start_unix_server(accept, path)
-        stack.callback(server.close)
-        process = await asyncio.create_subprocess_exec(*command, "--socket", path, stdin=DEVNULL, stdout=DEVNULL)
-        stack.push_async_callback(_end, process, connection)
-        exit_status = asyncio.ensure_future(process.wait())
-        stack.callback(exit_status.cancel)
-        first: set[asyncio.Future[Any]] = {connection, exit_status}
-        await asyncio.wait(first, timeout=connect_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if not connection.done():
-            raise EngineCrashed("The engine's process did not come up.")
-        reader, writer = connection.result()
-        yield WorkerProcess(process, reader, writer)
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            number = theirs.fileno()
+            process = await asyncio.create_subprocess_exec(
+                *command, "--socket", str(number), stdin=DEVNULL, stdout=DEVNULL, pass_fds=[number]
+            )
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            with closing(writer):
+                yield WorkerProcess(process, reader, writer)
+        finally:
+            ours.close()
+            await _end(process)
 
 
-async def _end(process: Process, connection: asyncio.Future[Any]) -> None:
-    if not connection.done():
-        process.kill()  # it has nothing yet whose end would tell it
+async def _end(process: Process) -> None:
     try:
         async with asyncio.timeout(EXIT_GRACE_S):
             await process.wait()

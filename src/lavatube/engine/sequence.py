@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
@@ -35,6 +36,9 @@ _LEGAL_MOVES: Final = {
 }
 
 
+MAX_RECENT: Final = 16
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
     """One image, how it is laid out, and the token ids from `start` up to `end` that are its placeholders."""
@@ -66,6 +70,7 @@ class Sequence:
     arrived_s: float = 0.0
     scheduled_s: float | None = None
     first_token_s: float | None = None
+    recent_tokens_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
     state: SequenceState = SequenceState.WAITING
     num_computed_tokens: int = 0
     block_table: BlockTable = field(default_factory=list)
@@ -104,6 +109,10 @@ class Sequence:
         """Nothing is computed any more; the tokens so far are the prompt of a recomputation."""
         self.num_computed_tokens = 0
         self.features.clear()
+
+    def num_tokens_since(self, moment_s: float) -> int:
+        """Tokens sampled after a moment not long ago; of more than MAX_RECENT it says MAX_RECENT."""
+        return sum(token_s > moment_s for token_s in self.recent_tokens_s)
 
     def durations(self, now_s: float) -> tuple[float, float, float]:
         """Seconds in the queue, from there to the first token, and from there until now."""

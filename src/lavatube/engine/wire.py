@@ -67,21 +67,26 @@ class Pixels(msgspec.Struct, frozen=True):
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """One request: its token ids, each image already expanded to its placeholders, and its images in order.
 
-    The last `num_answer_tokens` ids are an answer that was begun elsewhere and goes on here.
+    `begun` has the tokens of each choice of an answer that was begun elsewhere and goes on here as if it had never
+    stopped; None for a choice that is over. Empty: nothing was begun.
     """
 
     request_id: str
     token_ids: list[int]
     images: list[Pixels]
     sampling: Sampling
-    num_answer_tokens: int = 0
+    begun: list[list[int] | None] = []
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """Stop a request, or one of its choices, and free what it holds; its stream ends with Done("abort")."""
+    """Stop a request, or one of its choices, and free what it holds; its stream ends with Done("abort").
+
+    `sent_s` is when, by the clock that both processes share (time.monotonic); 0: not told.
+    """
 
     request_id: str
     choice: int | None = None
+    sent_s: float = 0.0
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
@@ -165,7 +170,10 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort"."""
+    """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort".
+
+    `late_tokens` were computed after the abort was sent: at most one, that of the step that was under way.
+    """
 
     request_id: str
     reason: str
@@ -177,6 +185,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     decode_s: float
     choice: int = 0
     num_left: int = 0
+    late_tokens: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -1,6 +1,6 @@
-"""The engine's process: `python -m lavatube.engine.worker --socket PATH`. Commands in, events out, over one socket.
+"""The engine's process: `python -m lavatube.engine.worker --socket FD`. Commands in, events out, over one socket.
 
-It belongs to the front that listens there: when that connection or that process ends, so does this one, at once.
+It belongs to the front that holds the other end: when that connection or that process ends, so does this one, at once.
 Anything unforeseen ends it too, loudly: a CUDA error sticks to the process, and a new one is a second away.
 """
 
@@ -48,9 +48,8 @@ _PR_SET_PDEATHSIG: Final = 1
 class Connection:
     """The socket to the front: any thread sends, one reads. When it breaks, the process ends."""
 
-    def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(path)
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
         self._send_lock = threading.Lock()
 
     def send(self, *events: Event) -> None:
@@ -91,7 +90,9 @@ class Heart:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
     arguments = _parse_arguments()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s engine: %(message)s"
+    )
     _die_with_parent()
     connection = Connection(arguments.socket)
     commands: SimpleQueue[Command] = SimpleQueue()
@@ -153,8 +154,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="lavatube.engine.worker", description="The engine's process; the front starts it."
     )
-    parser.add_argument("--socket", required=True, help="Unix socket that the front listens on")
+    parser.add_argument("--socket", type=int, required=True, help="descriptor of a socket to the front")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as suits the model")
+    parser.add_argument("--log-level", default="info", help="how much is logged")
     return parser.parse_args()
 
 

@@ -6,7 +6,9 @@ import asyncio
 import base64
 import secrets
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from lavatube.errors import LavatubeError
 from lavatube.predictions.events import (
@@ -21,6 +23,7 @@ from lavatube.predictions.events import (
     Usage,
 )
 from lavatube.predictions.log import EventLog
+from lavatube.predictions.webhook import Webhook
 
 
 def new_id() -> str:
@@ -31,15 +34,33 @@ def new_id() -> str:
 class Prediction:
     """Written by the service's one task for it, read by any number of views.
 
-    `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads.
+    `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads;
+    `is_durable` ones outlive the server; those that are not `is_kept` are forgotten when they end. `owner` made it,
+    through the protocol `origin`, whose view needs `details`: JSON values, small ones.
     """
 
     def __init__(
-        self, prediction_id: str, *, fingerprint: bytes = b"", is_detached: bool = False, num_choices: int = 1
+        self,
+        prediction_id: str,
+        *,
+        fingerprint: bytes = b"",
+        is_detached: bool = False,
+        is_durable: bool = False,
+        is_kept: bool = True,
+        owner: str = "",
+        origin: str = "",
+        details: Mapping[str, Any] | None = None,
+        num_choices: int = 1,
     ) -> None:
         self.id = prediction_id
         self.fingerprint = fingerprint
         self.is_detached = is_detached
+        self.is_durable = is_durable
+        self.is_kept = is_kept
+        self.owner = owner
+        self.origin = origin
+        self.details: Mapping[str, Any] = details or {}
+        self.webhook: Webhook | None = None
         self.log = EventLog()
         self.status = Status.STARTING
         self.usage = Usage()
@@ -55,6 +76,11 @@ class Prediction:
         self._num_outputs = [0] * num_choices
         self._num_characters = [0] * num_choices
         self._ended = asyncio.Event()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes to keep it, about."""
+        return self.log.size_bytes + _size_bytes(self.details)
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -106,6 +132,8 @@ class Prediction:
         self._end(Status.SUCCEEDED)
 
     def fail(self, error: LavatubeError) -> None:
+        # It is kept for long, and the frames of its way here hold the request's pictures.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         self._end(Status.FAILED, error)
 
     def cancel(self) -> None:
@@ -155,3 +183,16 @@ class Prediction:
         self.completed, self.completed_at = time.monotonic(), datetime.now(UTC)
         self.log.append(Completed(self.log.next_id, status, error))
         self._ended.set()
+
+
+def _size_bytes(value: object) -> int:
+    """Of JSON; its numbers are small."""
+    match value:
+        case str():
+            return len(value)
+        case Mapping():
+            return sum(len(name) + _size_bytes(item) for name, item in value.items())
+        case list():
+            return sum(map(_size_bytes, value))
+        case _:
+            return 8

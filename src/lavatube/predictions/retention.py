@@ -43,13 +43,13 @@ class Retention:
         assert prediction.log.has_ended
         del self._running[prediction.id]
         self._finished[prediction.id] = prediction
-        self._finished_bytes += prediction.log.size_bytes
+        self._finished_bytes += prediction.size_bytes
         self._forget_old()
 
     def forget(self, prediction: Prediction) -> None:
         """A finished one, whose id is to mean another run."""
         del self._finished[prediction.id]
-        self._finished_bytes -= prediction.log.size_bytes
+        self._finished_bytes -= prediction.size_bytes
 
     def _forget_old(self) -> None:
         now = time.monotonic()
@@ -61,4 +61,4 @@ class Retention:
             if not (is_old or is_full):
                 return
             self._finished.popitem(last=False)
-            self._finished_bytes -= oldest.log.size_bytes
+            self._finished_bytes -= oldest.size_bytes

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from lavatube.engine.wire import Done, Failed, RequestEvent, Submit, Tokens
 from lavatube.errors import (
@@ -30,7 +31,10 @@ from lavatube.errors import (
 )
 from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason
+from lavatube.predictions.gate import Gate
 from lavatube.predictions.line import Line, Ticket
+from lavatube.predictions.observers import Observer
+from lavatube.predictions.owners import NO_LIMITS, OPERATOR, OwnerLimits
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.retention import Retention, RetentionLimits
 from lavatube.prompt.chat import Chat, Generation
@@ -40,6 +44,7 @@ from lavatube.prompt.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 DRAIN_RETRY_AFTER_S: Final = 10
+AHEAD: Final = 4
 
 
 class Prepares(Protocol):
@@ -76,11 +81,22 @@ class ServiceLimits:
 class PredictionService:
     """Creates, finds and ends predictions. Everything here belongs to the event loop that it is used from."""
 
-    def __init__(self, preparer: Prepares, engine: Engine, limits: ServiceLimits) -> None:
+    def __init__(
+        self,
+        preparer: Prepares,
+        engine: Engine,
+        limits: ServiceLimits,
+        limits_of: Callable[[str], OwnerLimits] = lambda _: NO_LIMITS,
+    ) -> None:
+        """`limits_of` says what an owner may use."""
+        self.observers: list[Observer] = []
         self._preparer = preparer
         self._engine = engine
         self._limits = limits
-        self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes)
+        self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes, limits_of)
+        # A few wait in the engine itself, so that a row that gets free is taken in the very next step.
+        self._engine_gate = Gate(limits.max_running + math.ceil(limits.max_running / AHEAD))
+        self._prepare_gate, self._fetch_gate = Gate(limits.prepare_threads), Gate(limits.prepare_threads)
         self._retention = Retention(limits.retention)
         self._threads = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="prepare")
         self._fetchers = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="fetch")
@@ -95,16 +111,23 @@ class PredictionService:
         return self._line.is_busy
 
     @property
+    def num_waiting(self) -> int:
+        """Predictions for which there is no room to run yet."""
+        return self._line.num_waiting
+
+    @property
     def num_active(self) -> int:
         """Predictions that have not ended."""
         return len(self._tasks)
 
-    def find(self, prediction_id: str) -> Prediction | None:
-        return self._retention.find(prediction_id)
+    def find(self, prediction_id: str, owner: str = OPERATOR) -> Prediction | None:
+        """Another owner's is not there."""
+        prediction = self._retention.find(prediction_id)
+        return None if prediction is None or prediction.owner != owner else prediction
 
-    def get(self, prediction_id: str) -> Prediction:
+    def get(self, prediction_id: str, owner: str = OPERATOR) -> Prediction:
         """Raises NotFound."""
-        prediction = self.find(prediction_id)
+        prediction = self.find(prediction_id, owner)
         if prediction is None:
             raise NotFound(
                 "There is no such prediction.",
@@ -121,15 +144,20 @@ class PredictionService:
         prediction_id: str | None = None,
         fingerprint: bytes = b"",
         is_detached: bool = False,
+        is_durable: bool = False,
+        is_kept: bool = True,
+        owner: str = "",
+        origin: str = "",
+        details: Mapping[str, Any] | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
-        `is_detached`: it goes on when nobody reads it.
+        The flags are explained at Prediction.
         Raises: Conflict if the id means another request; Overloaded; Draining.
         """
-        known = None if prediction_id is None else self.find(prediction_id)
+        known = None if prediction_id is None else self._retention.find(prediction_id)
         if known is not None:
-            if known.fingerprint != fingerprint:
+            if known.fingerprint != fingerprint or known.owner != owner:
                 raise Conflict("This id was used for another request.", param="id", remedy="Choose a new id.")
             if known in self._tasks or not known.is_worth_retrying:
                 known.is_detached |= is_detached
@@ -137,16 +165,23 @@ class PredictionService:
         if self._is_draining:
             raise _draining("The server is shutting down and takes no new predictions.")
         size_bytes = sum(len(image.source) for image in chat.images)
-        ticket = self._line.enter(size_bytes)
+        ticket = self._line.enter(size_bytes, owner, cost=generation.num_choices)
         if known is not None:
             self._retention.forget(known)
         prediction = Prediction(
             prediction_id or new_id(),
             fingerprint=fingerprint,
             is_detached=is_detached,
+            is_durable=is_durable,
+            is_kept=is_kept,
+            owner=owner,
+            origin=origin,
+            details=details,
             num_choices=generation.num_choices,
         )
         self._retention.add(prediction)
+        for observer in self.observers:
+            observer.created(prediction)
         task = asyncio.create_task(self._run(prediction, chat, generation, ticket), name=prediction.id)
         self._tasks[prediction] = task
         task.add_done_callback(partial(self._finish, prediction, ticket))
@@ -163,6 +198,15 @@ class PredictionService:
         prediction.cancel()
         self._tasks[prediction].cancel()
         return True
+
+    async def delete(self, prediction: Prediction) -> None:
+        """End it, if it runs, and forget it."""
+        prediction.is_kept = False
+        self.cancel(prediction)
+        if (task := self._tasks.get(prediction)) is not None:
+            await asyncio.wait({task})
+        elif self.find(prediction.id) is prediction:
+            self._retention.forget(prediction)
 
     @contextmanager
     def attached(self, prediction: Prediction) -> Iterator[None]:
@@ -195,12 +239,18 @@ class PredictionService:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 try:
-                    prepared = await asyncio.wrap_future(self._prepare(prediction, chat, generation))
+                    has_urls = _has_urls(chat)
+                    await ticket.pass_through(self._fetch_gate if has_urls else self._prepare_gate)
+                    threads = self._fetchers if has_urls else self._threads
+                    prepared = await asyncio.wrap_future(self._prepare(prediction, chat, generation, threads))
                 finally:
                     del chat
                 self._preparing.pop(prediction)
                 self._line.release_bytes(ticket)
+                await ticket.pass_through(self._engine_gate)
                 prediction.start(prepared.prompt_tokens, prepared.image_tokens)
+                for observer in self.observers:
+                    observer.started(prediction)
                 await self._generate(prediction, prepared)
         except TimeoutError:
             seconds = self._limits.timeout_s
@@ -212,10 +262,9 @@ class PredictionService:
             logger.exception("prediction %s: a defect of the server", prediction.id)
             _fail(prediction, InternalError("The server failed to answer; its log says why."))
 
-    def _prepare(self, prediction: Prediction, chat: Chat, generation: Generation) -> Future[Prepared]:
-        """In a thread; requests that wait for some picture's host have threads of their own."""
-        has_urls = any(isinstance(image.source, str) and image.source[:4].lower() == "http" for image in chat.images)
-        threads = self._fetchers if has_urls else self._threads
+    def _prepare(
+        self, prediction: Prediction, chat: Chat, generation: Generation, threads: ThreadPoolExecutor
+    ) -> Future[Prepared]:
         future = threads.submit(copy_context().run, self._preparer.prepare, chat, generation)  # the log tells whose
         self._preparing[prediction] = future
         return future
@@ -230,17 +279,21 @@ class PredictionService:
             prediction.succeed(usage)
             return
         submit = Submit(prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling)
-        async with aclosing(self._engine.submit(submit)) as events:
-            async for event in events:
-                if isinstance(event, Failed):
-                    raise from_code(event.code, event.message, param=event.param or None)
-                if isinstance(event, Done):
-                    usage = replace(usage, cached_tokens=event.cached_tokens)
-                self._hear(prediction, answers[event.choice], event)
-                if all(answer.is_over for answer in answers):
-                    completion_tokens = sum(answer.num_tokens for answer in answers)
-                    prediction.succeed(replace(usage, completion_tokens=completion_tokens))
-                    return
+        try:
+            async with aclosing(self._engine.submit(submit)) as events:
+                async for event in events:
+                    if isinstance(event, Failed):
+                        raise from_code(event.code, event.message, param=event.param or None)
+                    if isinstance(event, Done):
+                        usage = replace(usage, cached_tokens=event.cached_tokens)
+                    self._hear(prediction, answers[event.choice], event)
+                    if all(answer.is_over for answer in answers):
+                        completion_tokens = sum(answer.num_tokens for answer in answers)
+                        prediction.succeed(replace(usage, completion_tokens=completion_tokens))
+                        return
+        finally:  # also of one that fails or is cancelled: its tokens were computed
+            completion_tokens = sum(answer.num_tokens for answer in answers)
+            prediction.usage = replace(usage, completion_tokens=completion_tokens)
         raise EngineCrashed("The engine ended the stream without a result.", remedy="Try again.")
 
     def _hear(self, prediction: Prediction, answer: Answer, event: Tokens | Done) -> None:
@@ -250,6 +303,8 @@ class PredictionService:
         text, logprobs = answer.push(event) if isinstance(event, Tokens) else answer.finish()
         if text or logprobs:
             prediction.write(text, event.choice, logprobs)
+            for observer in self.observers:
+                observer.written(prediction)
         if answer.has_stopped:
             reason: FinishReason = "stop"
         elif isinstance(event, Done):
@@ -266,26 +321,36 @@ class PredictionService:
         del self._tasks[prediction]
         if not prediction.status.is_terminal:
             prediction.cancel()
+        for observer in self.observers:
+            observer.ended(prediction)
         started = prediction.started
         self._leave(prediction, ticket, None if started is None else time.monotonic() - started)
         self._retention.finish(prediction)
+        if not prediction.is_kept and self.find(prediction.id) is prediction:
+            self._retention.forget(prediction)
         logger.info(
             "prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status
         )
 
     def _leave(self, prediction: Prediction, ticket: Ticket, duration_s: float | None) -> None:
         """Give its place away, but not before its thread is free: what can't be cancelled still occupies it."""
+        num_tokens = prediction.usage.prompt_tokens + prediction.usage.completion_tokens
         future = self._preparing.pop(prediction, None)
         if future is None or future.cancel() or future.done():
-            self._line.leave(ticket, duration_s)
+            self._line.leave(ticket, duration_s, num_tokens)
             return
         loop = asyncio.get_running_loop()
 
         def on_thread_end(_: Future[Prepared]) -> None:
             with suppress(RuntimeError):  # the loop is closed: the server has ended before the thread
-                loop.call_soon_threadsafe(self._line.leave, ticket, duration_s)
+                loop.call_soon_threadsafe(self._line.leave, ticket, duration_s, num_tokens)
 
         future.add_done_callback(on_thread_end)
+
+
+def _has_urls(chat: Chat) -> bool:
+    """Requests that wait for some picture's host have threads of their own."""
+    return any(isinstance(image.source, str) and image.source[:4].lower() == "http" for image in chat.images)
 
 
 def _fail(prediction: Prediction, error: LavatubeError) -> None:

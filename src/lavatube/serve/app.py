@@ -11,21 +11,31 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lavatube.errors import InvalidRequest, LavatubeError, MethodNotAllowed, NotFound
+from lavatube.serve.auth import KeyCheck, Keyring
 from lavatube.serve.body import MIB, BodyReader
 from lavatube.serve.boundary import Boundary
 from lavatube.serve.cog import CogRoutes
 from lavatube.serve.estimate import EstimateRoute
 from lavatube.serve.health import health_routes
-from lavatube.serve.limits import BearerKey, HeaderLimit
+from lavatube.serve.limits import HeaderLimit, HostCheck
+from lavatube.serve.metrics import Metrics
 from lavatube.serve.openai import OpenAIRoutes
+from lavatube.serve.responses import ResponsesRoutes
 from lavatube.serve.serving import Serving
 from lavatube.settings import Settings
 
 
-def build_app(serving: Serving, settings: Settings) -> Starlette:
-    """The application for these settings; it answers before there is a model, and says so."""
+def build_app(
+    serving: Serving, settings: Settings, keyring: Keyring | None = None, metrics: Metrics | None = None
+) -> Starlette:
+    """The application for these settings; it answers before there is a model, and says so.
+
+    `keyring`: by default the key of the settings and no other. `metrics`: by default of nothing but HTTP.
+    """
+    keyring = keyring or Keyring(settings.api_key)
+    metrics = metrics or Metrics(serving)
     bodies = BodyReader(max_bytes=settings.max_body_mib * MIB)
-    cog = CogRoutes(serving, bodies, max_new_tokens=settings.max_new_tokens, has_key=bool(settings.api_key))
+    cog = CogRoutes(serving, bodies, max_new_tokens=settings.max_new_tokens)
     openai = OpenAIRoutes(
         serving,
         bodies,
@@ -33,11 +43,26 @@ def build_app(serving: Serving, settings: Settings) -> Starlette:
         created=int(time.time()),
         max_new_tokens=settings.max_new_tokens,
     )
+    responses = ResponsesRoutes(
+        serving, bodies, names=(settings.served_name, settings.model), max_new_tokens=settings.max_new_tokens
+    )
     estimate = EstimateRoute(serving, bodies, names=(settings.served_name, settings.model))
-    key = [Middleware(BearerKey, key=settings.api_key)] if settings.api_key else []
+    hosts = [host.strip() for host in settings.allowed_hosts.split(",") if host.strip()]
     app = Starlette(
-        routes=[*health_routes(serving.health), *cog.routes(), *openai.routes(), *estimate.routes()],
-        middleware=[Middleware(Boundary), Middleware(HeaderLimit), *key],
+        routes=[
+            *health_routes(serving.health),
+            *cog.routes(),
+            *openai.routes(),
+            *responses.routes(),
+            *estimate.routes(),
+            metrics.route(),
+        ],
+        middleware=[
+            Middleware(Boundary, on_answer=metrics.answered),
+            Middleware(HeaderLimit),
+            Middleware(HostCheck, keyring=keyring, hosts=hosts),
+            Middleware(KeyCheck, keyring=keyring),
+        ],
         exception_handlers={HTTPException: _as_ours},
     )
     app.router.redirect_slashes = False

@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 
+# Of a request that is over: the path as its route declares it, the method, the status (0: none), the error's code.
+OnAnswer = Callable[[str, str, int, str], None]
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -35,10 +40,11 @@ class RequestId(logging.Filter):
 
 
 class Boundary:
-    """ASGI middleware around everything else."""
+    """ASGI middleware around everything else. `on_answer` is told of every request when it is over."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, on_answer: OnAnswer) -> None:
         self._app = app
+        self._on_answer = on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,6 +56,7 @@ class Boundary:
             await self._answer(exchange, receive)
         finally:
             exchange.log()
+            self._on_answer(*exchange.facts)
             request_id_var.reset(token)
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
@@ -87,6 +94,13 @@ class _Exchange:
         if self._status:
             return
         await error_response(error, self.scope["path"], self.request_id)(self.scope, receive, self.send)
+
+    @property
+    def facts(self) -> tuple[str, str, int, str]:
+        """What may be counted: nothing that a client can make up."""
+        route: str = getattr(self.scope.get("route"), "path", "none")
+        method = self.scope["method"] if self.scope["method"] in METHODS else "other"
+        return route, method, self._status, "" if self.code == "-" else self.code
 
     def log(self) -> None:
         """The path as it came, percent-encoded: no control character can forge a line."""

@@ -19,6 +19,7 @@ from lavatube import __version__
 from lavatube.errors import Forbidden, InvalidRequest
 from lavatube.predictions.events import Completed
 from lavatube.predictions.prediction import Prediction
+from lavatube.serve.auth import caller_of, check_operator
 from lavatube.serve.body import BodyReader
 from lavatube.serve.cog_inputs import PredictionRequest, fingerprint
 from lavatube.serve.cog_views import COG_VERSION, event_frame, health_body, refusal, snapshot
@@ -34,13 +35,12 @@ PROXY_HEADERS: Final = ("forwarded", "via", "x-real-ip")
 
 
 class CogRoutes:
-    """The handlers; `has_key` says that whoever gets here has shown the API key."""
+    """The handlers."""
 
-    def __init__(self, serving: Serving, bodies: BodyReader, *, max_new_tokens: int, has_key: bool) -> None:
+    def __init__(self, serving: Serving, bodies: BodyReader, *, max_new_tokens: int) -> None:
         self._serving = serving
         self._bodies = bodies
         self._max_new_tokens = max_new_tokens
-        self._has_key = has_key
         self._document = openapi_document(max_new_tokens)
 
     def routes(self) -> list[Route]:
@@ -87,20 +87,21 @@ class CogRoutes:
         prediction_id = request.path_params["id"]
         if request.method == "PUT":
             return await self._create(request, prediction_id)
-        return json_response(snapshot(self._serving.find(prediction_id)))
+        return json_response(snapshot(self._serving.find(prediction_id, caller_of(request).id)))
 
     async def stream(self, request: Request) -> EventStream:
         """Also of a prediction that was refused: here that is its result."""
-        prediction = self._serving.find(request.path_params["id"])
+        prediction = self._serving.find(request.path_params["id"], caller_of(request).id)
         return await self._events(request, prediction, _last_event_id(request), refuses=False)
 
     async def cancel(self, request: Request) -> Response:
-        self._serving.cancel(request.path_params["id"])
+        self._serving.cancel(request.path_params["id"], caller_of(request).id)
         return json_response({})
 
     async def shutdown(self, request: Request) -> Response:
-        """For an operator on this machine, or with the key; never for a web page, whose browser sends Origin."""
-        if "origin" in request.headers or not (self._has_key or _is_local(request)):
+        """For an operator's key, or without any on this machine; never for a web page, whose browser sends Origin."""
+        check_operator(request)
+        if "origin" in request.headers or not (caller_of(request).is_operator or _is_local(request)):
             raise Forbidden("Only this machine itself may stop the server.", remedy="Set an API key to allow others.")
         self._serving.shutdown()
         return json_response({})
@@ -110,8 +111,9 @@ class CogRoutes:
         asked = await self._bodies.read(request, lambda body: validate(PredictionRequest, _with_id(body, path_id)))
         generation = asked.input.generation(self._max_new_tokens)
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
-        service = self._serving.service_for(asked.id)
-        known = None if asked.id is None else service.find(asked.id)
+        owner = caller_of(request).id
+        service = self._serving.service_for(asked.id, owner)
+        known = None if asked.id is None else service.find(asked.id, owner)
         wants_events = _accepts_events(request)
         preference, after = parse_prefer(request.headers.getlist("prefer")), _last_event_id(request)
         prediction = service.create(
@@ -120,6 +122,8 @@ class CogRoutes:
             prediction_id=asked.id,
             fingerprint=digest,
             is_detached=preference.is_async,
+            owner=owner,
+            origin="cog",
         )
         is_known = prediction is known
         del asked  # the picture is the preparer's now; a long answer must not keep it

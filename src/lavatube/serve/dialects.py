@@ -27,6 +27,7 @@ from lavatube.errors import (
 from lavatube.serve.fields import InvalidFields, Problem
 
 OPENAI_PREFIX: Final = "/v1/"
+RESPONSES_PATH: Final = "/v1/responses"
 
 # Characters that some clients take for line ends; JSON may hold them raw, a line-based reader would break on them.
 _LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
@@ -45,7 +46,8 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
 def error_response(error: LavatubeError, path: str, request_id: str) -> Response:
     """What a client of the API at `path` expects to see of this error."""
     if f"{path}/".startswith(OPENAI_PREFIX):
-        return json_response(openai_body(error), openai_status(error), _headers(error) | _openai_headers(error))
+        body = openai_body(error, "input" if path.startswith(RESPONSES_PATH) else "messages")
+        return json_response(body, openai_status(error), _headers(error) | _openai_headers(error))
     return json_response(cog_body(error, request_id), error.status, _headers(error))
 
 
@@ -54,12 +56,12 @@ def openai_status(error: LavatubeError) -> int:
     return 400 if error.status == 422 or isinstance(error, UnsupportedImage) else error.status
 
 
-def openai_body(error: LavatubeError) -> dict[str, object]:
+def openai_body(error: LavatubeError, text_param: str = "messages") -> dict[str, object]:
     return {
         "error": {
             "message": error.sentence,
             "type": _openai_type(error),
-            "param": _param(error, "messages"),
+            "param": param_of(error, text_param),
             "code": error.code,
         }
     }
@@ -68,7 +70,7 @@ def openai_body(error: LavatubeError) -> dict[str, object]:
 def cog_body(error: LavatubeError, request_id: str) -> dict[str, object]:
     if not isinstance(error, RequestError):
         return {"error": error.sentence, "code": error.code, "status": "failed", "request_id": request_id}
-    param = _param(error, "input.prompt")
+    param = param_of(error, "input.prompt")
     body: dict[str, object] = {
         "error": {
             "code": error.code,
@@ -86,7 +88,7 @@ def cog_body(error: LavatubeError, request_id: str) -> dict[str, object]:
     return body
 
 
-def _param(error: LavatubeError, text_param: str) -> str | None:
+def param_of(error: LavatubeError, text_param: str) -> str | None:
     """The field at fault; who counts the prompt's tokens does not know what the API calls the prompt."""
     return text_param if error.param is None and isinstance(error, PromptTooLong) else error.param
 

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lavatube.errors import ModelNotFound
 from lavatube.geometry import Detail, ImagePlan
 from lavatube.prompt.chat import Chat, ImageInput, Part
 from lavatube.prompt.prepare import Estimate
 from lavatube.serve.body import BodyReader
 from lavatube.serve.dialects import json_response
 from lavatube.serve.fields import StrictModel, at_most, validate
+from lavatube.serve.model_names import check_model
 from lavatube.serve.openai_request import MAX_MESSAGES, MAX_PARTS, TextPart, read_turn
 from lavatube.serve.serving import Serving
 
@@ -79,10 +79,8 @@ class EstimateRoute:
 
     async def estimate(self, request: Request) -> Response:
         asked = await self._bodies.read(request, partial(validate, EstimateRequest))
-        if asked.model not in (None, *self._names):
-            raise ModelNotFound(
-                "There is no such model here.", param="model", remedy=f"This server serves {self._names[0]}."
-            )
+        if asked.model is not None:
+            check_model(asked.model, self._names)
         sizes = [(size.width, size.height) for size in asked.sizes]
         estimate = await self._serving.ready_service().estimate(asked.chat, sizes)
         return json_response({"object": "estimate", "model": self._names[0]} | _answer(estimate, sizes))

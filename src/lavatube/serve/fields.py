@@ -134,6 +134,7 @@ def _path(loc: tuple[int | str, ...]) -> list[str]:
         if part != "[key]"  # pydantic's mark for the key itself, not its value
         and not (index >= 2 and isinstance(loc[index - 1], int) and loc[index - 2] == "content")
         and not (index == 1 and loc[0] == "response_format" and len(loc) > 2)
+        and not (index == 2 and loc[:2] == ("text", "format") and len(loc) > 3)
     ]
     return [part.encode("ascii", "backslashreplace").decode() for part in parts]
 

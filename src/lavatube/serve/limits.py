@@ -1,18 +1,21 @@
-"""What is looked at before any route: the size of the headers, and the key. Bodies have their limits in body.py."""
+"""What is looked at before any route: the size of the headers, and whom they address. For keys see auth.py."""
 
 from __future__ import annotations
 
-import hmac
-from hashlib import sha256
+import ipaddress
+import re
+from collections.abc import Collection
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lavatube.errors import HeadersTooLarge, InvalidRequest, Unauthorized
+from lavatube.errors import Forbidden, HeadersTooLarge, InvalidRequest
+from lavatube.serve.auth import Keyring
 from lavatube.serve.health import PROBE_PATHS
 
 MAX_HEADERS: Final = 100
 MAX_HEADER_BYTES: Final = 16 * 1024
+_HAS_PORT: Final = re.compile(r":\d*$")
 
 
 class HeaderLimit:
@@ -35,29 +38,36 @@ class HeaderLimit:
         await self._app(scope, receive, send)
 
 
-class BearerKey:
-    """ASGI middleware: without the key, the probes and nothing else, and those without details (`is_stranger`).
+class HostCheck:
+    """ASGI middleware for a server that asks for no key: who it was addressed as must be nobody else's name.
 
-    Decided on the path that the router will match, never on a URL that was put together from headers.
+    Without it any web page could reach a server on this machine, through a name of its own that it lets point here (DNS
+    rebinding). A page can't do that to an address, nor to a name without dots.
+    Source: CVE-2024-28224 (Ollama), CVE-2025-62593 (Ray).
     """
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, hosts: Collection[str] = ()) -> None:
         self._app = app
-        self._digest = sha256(key.encode()).digest()
+        self._keyring = keyring
+        self._hosts = {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._has_key(scope):
-            if scope["path"] not in PROBE_PATHS:
-                raise Unauthorized(
-                    "The key is missing or wrong.", param="authorization", remedy="Send Authorization: Bearer KEY."
-                )
-            scope.setdefault("state", {})["is_stranger"] = True
+        if scope["type"] == "http" and not self._keyring.is_asking and scope["path"] not in PROBE_PATHS:
+            for name, value in scope["headers"]:
+                if name == b"host" and not self._is_ours(value.decode("latin-1")):
+                    raise Forbidden(
+                        "The request is addressed to a name that is not this server's.",
+                        param="host",
+                        remedy="Use its address, or name it in the setting allowed_hosts.",
+                    )
         await self._app(scope, receive, send)
 
-    def _has_key(self, scope: Scope) -> bool:
-        """Digests of bytes are compared: equal lengths, no text that could fail to compare, no early end."""
-        values = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(values) != 1:
+    def _is_ours(self, authority: str) -> bool:
+        host = authority.lower().rpartition(":")[0] if _HAS_PORT.search(authority) else authority.lower()
+        if "*" in self._hosts or host in self._hosts or "." not in host or host.endswith(".localhost"):
+            return True
+        try:
+            ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
             return False
-        scheme, _, key = values[0].partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(sha256(key.strip()).digest(), self._digest)
+        return True

@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lavatube.errors import ModelNotFound
 from lavatube.predictions.events import Completed, Ended, Output, Started
+from lavatube.serve.auth import caller_of
 from lavatube.serve.body import BodyReader
 from lavatube.serve.connection import while_connected
 from lavatube.serve.dialects import json_response
+from lavatube.serve.model_names import check_model
 from lavatube.serve.openai_request import parse_chat_request
 from lavatube.serve.openai_views import ChatView
 from lavatube.serve.serving import Serving
@@ -49,15 +50,17 @@ class OpenAIRoutes:
         return json_response({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request) -> Response:
-        self._check_name(request.path_params["id"])
+        check_model(request.path_params["id"], self._names)
         return json_response(self._model())
 
     async def complete(self, request: Request) -> Response | EventStream:
         asked = await self._bodies.read(request, parse_chat_request)
-        self._check_name(asked.model)
+        check_model(asked.model, self._names)
         chat, generation = asked.chat, asked.generation(self._max_new_tokens)
         is_stream, includes_usage = bool(asked.stream), asked.includes_usage
-        prediction = self._serving.ready_service().create(chat, generation)
+        prediction = self._serving.ready_service().create(
+            chat, generation, owner=caller_of(request).id, origin="openai"
+        )
         del asked, chat  # the pictures are the preparer's now; a long answer must not keep them
         view = ChatView(prediction, self._names[0], includes_usage, generation.top_logprobs is not None)
         if is_stream:
@@ -95,12 +98,6 @@ class OpenAIRoutes:
                         case Completed():
                             for piece in view.ending(is_open=is_open):
                                 yield piece
-
-    def _check_name(self, name: str) -> None:
-        if name not in self._names:
-            raise ModelNotFound(
-                "There is no such model here.", param="model", remedy=f"This server serves {self._names[0]}."
-            )
 
     def _model(self) -> dict[str, object]:
         return {"id": self._names[0], "object": "model", "created": self._created, "owned_by": OWNER}

@@ -9,22 +9,21 @@ Source: openai-python 3.57, types/chat/completion_create_params.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Final, Literal, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
 from lavatube.geometry import Detail
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Structure, Text, Turn
-from lavatube.prompt.prepare import MAX_STOP_CHARS
 from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, misfit, validate
+from lavatube.serve.not_served import NotServed, refuse_not_served
+from lavatube.serve.openai_sampling import SamplingFields, too_large
 from lavatube.serve.openai_structure import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs, TextFormat
 
 MAX_MESSAGES: Final = 1024
 MAX_PARTS: Final = 256
-MAX_STOPS: Final = 4
-MAX_TOP_K: Final = 2**31 - 1
 MAX_BIASES: Final = 1024
-SEED_MASK: Final = 2**63 - 1
 
 # Labels, hints for billing and caching: nothing about the answer depends on them.
 WITHOUT_EFFECT: Final = frozenset(
@@ -41,7 +40,7 @@ WITHOUT_EFFECT: Final = frozenset(
 )
 
 # Parameters that are not served: the values that ask for nothing, and what the parameter would be for.
-NOT_SERVED: Final[dict[str, tuple[tuple[object, ...], str]]] = {
+NOT_SERVED: Final[NotServed] = {
     "audio": ((), "this model speaks no audio"),
     "function_call": (("none",), "tools are not served"),
     "functions": (([],), "tools are not served"),
@@ -55,7 +54,15 @@ NOT_SERVED: Final[dict[str, tuple[tuple[object, ...], str]]] = {
     "verbosity": (("medium",), "this model has no such setting"),
     "web_search_options": ((), "there is no web search"),
 }
-MESSAGE_NOT_SERVED: Final = ("tool_calls", "tool_call_id", "function_call", "audio", "refusal")
+MESSAGE_NOT_SERVED: Final = (
+    "annotations",
+    "audio",
+    "function_call",
+    "parsed",
+    "refusal",
+    "tool_call_id",
+    "tool_calls",
+)
 
 
 class TextPart(StrictModel):
@@ -100,20 +107,12 @@ class StreamOptions(StrictModel):
     include_obfuscation: Literal[False] = False
 
 
-class ChatRequest(StrictModel):
+class ChatRequest(SamplingFields):
     model: str
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True), at_most(MAX_MESSAGES)]
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
-    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]] | None, at_most(MAX_STOPS)] = (
-        None
-    )
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: int | None = Field(None, ge=1, le=8)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: Annotated[
         dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None,
         at_most(MAX_BIASES),
@@ -122,18 +121,10 @@ class ChatRequest(StrictModel):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = Field(None, discriminator="type")
     # Not OpenAI's: as vLLM and others name them.
-    top_k: int | None = Field(None, ge=-1, le=MAX_TOP_K)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     min_tokens: int | None = Field(None, ge=0)
     structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _as_list(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> ChatRequest:
@@ -178,21 +169,13 @@ class ChatRequest(StrictModel):
         max_tokens = self.max_completion_tokens or self.max_tokens or max_new_tokens
         if max_tokens > max_new_tokens:
             param = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
-            raise invalid([_too_large(param, max_new_tokens)])
+            raise invalid([too_large(param, max_new_tokens)])
         min_tokens = self.min_tokens or 0
         if min_tokens > max_tokens:
-            raise invalid([_too_large("min_tokens", max_tokens)])
-        return Generation(
+            raise invalid([too_large("min_tokens", max_tokens)])
+        return replace(
+            self.sampling,
             max_tokens=max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            seed=None if self.seed is None else self.seed & SEED_MASK,
-            stop=tuple(self.stop or ()),
-            top_k=max(self.top_k or 0, 0),
-            min_p=self.min_p or 0.0,
-            repetition_penalty=self.repetition_penalty or 1.0,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias=tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items()),
             min_tokens=min_tokens,
             top_logprobs=self.top_logprobs or 0 if self.logprobs else None,
@@ -201,33 +184,14 @@ class ChatRequest(StrictModel):
         )
 
 
-def _too_large(param: str, limit: int) -> Problem:
-    return Problem(param, f"{param} should be less than or equal to {limit}.", "Send a smaller number.")
-
-
 def parse_chat_request(body: dict[str, object]) -> ChatRequest:
     """Raises InvalidFields."""
-    _refuse_not_served(body)
+    refuse_not_served(body, NOT_SERVED)
     wanted = {name: value for name, value in body.items() if name not in WITHOUT_EFFECT and name not in NOT_SERVED}
     messages = wanted.get("messages")
     if isinstance(messages, list):
         wanted["messages"] = [_without_nulls(message) for message in messages]
     return validate(ChatRequest, wanted)
-
-
-def _refuse_not_served(body: dict[str, object]) -> None:
-    problems = [
-        Problem(name, f"{name} is not served: {why}.", "Leave it out.")
-        for name, (neutral, why) in NOT_SERVED.items()
-        if not (body.get(name) is None or _is_one_of(body[name], neutral))
-    ]
-    if problems:
-        raise invalid(problems)
-
-
-def _is_one_of(value: object, neutral: tuple[object, ...]) -> bool:
-    """As JSON knows it: true is not 1."""
-    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral)
 
 
 def _without_nulls(message: object) -> object:

@@ -13,6 +13,7 @@ from lavatube.errors import Conflict, LavatubeError
 from lavatube.predictions.events import Output, Status, TokenLogprob, Usage
 from lavatube.predictions.prediction import Prediction
 from lavatube.serve.dialects import openai_body
+from lavatube.serve.openai_logprobs import with_top
 from lavatube.serve.sse import frame, raw_frame
 
 DONE: Final = raw_frame(b"[DONE]")
@@ -72,10 +73,7 @@ class ChatView:
     def _logprobs(self, logprobs: Iterable[TokenLogprob]) -> dict[str, object] | None:
         if not self.has_logprobs:
             return None
-        content = [
-            _logprob(logprob) | {"top_logprobs": [_logprob(other) for other in logprob.top]} for logprob in logprobs
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": [with_top(logprob) for logprob in logprobs], "refusal": None}
 
     def _chunk(
         self,
@@ -98,15 +96,6 @@ class ChatView:
             "created": int(self.prediction.created_at.timestamp()),
             "model": self.model,
         }
-
-
-def _logprob(logprob: TokenLogprob) -> dict[str, object]:
-    """A token may end within a character: its bytes say what its text can't."""
-    return {
-        "token": logprob.text.decode(errors="replace"),
-        "logprob": logprob.logprob,
-        "bytes": list(logprob.text),
-    }
 
 
 def _usage(usage: Usage) -> dict[str, object]:

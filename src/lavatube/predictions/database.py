@@ -1,0 +1,87 @@
+"""A URL in, the database behind it out: SQLite in a file of its own, or PostgreSQL; tables made, version checked."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Column, Engine, Integer, Table, create_engine, event, insert, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from lavatube.errors import DatabaseUnusable
+from lavatube.predictions.tables import metadata
+
+logger = logging.getLogger(__name__)
+
+VERSION: Final = 1
+BUSY_S: Final = 5.0
+
+SCHEMA: Final = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+
+def open_database(url: str) -> Engine:
+    """Several processes may open it at once. Raises: DatabaseUnusable."""
+    try:
+        engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
+    except (ArgumentError, ImportError) as error:
+        logger.error("the database's URL: %s", type(error).__name__)  # noqa: TRY400 - its text may hold the password
+        raise DatabaseUnusable(
+            "The database's URL can't be used.",
+            remedy="It is sqlite:///PATH or postgresql://USER@HOST/NAME; that needs lavatube[postgres].",
+        ) from None
+    try:
+        _prepare(engine)
+    except (SQLAlchemyError, OSError) as error:
+        engine.dispose()
+        logger.error("the database can't be opened: %s", getattr(error, "orig", error))  # noqa: TRY400
+        raise DatabaseUnusable(
+            "The database can't be opened.", remedy="The log says why; --database names another, or off."
+        ) from None
+    except DatabaseUnusable:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _prepare(engine: Engine) -> None:
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        version = connection.execute(select(SCHEMA.c.version)).scalar()
+        if version is None:
+            connection.execute(insert(SCHEMA).values(version=VERSION))
+        elif version != VERSION:
+            raise DatabaseUnusable(
+                f"The database is of version {version}; this server knows {VERSION}.",
+                remedy="Use the server that made it, or another database.",
+            )
+
+
+def _sqlite(url: str) -> Engine:
+    """The file holds what people asked: nobody else may read it. Its journal gets the same rights."""
+    path = make_url(url).database
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    engine = create_engine(url, connect_args={"timeout": BUSY_S})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        # FULL: what was acknowledged is on the disk. Writers wait for one another, readers for nobody.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(BUSY_S * 1000)}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+def _postgresql(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername != "postgresql+psycopg":
+        raise ArgumentError("neither SQLite nor PostgreSQL")
+    return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": int(BUSY_S)})

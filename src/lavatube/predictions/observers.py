@@ -1,0 +1,22 @@
+"""Who is told what happens to predictions: metrics, webhooks. They are told at once, and must be quick."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lavatube.predictions.prediction import Prediction
+
+
+class Observer(Protocol):
+    """Of a durable prediction, what `created` and `ended` post to the journal is one transaction with the event itself.
+
+    When `ended` is called the prediction has its end, but no reader has been told yet.
+    """
+
+    def created(self, prediction: Prediction) -> None: ...
+
+    def started(self, prediction: Prediction) -> None: ...
+
+    def written(self, prediction: Prediction) -> None: ...
+
+    def ended(self, prediction: Prediction) -> None: ...

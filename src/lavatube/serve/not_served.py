@@ -1,0 +1,28 @@
+"""Parameters of an API that are known and not served: refused by name, unless their value asks for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lavatube.serve.fields import Problem, invalid
+
+NotServed = Mapping[str, tuple[tuple[object, ...], str]]
+
+
+def refuse_not_served(body: Mapping[str, object], not_served: NotServed) -> None:
+    """`not_served`: of each parameter the values that ask for nothing, as null does, and why it is not served.
+
+    Raises InvalidFields.
+    """
+    problems = [
+        Problem(name, f"{name} is not served: {why}.", "Leave it out.")
+        for name, (neutral, why) in not_served.items()
+        if not (body.get(name) is None or _is_one_of(body[name], neutral))
+    ]
+    if problems:
+        raise invalid(problems)
+
+
+def _is_one_of(value: object, neutral: tuple[object, ...]) -> bool:
+    """As JSON knows it: true is not 1."""
+    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral)

@@ -1,0 +1,122 @@
+"""A response, and those that it goes on from → the conversation that they are together.
+
+Each keeps its own input only, so that a long conversation is kept once; one that was forgotten ends the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from lavatube.errors import PreviousResponseNotFound
+from lavatube.predictions.events import Status
+from lavatube.predictions.prediction import Prediction
+from lavatube.prompt.chat import Role, Text, Turn
+from lavatube.serve.fields import Problem, invalid
+from lavatube.serve.kept_pictures import KeptPictures
+from lavatube.serve.responses_input import MAX_ITEMS, NAME, Item, listed, turns_of_kept
+from lavatube.serve.responses_views import ITEM_PREFIX, PREFIX
+
+MAX_SHOWN_BYTES: Final = 32 * 1024 * 1024
+PARAM: Final = "previous_response_id"
+
+Find = Callable[[str], Awaitable[Prediction | None]]
+
+
+class Chain:
+    """`find` finds what one caller may go on from."""
+
+    def __init__(self, find: Find, pictures: KeptPictures) -> None:
+        self._find = find
+        self._pictures = pictures
+
+    async def turns(self, response_id: str | None) -> tuple[Turn, ...]:
+        """The whole conversation up to that response's answer. Raises: PreviousResponseNotFound, InvalidFields."""
+        turns: list[Turn] = []
+        for prediction in await self._back_from(response_id):
+            turns += turns_of_kept(prediction.details["items"], PARAM, self._picture)
+            turns.append(Turn(Role.ASSISTANT, (Text(prediction.text),)))
+        return tuple(turns)
+
+    async def items(self, prediction: Prediction) -> list[Item]:
+        """What a response is the answer to, as it is listed, the oldest first. Raises PreviousResponseNotFound."""
+        items: list[Item] = []
+        for earlier in await self._back_from(_previous(prediction)):
+            items += [*_listed(earlier), _answer(earlier)]
+        return items + _listed(prediction)
+
+    def show(self, items: list[Item], *, shows_pictures: bool) -> list[Item]:
+        """Listed items with the URLs of their pictures, or null: as not asked for, no longer kept, or too much."""
+        budget_bytes = MAX_SHOWN_BYTES if shows_pictures else 0
+        shown = []
+        for item in items:
+            content = []
+            for part in item["content"]:
+                if part["type"] != "input_image":
+                    content.append(part)
+                    continue
+                url = self._pictures.find(part[NAME]) if NAME in part else part["image_url"]
+                if url is not None and len(url) <= budget_bytes:
+                    budget_bytes -= len(url)
+                else:
+                    url = None
+                content.append({"type": "input_image", "detail": part["detail"], "image_url": url})
+            shown.append({**item, "content": content})
+        return shown
+
+    async def _back_from(self, response_id: str | None) -> list[Prediction]:
+        """The oldest first."""
+        found: list[Prediction] = []
+        num_items = 0
+        while response_id is not None:
+            prediction = await self._get(response_id)
+            found.append(prediction)
+            num_items += len(prediction.details["items"]) + 1
+            if num_items > MAX_ITEMS:
+                raise invalid([Problem(PARAM, f"The conversation has more than {MAX_ITEMS} items.", "Begin anew.")])
+            response_id = _previous(prediction)
+        return found[::-1]
+
+    async def _get(self, response_id: str) -> Prediction:
+        prediction = await self._find(response_id.removeprefix(PREFIX))
+        if prediction is None or "response" not in prediction.details:
+            raise PreviousResponseNotFound(
+                "The response that this one goes on from is not here.",
+                param=PARAM,
+                remedy="Finished ones are kept for a while only; send the conversation as input.",
+            )
+        if prediction.status is not Status.SUCCEEDED:
+            raise invalid([Problem(PARAM, "That response has no answer to go on from.", "Wait until it is completed.")])
+        return prediction
+
+    def _picture(self, name: str) -> str:
+        url = self._pictures.find(name)
+        if url is None:
+            raise PreviousResponseNotFound(
+                "A picture of the conversation is no longer here.",
+                param=PARAM,
+                remedy="Send it again, as input of a new conversation.",
+            )
+        return url
+
+
+def _listed(prediction: Prediction) -> list[Item]:
+    return [
+        listed(item, f"{ITEM_PREFIX}{prediction.id}_{index}") for index, item in enumerate(prediction.details["items"])
+    ]
+
+
+def _previous(prediction: Prediction) -> str | None:
+    previous: str | None = prediction.details["response"][PARAM]
+    return previous
+
+
+def _answer(prediction: Prediction) -> dict[str, Any]:
+    part = {"type": "output_text", "text": prediction.text, "annotations": [], "logprobs": []}
+    return {
+        "id": ITEM_PREFIX + prediction.id,
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }

@@ -1,0 +1,102 @@
+"""Whoever ends a request, and in whichever API: at most one more token is computed, by the engine's own count."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.flow.server import Server
+from tests.flow.sse import events
+from tests.flow.test_shutdown import CHAT, STREAM, long
+
+LONG_CHAT = {**CHAT, "max_tokens": 3500}
+
+
+def aborted(server: Server) -> dict[str, float]:
+    """Of the histogram of tokens computed after an abort: how many in all, and in the buckets."""
+    text = httpx.get(f"{server.url}/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    samples = families["lavatube_engine_tokens_after_abort"].samples
+    return {sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value for sample in samples}
+
+
+def cog_stream_left(server: Server) -> None:
+    with httpx.stream("POST", f"{server.url}/predictions", json=long(3500), headers=STREAM) as response:
+        received = events(response)
+        for _ in range(4):
+            next(received)
+
+
+def cog_canceled(server: Server) -> None:
+    created = httpx.post(f"{server.url}/predictions", json=long(3500), headers={"Prefer": "respond-async"})
+    assert created.status_code == 202
+    url = f"{server.url}/predictions/{created.json()['id']}"
+    with httpx.stream("GET", f"{url}/stream") as response:
+        received = events(response)
+        next(event for event in received if event.name == "output")
+        assert httpx.post(f"{url}/cancel").status_code == 200
+        *_, last = received
+    assert last.data["status"] == "canceled"
+
+
+def waiting_client_left(server: Server, path: str, body: dict[str, object]) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}{path}", json=body, timeout=1.0)
+
+
+def chat_stream_left(server: Server) -> None:
+    body = {**LONG_CHAT, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:
+        lines = (line for line in response.iter_lines() if line.startswith("data: "))
+        for _ in range(4):
+            next(lines)
+
+
+WAYS: dict[str, Callable[[Server], None]] = {
+    "cog, stream left": cog_stream_left,
+    "cog, canceled": cog_canceled,
+    "cog, waiting client left": lambda server: waiting_client_left(server, "/predictions", long(3500)),
+    "openai, stream left": chat_stream_left,
+    "openai, waiting client left": lambda server: waiting_client_left(server, "/v1/chat/completions", LONG_CHAT),
+}
+
+
+@pytest.fixture(scope="module")
+def server(endless_folder: Path, cache: Path) -> Iterator[Server]:
+    with Server(str(endless_folder), cache, "--model-name", "endless") as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_at_most_one_token_is_computed_after_the_end(server: Server, way: str) -> None:
+    before = aborted(server)
+    for _ in range(3):
+        WAYS[way](server)
+    after = _until_more(server, before["count"] + 3)
+    assert after["1.0"] - before["1.0"] == 3, after
+
+
+def test_a_deadline_stops_it_too(endless_folder: Path, cache: Path) -> None:
+    with Server(str(endless_folder), cache, "--request-timeout-s", "1") as server:
+        server.wait_ready()
+        answer = httpx.post(f"{server.url}/predictions", json=long(3900), timeout=30)
+        assert answer.json()["code"] == "deadline_exceeded"
+        assert _until_more(server, 1)["1.0"] == 1
+        text = httpx.get(f"{server.url}/metrics").text
+        assert 'lavatube_predictions_total{code="deadline_exceeded",origin="cog",status="failed"} 1.0' in text
+        assert re.search(r'lavatube_tokens_total\{kind="completion"\} [1-9]', text)
+
+
+def _until_more(server: Server, count: float) -> dict[str, float]:
+    deadline = time.monotonic() + 20
+    while (found := aborted(server))["count"] < count:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+    return found
