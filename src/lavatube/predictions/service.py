@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from lavatube.engine.wire import Done, Failed, RequestEvent, Submit, Tokens
 from lavatube.errors import (
@@ -24,6 +24,7 @@ from lavatube.errors import (
     Draining,
     EngineCrashed,
     InternalError,
+    InvalidInput,
     LavatubeError,
     NotFound,
     from_code,
@@ -32,9 +33,11 @@ from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason
 from lavatube.predictions.gate import Gate
 from lavatube.predictions.line import Line, Ticket
+from lavatube.predictions.observers import Observer
 from lavatube.predictions.owners import NO_LIMITS, OwnerLimits
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.retention import Retention, RetentionLimits
+from lavatube.predictions.webhook import Webhook
 from lavatube.prompt.chat import Chat, Generation
 from lavatube.prompt.prepare import Estimate, Prepared
 from lavatube.prompt.tokenizer import Tokenizer
@@ -90,6 +93,7 @@ class PredictionService:
         self._preparer = preparer
         self._engine = engine
         self._limits = limits
+        self.observers: list[Observer] = []
         self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes, limits_of)
         # A few wait in the engine itself, so that a row that gets free is taken in the very next step.
         self._engine_gate = Gate(limits.max_running + math.ceil(limits.max_running / AHEAD))
@@ -120,6 +124,19 @@ class PredictionService:
     def find(self, prediction_id: str) -> Prediction | None:
         return self._retention.find(prediction_id)
 
+    def list(self, owner: str, origin: str, before: str | None, limit: int) -> tuple[Sequence[Prediction], str | None]:
+        """One owner's of one API, the newest first, and the cursor of what follows; `before` is such a cursor.
+
+        Raises: InvalidInput, for a cursor of nothing that is there.
+        """
+        found = self._retention.of(owner, origin)
+        if before is not None:
+            places = [place for place, one in enumerate(found) if one.id == before]
+            if not places:
+                raise InvalidInput("There is nothing at this cursor.", param="cursor", remedy="Begin without one.")
+            found = found[places[0] + 1 :]
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
+
     def get(self, prediction_id: str) -> Prediction:
         """Raises NotFound."""
         prediction = self.find(prediction_id)
@@ -139,6 +156,10 @@ class PredictionService:
         prediction_id: str | None = None,
         fingerprint: bytes = b"",
         is_detached: bool = False,
+        owner: str = "",
+        origin: str = "",
+        details: dict[str, Any] | None = None,
+        webhook: Webhook | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
@@ -155,7 +176,7 @@ class PredictionService:
         if self._is_draining:
             raise _draining("The server is shutting down and takes no new predictions.")
         size_bytes = sum(len(image.source) for image in chat.images)
-        ticket = self._line.enter(size_bytes, cost=generation.num_choices)
+        ticket = self._line.enter(size_bytes, owner, cost=generation.num_choices)
         if known is not None:
             self._retention.forget(known)
         prediction = Prediction(
@@ -164,7 +185,11 @@ class PredictionService:
             is_detached=is_detached,
             num_choices=generation.num_choices,
         )
+        prediction.owner, prediction.origin = owner, origin
+        prediction.details, prediction.webhook = details or {}, webhook
         self._retention.add(prediction)
+        for observer in self.observers:
+            observer.created(prediction)
         task = asyncio.create_task(self._run(prediction, chat, generation, ticket), name=prediction.id)
         self._tasks[prediction] = task
         task.add_done_callback(partial(self._finish, prediction, ticket))
@@ -223,6 +248,8 @@ class PredictionService:
                 self._line.release_bytes(ticket)
                 await ticket.pass_through(self._engine_gate)
                 prediction.start(prepared.prompt_tokens, prepared.image_tokens)
+                for observer in self.observers:
+                    observer.started(prediction)
                 await self._generate(prediction, prepared)
         except TimeoutError:
             seconds = self._limits.timeout_s
@@ -275,6 +302,8 @@ class PredictionService:
         text, logprobs = answer.push(event) if isinstance(event, Tokens) else answer.finish()
         if text or logprobs:
             prediction.write(text, event.choice, logprobs)
+            for observer in self.observers:
+                observer.written(prediction)
         if answer.has_stopped:
             reason: FinishReason = "stop"
         elif isinstance(event, Done):
@@ -294,6 +323,8 @@ class PredictionService:
         started = prediction.started
         self._leave(prediction, ticket, None if started is None else time.monotonic() - started)
         self._retention.finish(prediction)
+        for observer in self.observers:
+            observer.ended(prediction)
         logger.info(
             "prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status
         )
