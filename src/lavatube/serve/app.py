@@ -45,7 +45,8 @@ def build_app(
     keyring = keyring or Keyring(settings.api_key)
     metrics = metrics or Metrics(serving)
     bodies = BodyReader(max_bytes=settings.max_body_mib * MIB)
-    cog = CogRoutes(serving, bodies, max_new_tokens=settings.max_new_tokens)
+    postman = kept.postman if kept else None
+    cog = CogRoutes(serving, bodies, max_new_tokens=settings.max_new_tokens, postman=postman)
     openai = OpenAIRoutes(
         serving,
         bodies,

@@ -123,10 +123,6 @@ class ReplicateRoutes:
         after, part = _last_event(request)
         return await EventStream.begin(self._frames(prediction, after, part), request.receive)
 
-    def render(self, prediction: Prediction) -> bytes:
-        """What a webhook is sent: what GET answers, with the server's name as the creator of the prediction used it."""
-        return dump(self._body(prediction, prediction.details["base_url"]))
-
     async def _read(self, request: Request) -> ReplicateRequest:
         return await self._bodies.read(request, partial(validate, ReplicateRequest))
 
@@ -186,8 +182,7 @@ class ReplicateRoutes:
         return prediction
 
     def _body(self, prediction: Prediction, base: str, *, as_starting: bool = False) -> dict[str, Any]:
-        stream_url = f"{base}{STREAM_PATHS}{prediction.id}{prediction.details['stream_key']}"
-        return prediction_body(prediction, base, stream_url, as_starting=as_starting)
+        return prediction_body(prediction, base, _stream_url(prediction, base), as_starting=as_starting)
 
     async def _frames(self, prediction: Prediction, after: int, part: int) -> AsyncGenerator[bytes, None]:
         """From the `part`-th frame of the event that follows `after`."""
@@ -198,6 +193,16 @@ class ReplicateRoutes:
                     continue
                 for frame in event_frames(prediction, event, part if event.id == after + 1 else 0):
                     yield frame
+
+
+def render(prediction: Prediction) -> bytes:
+    """What a webhook is sent: what GET answers, with the server's name as the creator of the prediction used it."""
+    base = prediction.details["base_url"]
+    return dump(prediction_body(prediction, base, _stream_url(prediction, base)))
+
+
+def _stream_url(prediction: Prediction, base: str) -> str:
+    return f"{base}{STREAM_PATHS}{prediction.id}{prediction.details['stream_key']}"
 
 
 def _fits(key: str, prediction: Prediction) -> bool:

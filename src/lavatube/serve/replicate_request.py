@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import field_validator
 
 from lavatube.errors import InvalidRequest
-from lavatube.predictions.webhook import ALL_EVENTS, Webhook
-from lavatube.serve.cog_inputs import Inputs
-from lavatube.serve.fields import Problem, StrictModel, invalid, misfit
+from lavatube.serve.cog_inputs import HookFields, Inputs
+from lavatube.serve.fields import Problem, invalid, misfit
 
 MAX_SHOWN_CHARS: Final = 16_384
 MAX_WAIT_S: Final = 60
@@ -21,20 +20,6 @@ _DURATION: Final = re.compile(r"(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s?)?")
 
 # Fields that the stock clients can send and that have no effect; docs/api.md says why.
 WITHOUT_EFFECT: Final = ("stream",)
-
-
-class HookFields(StrictModel):
-    """The webhook of a create, on the Cog and on the Replicate routes."""
-
-    webhook: str | None = None
-    webhook_events_filter: list[Literal["start", "output", "logs", "completed"]] | None = None
-
-    @property
-    def hook(self) -> Webhook | None:
-        if self.webhook is None:
-            return None
-        chosen = self.webhook_events_filter
-        return Webhook(self.webhook, ALL_EVENTS if chosen is None else frozenset(chosen))
 
 
 class ReplicateRequest(HookFields):
