@@ -202,3 +202,15 @@ def test_no_chunk_looks_like_a_file() -> None:
 @pytest.mark.parametrize(("text", "wanted_s"), [("30s", 30), ("5m", 300), ("1h30m", 5400), ("90", 90)])
 def test_durations(text: str, wanted_s: int) -> None:
     assert parse_duration(text) == wanted_s
+
+
+def test_cancel_after_cancels(server: LiveServer, http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.engine.token_s = 0.05
+    monkeypatch.setattr("lavatube.serve.replicate_request.LEAST_CANCEL_AFTER_S", 1)
+    url = f"{server.url}/v1/models/{MODEL}/predictions"
+    headers = {"prefer": "wait=10", "cancel-after": "1s"}
+    made = http.post(url, json={"input": inputs(max_tokens=1000)}, headers=headers, timeout=15).json()
+    assert made["status"] == "canceled"
+    assert made["deadline"]
+    refused = http.post(url, json={"input": inputs()}, headers={"cancel-after": "soon"})
+    assert refused.status_code == 400

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from lavatube.errors import InvalidInput, InvalidRequest, NotFound
 from lavatube.predictions.prediction import Prediction, new_id
+from lavatube.predictions.service import PredictionService
 from lavatube.prompt.chat import Chat, single_turn
 from lavatube.serve.auth import STREAM_PATHS, caller_of
 from lavatube.serve.base_url import base_url
@@ -63,6 +64,7 @@ class ReplicateRoutes:
         self._kept = kept
         self._max_new_tokens = max_new_tokens
         self._public_url = public_url
+        self._timers: set[asyncio.Task[None]] = set()
 
     def routes(self) -> list[Route]:
         return [
@@ -156,6 +158,10 @@ class ReplicateRoutes:
             details=details,
             webhook=hook,
         )
+        if cancel_after_s is not None:
+            timer = asyncio.create_task(_cancel_after(service, prediction, cancel_after_s))
+            self._timers.add(timer)
+            timer.add_done_callback(self._timers.discard)
         del asked, chat  # the picture is the preparer's now; a long answer must not keep it
         if not preference.has_wait:
             return json_response(self._body(prediction, base, as_starting=True), 201)
@@ -193,6 +199,11 @@ class ReplicateRoutes:
                     continue
                 for frame in event_frames(prediction, event, part if event.id == after + 1 else 0):
                     yield frame
+
+
+async def _cancel_after(service: PredictionService, prediction: Prediction, limit_s: float) -> None:
+    if not await prediction.wait(limit_s):
+        service.cancel(prediction)
 
 
 def render(prediction: Prediction) -> bytes:
