@@ -64,6 +64,8 @@ class LavatubeError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     is_retryable: ClassVar[bool] = False
+    usual_remedy: ClassVar[str] = ""
+    """What to do where whoever raises it knows nothing better."""
 
     def __init__(
         self, message: str, *, param: str | None = None, remedy: str = "", retry_after_s: int | None = None
@@ -71,7 +73,7 @@ class LavatubeError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
         self.retry_after_s = retry_after_s
 
     @property
@@ -326,24 +328,28 @@ class InvalidSetting(OperatorError):
     """A setting, a flag or a variable has a value that can't be used; the message names it."""
 
     code = "invalid_setting"
+    usual_remedy = "`lavatube COMMAND --help` says what may be given."
 
 
 class UnsupportedCheckpoint(OperatorError):
     """The checkpoint is of a family or a form that is not served."""
 
     code = "unsupported_checkpoint"
+    usual_remedy = "Fetch the checkpoint again if it is one of those in docs/models.md; others are not served."
 
 
 class SourceUnavailable(OperatorError):
     """The weights' source can't be reached or has no such model."""
 
     code = "source_unavailable"
+    usual_remedy = "See to it that the weights can be read there, or get them from another place."
 
 
 class InvalidManifest(OperatorError):
     """The manifest is not one, or does not fit the files."""
 
     code = "invalid_manifest"
+    usual_remedy = "Write it again with `lavatube lock`, from files that are known to be right."
 
 
 class DigestMismatch(OperatorError):
