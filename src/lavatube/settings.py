@@ -87,7 +87,7 @@ class Settings:
         "public", "where webhooks are sent: public (https only), off, or host names with commas between them"
     )
     webhook_auth_token: str = _option(
-        "", "sent with each webhook as a bearer token", platform=("WEBHOOK_AUTH_TOKEN",), secret=True
+        "", "bearer token that webhooks are sent with", platform=("WEBHOOK_AUTH_TOKEN",), secret=True
     )
     decode_workers: int = _option(2, "processes that decode pictures", least=1)
     api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
