@@ -12,22 +12,33 @@ import time
 from datetime import UTC, datetime
 from typing import Final, NoReturn
 
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
 from lavatube import assembly
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
 from lavatube.engine.wire import Ready
 from lavatube.errors import InternalError, InvalidSetting, LavatubeError
 from lavatube.predictions.database import open_database
+from lavatube.predictions.files import FileLimits, FileStore
 from lavatube.predictions.keys import KeyStore
+from lavatube.predictions.outbox import Outbox
 from lavatube.predictions.owners import OwnerLimits
+from lavatube.predictions.postman import Postman
+from lavatube.predictions.server_secrets import Secrets
 from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.tables import metadata
+from lavatube.predictions.webhooks import Webhooks
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
 from lavatube.pulling import pull
+from lavatube.serve import cog, replicate
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.boundary import RequestId
 from lavatube.serve.health import HealthView, Phase
+from lavatube.serve.kept import Kept
 from lavatube.serve.metrics import EngineCounts, Metrics
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
@@ -40,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY_S: Final = 2.0
 MAX_SETUP_LINES: Final = 200
+WEBHOOK_GRACE_S: Final = 5.0
+DATABASE_BUSY_S: Final = 5.0
 FAILURE_CHECK_S: Final = 0.5
 
 
@@ -51,6 +64,7 @@ def serve(settings: Settings) -> NoReturn:
     _log_to_stderr(settings.log_level.upper())
     parse_model(settings.model)
     UrlGate(settings.image_urls)
+    Postman(settings.webhook_urls)
     keyring = _keyring(settings)
     _check_exposure(keyring, settings)
     status = asyncio.run(_run(settings, keyring))
@@ -85,6 +99,8 @@ class Front:
 
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self._settings = settings
+        self._database = _open_database(settings)
+        self._kept, self._webhooks = _keep(self._database, settings)
         self._engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
         self._serving = Serving(health=self.health, shutdown=self._stop)
         self._metrics = Metrics(self._serving, self._engine_counts)
@@ -106,7 +122,7 @@ class Front:
     async def run(self) -> int:
         """Listen at once, set up meanwhile, and leave in order."""
         listener = _listen(self._settings.host, self._settings.port)
-        app = build_app(self._serving, self._settings, self._keyring, self._metrics)
+        app = build_app(self._serving, self._settings, self._keyring, self._metrics, self._kept)
         host, port = listener.getsockname()[:2]
         server = build_server(app, host=host, port=port, on_signal=self._on_signal)
         serving = asyncio.create_task(server.serve([listener]))
@@ -116,6 +132,8 @@ class Front:
         logger.info("listening on %s", self._url)
         _tell_who_may_call(self._keyring, self._settings)
         background = [asyncio.create_task(self._keyring.keep_fresh()), asyncio.create_task(self._watch_for_failure())]
+        if self._webhooks is not None:
+            self._webhooks.start()
         setup = asyncio.create_task(self._set_up())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,6 +141,8 @@ class Front:
         for task in background:
             task.cancel()
         await self._drain(setup)
+        if self._webhooks is not None:
+            await self._webhooks.close(WEBHOOK_GRACE_S)
         server.should_exit = True
         await serving
         await self._engine.stop()
@@ -222,6 +242,8 @@ class Front:
                 self._preparer, self._engine, _service_limits(self._settings), self._keyring.limits_of
             )
             self._serving.service.observers.append(self._metrics)
+            if self._webhooks is not None:
+                self._serving.service.observers.append(self._webhooks)
             self._ready_at = datetime.now(UTC)
             self._note(f"phase 2: {_describe_engine(ready)}")
             elapsed_s = time.monotonic() - self._started
@@ -293,6 +315,32 @@ def _tell_who_may_call(keyring: Keyring, settings: Settings) -> None:
         logger.info("no API key is asked for: only this machine can call; LAVATUBE_API_KEY or `lavatube keys` set one")
     else:
         logger.warning("no API key is asked for, and anybody who reaches %s can call (--insecure)", settings.host)
+
+
+def _open_database(settings: Settings) -> Engine | None:
+    """Where webhooks, uploads and secrets are kept. A cache that can't be written is no reason not to serve."""
+    path = settings.cache_folder / "lavatube.db"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds secrets
+        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": DATABASE_BUSY_S})
+        metadata.create_all(engine)
+    except (OSError, SQLAlchemyError) as error:
+        logger.warning("there is no database (%s): no webhooks, and no Replicate API", type(error).__name__)
+        return None
+    return engine
+
+
+def _keep(database: Engine | None, settings: Settings) -> tuple[Kept | None, Webhooks | None]:
+    """What needs the database."""
+    if database is None:
+        return None, None
+    secrets = Secrets(database)
+    postman = Postman(settings.webhook_urls, settings.webhook_auth_token)
+    files = FileStore(database, FileLimits(max_bytes=settings.max_image_mib * MIB))
+    hooks = Webhooks(postman, Outbox(database), secrets, {cog.ORIGIN: cog.render, replicate.ORIGIN: replicate.render})
+    hooks.keep = hooks.keep_soon
+    return Kept(secrets, files, postman), hooks
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -83,6 +83,12 @@ class Settings:
         "public", "where pictures are fetched from: public, off, or host names with commas between them"
     )
     image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture", least=0.1)
+    webhook_urls: str = _option(
+        "public", "where webhooks are sent: public (https only), off, or host names with commas between them"
+    )
+    webhook_auth_token: str = _option(
+        "", "bearer token that webhooks are sent with", platform=("WEBHOOK_AUTH_TOKEN",), secret=True
+    )
     decode_workers: int = _option(2, "processes that decode pictures", least=1)
     api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
     database: str = _option(

@@ -9,14 +9,23 @@ import pytest
 
 from tests.clients import node as javascript
 from tests.flow.server import Server
+from tests.hooks import Receiver
 
 KEY = "a-key-of-the-tests"
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def receiver() -> Iterator[Receiver]:
+    """Where the server may send webhooks."""
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Server]:
     """It asks for the key KEY, as clients always send one."""
-    with Server("tiny", tmp_path_factory.mktemp("clients"), environ={"LAVATUBE_API_KEY": KEY}) as server:
+    cache, environ = tmp_path_factory.mktemp("clients"), {"LAVATUBE_API_KEY": KEY}
+    with Server("tiny", cache, "--webhook-urls", receiver.host, environ=environ) as server:
         server.wait_ready()
         yield server
 

@@ -21,6 +21,7 @@ from lavatube.predictions.service import PredictionService, ServiceLimits
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.health import HealthView, Phase
+from lavatube.serve.kept import Kept
 from lavatube.serve.metrics import Metrics
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import Server, build_server
@@ -41,6 +42,7 @@ class LiveServer:
         is_ready: bool = True,
         send_buffer_bytes: int = 0,
         keyring: Keyring | None = None,
+        kept: Kept | None = None,
         **settings: object,
     ) -> None:
         self.preparer = EchoPreparer(folder)
@@ -53,6 +55,7 @@ class LiveServer:
         self._is_ready = is_ready
         self._settings = Settings(model=MODEL, **settings)
         self._keyring = keyring or Keyring(self._settings.api_key)
+        self.kept = kept
         self._socket = socket.create_server(("127.0.0.1", 0))
         if send_buffer_bytes:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
@@ -66,7 +69,7 @@ class LiveServer:
             self.make_ready()
         else:
             self.view = replace(self.view, phase=Phase.PROVISIONING, ready_at=None)
-        app = build_app(self.serving, self._settings, self._keyring, self.metrics)
+        app = build_app(self.serving, self._settings, self._keyring, self.metrics, kept=self.kept)
         self._server = build_server(app, host="127.0.0.1", port=0, on_signal=self._count_shutdown)
         await self._server.serve(sockets=[self._socket])
         if self.serving.service is not None:

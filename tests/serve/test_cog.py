@@ -325,14 +325,14 @@ def test_all_problems_are_listed_and_a_typo_is_recognised(shared_client: httpx.C
 
 def test_only_fields_that_are_served_are_offered(shared_client: httpx.Client) -> None:
     refused = shared_client.post("/predictions", json=body() | {"zzz": 1}).json()["error"]
-    assert refused["remedy"] == "The fields are id, input."
+    assert refused["remedy"] == "The fields are webhook, webhook_events_filter, id, input, context."
 
 
-def test_webhooks_are_refused_in_words(shared_client: httpx.Client) -> None:
+def test_webhooks_are_refused_where_none_are_sent(shared_client: httpx.Client) -> None:
     response = shared_client.post("/predictions", json=body() | {"webhook": "https://example.com/hook"})
     assert response.status_code == 422
     assert response.json()["error"]["param"] == "webhook"
-    assert "Webhooks are not served" in response.json()["error"]["message"]
+    assert "sends no webhooks" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("bad_id", ["../etc", "a/b", "", "a" * 65, "a\nb", "é", "a b", 7])

@@ -82,6 +82,10 @@ class Outbox:
         self._engine = engine
         self._clock = clock
 
+    def add(self, delivery: Delivery) -> None:
+        with self._engine.begin() as connection:
+            add_delivery(connection, delivery)
+
     def claim(self, limit: int, at_once: Collection[str] = ()) -> list[Delivery]:
         """Up to so many that are due, and of these whatever they say; nobody else gets them for LEASE_S."""
         now = self._clock()

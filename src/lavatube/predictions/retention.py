@@ -34,6 +34,13 @@ class Retention:
         self._forget_old()
         return self._running.get(prediction_id) or self._finished.get(prediction_id)
 
+    def of(self, owner: str, origin: str) -> list[Prediction]:
+        """All of one owner and API, the newest first."""
+        self._forget_old()
+        everything = (*self._running.values(), *self._finished.values())
+        mine = [one for one in everything if (one.owner, one.origin) == (owner, origin)]
+        return sorted(mine, key=lambda one: (one.created, one.id), reverse=True)
+
     def add(self, prediction: Prediction) -> None:
         assert self.find(prediction.id) is None, "an id means one prediction"
         self._running[prediction.id] = prediction

@@ -25,6 +25,7 @@ from lavatube.errors import (
     Draining,
     EngineCrashed,
     InternalError,
+    InvalidInput,
     LavatubeError,
     NotFound,
     from_code,
@@ -37,6 +38,7 @@ from lavatube.predictions.observers import Observer
 from lavatube.predictions.owners import NO_LIMITS, OPERATOR, OwnerLimits
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.retention import Retention, RetentionLimits
+from lavatube.predictions.webhook import Webhook
 from lavatube.prompt.chat import Chat, Generation
 from lavatube.prompt.prepare import Estimate, Prepared
 from lavatube.prompt.tokenizer import Tokenizer
@@ -125,6 +127,23 @@ class PredictionService:
         prediction = self._retention.find(prediction_id)
         return None if prediction is None or prediction.owner != owner else prediction
 
+    def find_anyones(self, prediction_id: str) -> Prediction | None:
+        """For a reader who is to show another secret than the owner's key."""
+        return self._retention.find(prediction_id)
+
+    def list(self, owner: str, origin: str, before: str | None, limit: int) -> tuple[Sequence[Prediction], str | None]:
+        """One owner's of one API, the newest first, and the cursor of what follows; `before` is such a cursor.
+
+        Raises: InvalidInput, for a cursor of nothing that is there.
+        """
+        found = self._retention.of(owner, origin)
+        if before is not None:
+            places = [place for place, one in enumerate(found) if one.id == before]
+            if not places:
+                raise InvalidInput("There is nothing at this cursor.", param="cursor", remedy="Begin without one.")
+            found = found[places[0] + 1 :]
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
+
     def get(self, prediction_id: str, owner: str = OPERATOR) -> Prediction:
         """Raises NotFound."""
         prediction = self.find(prediction_id, owner)
@@ -149,6 +168,7 @@ class PredictionService:
         owner: str = "",
         origin: str = "",
         details: Mapping[str, Any] | None = None,
+        webhook: Webhook | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
@@ -179,6 +199,7 @@ class PredictionService:
             details=details,
             num_choices=generation.num_choices,
         )
+        prediction.webhook = webhook
         self._retention.add(prediction)
         for observer in self.observers:
             observer.created(prediction)
@@ -205,7 +226,7 @@ class PredictionService:
         self.cancel(prediction)
         if (task := self._tasks.get(prediction)) is not None:
             await asyncio.wait({task})
-        elif self.find(prediction.id) is prediction:
+        elif self.find(prediction.id, prediction.owner) is prediction:
             self._retention.forget(prediction)
 
     @contextmanager
@@ -321,13 +342,13 @@ class PredictionService:
         del self._tasks[prediction]
         if not prediction.status.is_terminal:
             prediction.cancel()
-        for observer in self.observers:
-            observer.ended(prediction)
         started = prediction.started
         self._leave(prediction, ticket, None if started is None else time.monotonic() - started)
         self._retention.finish(prediction)
-        if not prediction.is_kept and self.find(prediction.id) is prediction:
+        if not prediction.is_kept and self.find(prediction.id, prediction.owner) is prediction:
             self._retention.forget(prediction)
+        for observer in self.observers:
+            observer.ended(prediction)
         logger.info(
             "prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status
         )

@@ -51,6 +51,8 @@ class Webhooks:
         self._mine: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
+        self._keeping: set[asyncio.Task[None]] = set()
+        self.keep: Callable[[Delivery], None] | None = None  # what `ended` does with an end that is to be told
         self._forgot_s = float("-inf")
         self._running: asyncio.Task[None] | None = None
 
@@ -65,6 +67,7 @@ class Webhooks:
             await asyncio.sleep(CLOSE_POLL_S)
         if self._mine or self._tasks:
             logger.info("webhooks: %d are left for the next start", len(self._mine) + len(self._tasks))
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         everything = [*self._tasks.values(), *(news.task for news in self._news.values())]
         everything += [] if self._running is None else [self._running]
         for task in everything:
@@ -87,6 +90,21 @@ class Webhooks:
     def ended(self, prediction: Prediction) -> None:
         """From here on nothing but its end is sent."""
         self._hear(prediction)
+        if self.keep is not None and (delivery := self.last_word(prediction)) is not None:
+            self.keep(delivery)
+
+    def keep_soon(self, delivery: Delivery) -> None:
+        """For ends that are in no journal: their telling has a transaction of its own."""
+        self._mine.add(delivery.id)
+        task = asyncio.create_task(self._in_thread(lambda: self._outbox.add(delivery)))
+        self._keeping.add(task)
+        task.add_done_callback(self._kept)
+
+    def _kept(self, task: asyncio.Task[None]) -> None:
+        self._keeping.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("an end can't be stored (%s); its webhook is not told", type(error).__name__)
+        self._wake.set()
 
     def last_word(self, prediction: Prediction) -> Delivery | None:
         """What is to be told of a prediction that has ended; to be stored together with that end."""
@@ -132,9 +150,11 @@ class Webhooks:
             return None
         mine = tuple(islice(self._mine, room))
         for delivery in await self._in_thread(lambda: self._outbox.claim(room, mine)):
+            self._mine.discard(delivery.id)
             if delivery.id not in self._tasks:
                 self._tasks[delivery.id] = asyncio.create_task(self._deliver(delivery))
-        self._mine.difference_update(mine)
+        if not self._keeping:
+            self._mine.difference_update(mine)  # another server has taken them
         next_s = await self._in_thread(self._outbox.next_s)
         return POLL_S if next_s is None else min(next_s, POLL_S)
 

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from lavatube.errors import InvalidRequest, LavatubeError, MethodNotAllowed, NotFound
 from lavatube.serve.auth import KeyCheck, Keyring
@@ -17,25 +18,36 @@ from lavatube.serve.boundary import Boundary
 from lavatube.serve.cog import CogRoutes
 from lavatube.serve.estimate import EstimateRoute
 from lavatube.serve.health import health_routes
+from lavatube.serve.kept import Kept
 from lavatube.serve.limits import HeaderLimit, HostCheck
 from lavatube.serve.metrics import Metrics
 from lavatube.serve.openai import OpenAIRoutes
+from lavatube.serve.replicate import ReplicateRoutes
+from lavatube.serve.replicate_catalogue import CatalogueRoutes
+from lavatube.serve.replicate_files import FileRoutes
 from lavatube.serve.responses import ResponsesRoutes
+from lavatube.serve.served_model import ServedModel
 from lavatube.serve.serving import Serving
 from lavatube.settings import Settings
 
 
 def build_app(
-    serving: Serving, settings: Settings, keyring: Keyring | None = None, metrics: Metrics | None = None
+    serving: Serving,
+    settings: Settings,
+    keyring: Keyring | None = None,
+    metrics: Metrics | None = None,
+    kept: Kept | None = None,
 ) -> Starlette:
     """The application for these settings; it answers before there is a model, and says so.
 
-    `keyring`: by default the key of the settings and no other. `metrics`: by default of nothing but HTTP.
+    `keyring`: by default the key of the settings and no other. `metrics`: by default of nothing but HTTP. `kept`: what
+    Replicate's routes need of a database; without it there are none of them.
     """
     keyring = keyring or Keyring(settings.api_key)
     metrics = metrics or Metrics(serving)
     bodies = BodyReader(max_bytes=settings.max_body_mib * MIB)
-    cog = CogRoutes(serving, bodies, max_new_tokens=settings.max_new_tokens)
+    postman = kept.postman if kept else None
+    cog = CogRoutes(serving, bodies, max_new_tokens=settings.max_new_tokens, postman=postman)
     openai = OpenAIRoutes(
         serving,
         bodies,
@@ -52,6 +64,7 @@ def build_app(
         routes=[
             *health_routes(serving.health),
             *cog.routes(),
+            *_replicate(serving, bodies, settings, kept),
             *openai.routes(),
             *responses.routes(),
             *estimate.routes(),
@@ -67,6 +80,16 @@ def build_app(
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _replicate(serving: Serving, bodies: BodyReader, settings: Settings, kept: Kept | None) -> list[Route]:
+    """Before OpenAI's routes: the paths that both have are answered for both."""
+    if kept is None:
+        return []
+    model, limit = ServedModel.of(settings), settings.max_new_tokens
+    predictions = ReplicateRoutes(serving, bodies, model, kept, max_new_tokens=limit)
+    catalogue = CatalogueRoutes(serving, model, kept, max_new_tokens=limit)
+    return [*predictions.routes(), *catalogue.routes(), *FileRoutes(bodies, kept.files).routes()]
 
 
 def _as_ours(request: Request, error: Exception) -> Response:

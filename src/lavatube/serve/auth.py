@@ -24,6 +24,7 @@ from lavatube.serve.health import PROBE_PATHS
 
 logger = logging.getLogger(__name__)
 
+STREAM_PATHS: Final = "/v1/streams/"  # the URL itself is the key: nobody can guess it
 REFRESH_S: Final = 2.0
 NOBODY: Final = digest_of(b"what an unknown key is compared with, so that it takes as long as a known one")
 
@@ -129,7 +130,8 @@ class KeyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             caller = self._keyring.caller([value for name, value in scope["headers"] if name == b"authorization"])
-            if caller is None and scope["path"] not in PROBE_PATHS:
+            is_open = scope["path"] in PROBE_PATHS or scope["path"].startswith(STREAM_PATHS)
+            if caller is None and not is_open:
                 raise Unauthorized(
                     "The key is missing or wrong.", param="authorization", remedy="Send Authorization: Bearer KEY."
                 )

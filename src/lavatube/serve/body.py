@@ -59,11 +59,16 @@ class BodyReader:
         InvalidInput for JSON that is no object; ClientGone; and what `parse` raises.
         """
         _check_type(request)
+        return await self.read_raw(request, lambda raw: parse(_json_object(raw)))
+
+    async def read_raw(self, request: Request, parse: Callable[[bytes], Meaning]) -> Meaning:
+        """The same of a body that need not be JSON; its type is for whoever calls to check. Raises: as `read`."""
+        _check_encoding(request)
         with self._hold(self._declared_bytes(request)) as hold:
             raw = await self._read(request, hold)
             if len(raw) < ON_THE_LOOP_BYTES:
-                return parse(_json_object(raw))
-            return await asyncio.to_thread(lambda: parse(_json_object(raw)))
+                return parse(raw)
+            return await asyncio.to_thread(parse, raw)
 
     async def _read(self, request: Request, hold: _Hold) -> bytes:
         """The body, as long as it comes: half a minute, and what a slow line needs for the bytes that have come."""
@@ -127,12 +132,16 @@ def _json_object(raw: bytes) -> dict[str, object]:
     return value
 
 
-def _check_type(request: Request) -> None:
+def _check_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedEncoding(
             "The body is compressed.", param="content-encoding", remedy="Send it without Content-Encoding."
         )
+
+
+def _check_type(request: Request) -> None:
+    _check_encoding(request)
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.lower().partition("charset=")[2].strip(' "')
     if kind.strip().lower() != "application/json" or charset not in ("", "utf-8"):

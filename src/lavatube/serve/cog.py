@@ -16,31 +16,37 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lavatube import __version__
-from lavatube.errors import Forbidden, InvalidRequest
+from lavatube.errors import Forbidden, ForbiddenWebhookUrl, InvalidRequest
 from lavatube.predictions.events import Completed
+from lavatube.predictions.postman import Postman
 from lavatube.predictions.prediction import Prediction
+from lavatube.predictions.webhook import Webhook
 from lavatube.serve.auth import caller_of, check_operator
 from lavatube.serve.body import BodyReader
 from lavatube.serve.cog_inputs import PredictionRequest, fingerprint
 from lavatube.serve.cog_views import COG_VERSION, event_frame, health_body, refusal, snapshot
 from lavatube.serve.connection import while_connected
-from lavatube.serve.dialects import json_response
+from lavatube.serve.dialects import dump, json_response
 from lavatube.serve.fields import Problem, invalid, validate
 from lavatube.serve.openapi import openapi_document
 from lavatube.serve.prefer import Preference, parse_prefer
 from lavatube.serve.serving import Serving
 from lavatube.serve.sse import KEEP_ALIVE, KEEP_ALIVE_S, EventStream
 
+ORIGIN: Final = "cog"
 PROXY_HEADERS: Final = ("forwarded", "via", "x-real-ip")
 
 
 class CogRoutes:
     """The handlers."""
 
-    def __init__(self, serving: Serving, bodies: BodyReader, *, max_new_tokens: int) -> None:
+    def __init__(
+        self, serving: Serving, bodies: BodyReader, *, max_new_tokens: int, postman: Postman | None = None
+    ) -> None:
         self._serving = serving
         self._bodies = bodies
         self._max_new_tokens = max_new_tokens
+        self._postman = postman
         self._document = openapi_document(max_new_tokens)
 
     def routes(self) -> list[Route]:
@@ -109,6 +115,7 @@ class CogRoutes:
     async def _create(self, request: Request, path_id: str | None) -> Response | EventStream:
         """One create, three ways to answer: as events, at once, or when it is done."""
         asked = await self._bodies.read(request, lambda body: validate(PredictionRequest, _with_id(body, path_id)))
+        hook = self._hook(asked)
         generation = asked.input.generation(self._max_new_tokens)
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
         owner = caller_of(request).id
@@ -123,7 +130,8 @@ class CogRoutes:
             fingerprint=digest,
             is_detached=preference.is_async,
             owner=owner,
-            origin="cog",
+            origin=ORIGIN,
+            webhook=hook,
         )
         is_known = prediction is known
         del asked  # the picture is the preparer's now; a long answer must not keep it
@@ -133,6 +141,15 @@ class CogRoutes:
         if is_known and preference.wait_s is None:
             return _now(prediction, Preference())
         return await self._answer(request, prediction, preference)
+
+    def _hook(self, asked: PredictionRequest) -> Webhook | None:
+        """Raises: InvalidWebhookUrl, ForbiddenWebhookUrl."""
+        hook = asked.hook
+        if hook is not None and self._postman is None:
+            raise ForbiddenWebhookUrl("This server sends no webhooks.", param="webhook", remedy="Leave it out.")
+        if hook is not None and self._postman is not None:
+            self._postman.check(hook.url)
+        return hook
 
     async def _answer(self, request: Request, prediction: Prediction, preference: Preference) -> Response:
         """Wait as long as the client prefers; what is not done by then goes on without it."""
@@ -167,6 +184,11 @@ class CogRoutes:
                         yield KEEP_ALIVE
                     elif (sent := event_frame(prediction, event)) is not None:
                         yield sent
+
+
+def render(prediction: Prediction) -> bytes:
+    """What a webhook is sent."""
+    return dump(snapshot(prediction))
 
 
 def _now(prediction: Prediction, preference: Preference) -> Response:

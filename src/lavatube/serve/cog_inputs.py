@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from lavatube.predictions.webhook import ALL_EVENTS, Webhook
 from lavatube.prompt.chat import Chat, Generation, single_turn
-from lavatube.serve.fields import Problem, StrictModel, invalid, misfit
+from lavatube.serve.fields import Problem, StrictModel, invalid
 
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
 MAX_SEED: Final = 2**63 - 1
@@ -77,20 +78,26 @@ class Inputs(StrictModel):
         )
 
 
-class PredictionRequest(StrictModel):
-    """The body of a create. What Cog knows and this server does not do is refused by name, not dropped."""
+class HookFields(StrictModel):
+    """The webhook of a create, on the Cog and on the Replicate routes."""
+
+    webhook: str | None = None
+    webhook_events_filter: list[Literal["start", "output", "logs", "completed"]] | None = None
+
+    @property
+    def hook(self) -> Webhook | None:
+        if self.webhook is None:
+            return None
+        chosen = self.webhook_events_filter
+        return Webhook(self.webhook, ALL_EVENTS if chosen is None else frozenset(chosen))
+
+
+class PredictionRequest(HookFields):
+    """The body of a create. `context` is taken without effect: there is no code of a user's that could read it."""
 
     id: Id | None = None
     input: Inputs
-    webhook: None = None
-    webhook_events_filter: None = None
-
-    @field_validator("webhook", "webhook_events_filter", mode="before")
-    @classmethod
-    def _no_webhooks(cls, value: object) -> object:
-        if value is not None:
-            raise misfit("", "Webhooks are not served.", "Leave the field out, and poll GET /predictions/{id} instead.")
-        return value
+    context: dict[str, str] | None = None
 
 
 def _too_large(param: str, limit: int) -> Problem:

@@ -33,9 +33,9 @@ def snapshot(prediction: Prediction) -> dict[str, object]:
         "output": prediction.log.outputs if prediction.has_output or _is_whole(prediction) else None,
         "logs": "",
         "metrics": prediction.metrics,
-        "created_at": _time(prediction.created_at),
-        "started_at": _time(prediction.started_at),
-        "completed_at": _time(prediction.completed_at),
+        "created_at": time_text(prediction.created_at),
+        "started_at": time_text(prediction.started_at),
+        "completed_at": time_text(prediction.completed_at),
     }
     if prediction.error is not None:
         body |= {"error": prediction.error.sentence, "code": prediction.error.code}
@@ -65,8 +65,8 @@ def refusal(prediction: Prediction) -> LavatubeError | None:
 
 def health_body(view: HealthView, *, is_busy: bool) -> dict[str, object]:
     setup: dict[str, object] = {
-        "started_at": _time(view.started_at),
-        "completed_at": _time(view.ready_at),
+        "started_at": time_text(view.started_at),
+        "completed_at": time_text(view.ready_at),
         "status": _setup_status(view),
         "logs": "".join(f"{line}\n" for line in view.logs),
     }
@@ -88,5 +88,5 @@ def _is_whole(prediction: Prediction) -> bool:
     return prediction.status is Status.SUCCEEDED
 
 
-def _time(moment: datetime | None) -> str | None:
+def time_text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

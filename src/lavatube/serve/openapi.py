@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from lavatube import __version__
 from lavatube.predictions.events import Status
+from lavatube.predictions.webhook import HookEvent
 from lavatube.serve.cog_inputs import ID_PATTERN, Inputs
 
 Schema = dict[str, Any]
@@ -151,7 +152,13 @@ def _schemas(max_new_tokens: int) -> Schema:
             "title": "PredictionRequest",
             "type": "object",
             "required": ["input"],
-            "properties": {"id": _id(), "input": _ref("Input")},
+            "properties": {
+                "id": _id(),
+                "input": _ref("Input"),
+                "webhook": {"type": "string", "format": "uri", "nullable": True},
+                "webhook_events_filter": {"type": "array", "items": {"type": "string", "enum": sorted(HookEvent)}},
+                "context": {"type": "object", "additionalProperties": STRING},
+            },
             "additionalProperties": False,
         },
         "PredictionResponse": _prediction_response(),

@@ -5,15 +5,16 @@ Source: RFC 7240. A preference that is unknown or malformed is not applied; `Pre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """`wait_s` None: as long as it takes."""
+    """`wait_s` None: as long as it takes. `has_wait`: there was a `wait`, with a number or without."""
 
     is_async: bool = False
     wait_s: float | None = None
+    has_wait: bool = field(default=False, compare=False)
 
     @property
     def wait_limit_s(self) -> float | None:
@@ -38,4 +39,4 @@ def parse_prefer(values: list[str]) -> Preference:
         preferences.setdefault(name.strip().lower(), value.strip().strip('"'))
     wait = preferences.get("wait", "")
     wait_s = float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 6 else None
-    return Preference(is_async="respond-async" in preferences, wait_s=wait_s)
+    return Preference("respond-async" in preferences, wait_s, "wait" in preferences)

@@ -31,6 +31,12 @@ def raw_frame(data: bytes, *, event: str = "", event_id: int | None = None) -> b
     return b"%s%sdata: %s\n\n" % (name, number, data)
 
 
+def text_frame(text: str, *, event: str, event_id: str) -> bytes:
+    """One event whose data is text as it is; each line of it is a line of its own."""
+    lines = "".join(f"data: {line}\n" for line in text.split("\n"))
+    return f"event: {event}\nid: {event_id}\n{lines}\n".encode()
+
+
 class EventStream:
     """An ASGI response of frames. Its generator is closed when the last is sent, or when nobody reads any more."""
 
