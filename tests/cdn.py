@@ -1,7 +1,8 @@
 """A real HTTP server on loopback that misbehaves on command: the scenario is the first part of the path.
 
 `http://127.0.0.1:PORT/<scenario>/<file>` serves the files of one folder. A scenario touches `.safetensors` files only;
-the manifest and the small files come as they are, so that a test says what goes wrong and where.
+the manifest and the small files come as they are, so that a test says what goes wrong and where. `any-<scenario>`
+touches all.
 """
 
 from __future__ import annotations
@@ -147,8 +148,9 @@ class _CdnHandler(LoopbackHandler):
             self.reply(404, {})
             return
         data = path.read_bytes()
-        kind, _, often = scenario.partition("-")
-        if name.endswith(".safetensors") and self._is_due(cdn, f"{scenario} {name}", often):
+        is_any = scenario.startswith("any-")
+        kind, _, often = scenario.removeprefix("any-").partition("-")
+        if (name.endswith(".safetensors") or is_any) and self._is_due(cdn, f"{scenario} {name}", often):
             self._misbehave(cdn, kind, name, data, span)
         else:
             self._serve(data, span)
@@ -177,6 +179,8 @@ class _CdnHandler(LoopbackHandler):
                 self._serve(data, span, {"Content-Encoding": "gzip"})
             case "short" | "reset" | "stall":
                 self._serve_half(kind, len(data), start, piece)
+            case "drop":
+                self.close_connection = True
             case "flip":
                 middle = len(data) // 2
                 self._serve(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :], span)

@@ -13,10 +13,16 @@ from typing import NoReturn
 from lavatube.errors import InvalidSetting, LavatubeError
 from lavatube.settings import MIB, Option, Settings, options, read_settings
 
-PROVISION = ("cache", "lock", "allow_unverified", "hf_endpoint", "hf_token")
+PROVISION = (
+    "cache", "base_cache", "verify", "lock", "allow_unverified", "mirrors", "bucket_endpoint", "bucket_unsigned",
+    "hf_endpoint", "hf_token", "hf_cache",
+)  # fmt: skip
 ENGINE = ("device", "dtype", "threads", "kv_cache_mib")
 
-MODEL_HELP = "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://… or file://…"
+MODEL_HELP = (
+    "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://…, s3://…, gs://…, az://… or "
+    "file://…; of URLs also a .tar"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

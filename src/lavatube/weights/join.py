@@ -16,7 +16,7 @@ from typing import Final, TypeVar, get_args
 
 from lavatube.checkpoint.parts import BASE, Part, Parts, read_parts
 from lavatube.errors import InvalidSetting, UnsupportedCheckpoint, UntrustedSource
-from lavatube.weights.cache import Cache, ReadySet
+from lavatube.weights.cache import Cache, ReadySet, open_cache
 from lavatube.weights.manifest import Manifest, list_folder
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import cache_border
@@ -52,7 +52,7 @@ def join_parts(
             remedy="Put the files into the folders vision_tower and base of the checkpoint, and lock them, too.",
         )
     fetched: dict[str, Provisioned] = {part.kind: provision_part(_uri(part)) for part in parts.missing}
-    cache, trusts = Cache(options.cache), [main.trust, *(one.trust for one in fetched.values())]
+    cache, trusts = open_cache(options), [main.trust, *(one.trust for one in fetched.values())]
     trust: Trust = max(trusts, key=get_args(Trust).index)
     from_cache = main.from_cache and all(one.from_cache for one in fetched.values())
     whole = cache.find(main.set_digest) if main.set_digest else None
@@ -95,7 +95,8 @@ def _join_sets(cache: Cache, main: ReadySet, parts: Mapping[str, ReadySet]) -> R
     for name, part in parts.items():
         files |= {f"{name}/{file.path}": replace(file, path=f"{name}/{file.path}") for file in part.manifest.files}
     files = {path: replace(file, path=path) for path, file in _with_tokenizer(files).items()}
-    manifest = Manifest(main.manifest.name, tuple(sorted(files.values(), key=lambda file: file.path)))
+    listed = (replace(file, chunks=b"") for file in files.values())  # the parts' grids may differ
+    manifest = Manifest(main.manifest.name, tuple(sorted(listed, key=lambda file: file.path)))
     return cache.find(manifest.set_digest) or cache.publish(manifest, main.source)
 
 
