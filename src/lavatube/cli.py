@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     remove = _command(actions, "rm", _cache_remove, "remove one set of weights")
     remove.add_argument("set", help="its name, its source, or the first 6 digits of its digest")
     collect = _command(actions, "gc", _cache_collect, "remove what no set of weights needs")
+    collect.add_argument(
+        "--max-size", type=_size, metavar="SIZE", help="and sets, least recently used first, until it fits; 50G, 500MiB"
+    )
     for action in (cache, _command(actions, "ls", _cache_list, "list the sets of weights"), remove, collect):
         _add_settings(action, ("cache",))
     return parser
@@ -125,7 +128,7 @@ _LOCK_EXAMPLES = """examples:
 _CACHE_EXAMPLES = """examples:
   lavatube cache ls
   lavatube cache rm llava-1.5-7b-hf
-  lavatube cache gc"""
+  lavatube cache gc --max-size 50G                  and forgets the sets that were used longest ago"""
 
 
 def _command(
@@ -274,6 +277,16 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _size(text: str) -> int:
+    number, power = text.upper().removesuffix("B").removesuffix("I"), 0
+    if number[-1:] in ("K", "M", "G", "T"):
+        number, power = number[:-1], "KMGT".index(number[-1]) + 1
+    try:
+        return int(float(number) * 1024**power)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 50G") from None
+
+
 def _image_size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 10**6 and 0 < int(height) < 10**6):
@@ -321,7 +334,8 @@ def _cache_collect(arguments: argparse.Namespace) -> int:
     from lavatube.weights.cache import Cache
     from lavatube.weights.upkeep import collect
 
-    print(f"removed {collect(Cache(_settings(arguments).cache_folder)) / MIB:.1f} MiB")
+    cache = Cache(_settings(arguments).cache_folder)
+    print(f"removed {collect(cache, max_bytes=arguments.max_size) / MIB:.1f} MiB")
     return 0
 
 
