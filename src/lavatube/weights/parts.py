@@ -32,8 +32,10 @@ class Part:
         self.size = size
         self.chunk_bytes = chunk_bytes
         self.num_chunks = -(-size // chunk_bytes)
+        self._is_own = False
         with cache_border(f"{folder} can't be written"):
             self.path, self._descriptor = _claim(folder, name)
+            self._is_own = self.path.name != f"{name}.part"
             self._map_path = self.path.with_suffix(".map")
             try:
                 self.done = self._begin()
@@ -93,6 +95,9 @@ class Part:
             self._map_path.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """One of our own goes, unless it became a blob: nobody would find it again."""
+        if self._is_own:
+            self.discard()
         os.close(self._map)
         os.close(self._descriptor)
 
