@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import model, startup, stream
+from bench import cold_start, model, startup, stream
 
-BENCHMARKS = {"startup": startup.main, "stream": stream.main, "model": model.main}
+BENCHMARKS = {"cold_start": cold_start.main, "startup": startup.main, "stream": stream.main, "model": model.main}
 
 
 def main() -> None:
