@@ -1,4 +1,10 @@
-"""Teaches the tower patch by patch: what covers a patch, and what has its centre in it. Only used in training."""
+"""Teaches the tower patch by patch: what covers a patch, what has its centre in it, and how that thing stands among the
+others. Only used in training.
+
+A list is told in reading order, equal things together. So a centre also learns, among all things and among those of its
+colour, of its kind and of both: how many come before it, and how many there are. The decoder then finds the next thing
+to say by what it is, and need not sort.
+"""
 
 from dataclasses import dataclass
 
@@ -8,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.pool import COLOUR, HALF_HEIGHT, HALF_WIDTH, KIND, SIZE, X, Y
-from train.scene import COLOURS, KINDS, SHAPES
+from train.scene import COLOURS, KINDS, MAX_THINGS, SHAPES
 from train.tower import GRID, WIDTH
 
 NOTHING = -100
+STANDINGS = ("all", "colour", "kind", "both")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +27,9 @@ class DenseLabels:
 
     Shapes: all (n, GRID * GRID), places (n, GRID * GRID, 2).
     Units: kind and colour are indices, the last one where nothing covers the patch; size, column and row are NOTHING
-    away from centres; places: patches, from the patch's middle to the centre of what covers it.
+    away from centres; places: patches, from the patch's middle to the centre of what covers it; standing: for each of
+    STANDINGS, how many of them come before this thing and how many there are less one, (n, GRID * GRID, 8), NOTHING
+    away from centres.
     """
 
     kind: Tensor
@@ -30,12 +39,13 @@ class DenseLabels:
     column: Tensor
     row: Tensor
     places: Tensor
+    standing: Tensor
 
 
 class DenseHead(nn.Module):
     """Reads every claim from one patch's features with one matrix."""
 
-    SPLITS = (len(KINDS) + 1, len(COLOURS) + 1, 1, 2, 3, 3, 2)
+    SPLITS = (len(KINDS) + 1, len(COLOURS) + 1, 1, 2, 3, 3, 2, 2 * len(STANDINGS) * MAX_THINGS)
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +65,8 @@ def label(things: np.ndarray) -> DenseLabels:
     centre = np.zeros((num_pictures, GRID, GRID), dtype=bool)
     size, column, row = (np.full((num_pictures, GRID, GRID), NOTHING) for _ in range(3))
     places = np.zeros((num_pictures, GRID, GRID, 2), dtype=np.float32)
+    standing = np.full((num_pictures, GRID, GRID, 2 * len(STANDINGS)), NOTHING)
+    stands = _stand(things)
     for slot in range(things.shape[1]):
         thing = things[:, slot]
         exists = thing[:, KIND] >= 0
@@ -78,18 +90,34 @@ def label(things: np.ndarray) -> DenseLabels:
         kind[at], colour[at], size[at] = thing[:, KIND], thing[:, COLOUR], thing[:, SIZE]
         column[at] = (thing[:, X] * 3).astype(int).clip(0, 2)
         row[at] = (thing[:, Y] * 3).astype(int).clip(0, 2)
+        standing[at] = stands[index, slot]
         places[at] = np.stack([thing[:, X] * GRID - at_column - 0.5, thing[:, Y] * GRID - at_row - 0.5], axis=1)
     maps = (kind, colour, size, column, row)
     flat = [torch.from_numpy(part.reshape(num_pictures, -1).astype(np.int64)) for part in maps]
     return DenseLabels(
         flat[0], flat[1], torch.from_numpy(centre.reshape(num_pictures, -1)), flat[2], flat[3], flat[4],
         torch.from_numpy(places.reshape(num_pictures, -1, 2).astype(np.float32)),
+        torch.from_numpy(standing.reshape(num_pictures, GRID * GRID, -1)),
     )  # fmt: skip
+
+
+def _stand(things: np.ndarray) -> np.ndarray:
+    """Count what comes before each thing in reading order, and what there is. Shapes: (n, 6, 7) to (n, 6, 8)."""
+    exists = things[..., KIND] >= 0
+    order = np.floor(things[..., Y] * GRID) * 10 + things[..., X]
+    before = order[:, None, :] < order[:, :, None]
+    same_colour = things[:, None, :, COLOUR] == things[:, :, None, COLOUR]
+    same_kind = things[:, None, :, KIND] == things[:, :, None, KIND]
+    counts = []
+    for alike in (np.ones_like(before), same_colour, same_kind, same_colour & same_kind):
+        chosen = alike & exists[:, None, :]
+        counts += [(chosen & before).sum(axis=-1), chosen.sum(axis=-1) - 1]
+    return np.stack(counts, axis=-1)
 
 
 def dense_loss(claims: tuple[Tensor, ...], labels: DenseLabels) -> Tensor:
     """Weigh the claims into one number; centres count most, for the language model reads mainly those."""
-    kind, colour, is_centre, size, column, row, places = claims
+    kind, colour, is_centre, size, column, row, places, standing = claims
     at = labels.is_centre
     loss = 0.5 * functional.cross_entropy(kind.flatten(0, 1), labels.kind.flatten())
     loss = loss + 0.3 * functional.cross_entropy(colour.flatten(0, 1), labels.colour.flatten())
@@ -99,6 +127,7 @@ def dense_loss(claims: tuple[Tensor, ...], labels: DenseLabels) -> Tensor:
     loss = loss + 0.3 * functional.cross_entropy(size[at], labels.size[at])
     loss = loss + 0.2 * functional.cross_entropy(column[at], labels.column[at])
     loss = loss + 0.2 * functional.cross_entropy(row[at], labels.row[at])
+    loss = loss + 1.0 * functional.cross_entropy(_standing(standing[at]), labels.standing[at].flatten())
     is_covered = labels.kind != len(KINDS)
     loss = loss + 1.0 * functional.l1_loss(places[is_covered], labels.places[is_covered])
     return loss + 1.5 * functional.l1_loss(places[at], labels.places[at])
@@ -106,7 +135,7 @@ def dense_loss(claims: tuple[Tensor, ...], labels: DenseLabels) -> Tensor:
 
 def score(claims: tuple[Tensor, ...], labels: DenseLabels) -> dict[str, float]:
     """Measure shares that are right, at the true centres, and of pictures where the centres add up."""
-    kind, colour, is_centre, size, column, row, _ = claims
+    kind, colour, is_centre, size, column, row, off, standing = claims
     at = labels.is_centre
     truth = labels.kind[at]
     right = kind[at].argmax(-1) == truth
@@ -120,8 +149,14 @@ def score(claims: tuple[Tensor, ...], labels: DenseLabels) -> dict[str, float]:
         "size": _mean((size[at].argmax(-1) == labels.size[at])[is_shape]),
         "place": _mean(places),
         "count": _mean((is_centre[..., 0].sigmoid().sum(1) - at.sum(1)).abs() < 0.5),
-        "off": float((claims[-1] - labels.places)[at].abs().mean()),
+        "off": float((off - labels.places)[at].abs().mean()),
+        "standing": _mean(_standing(standing[at]).argmax(-1) == labels.standing[at].flatten()),
     }
+
+
+def _standing(logits: Tensor) -> Tensor:
+    """Set the claims about standing in rows. Shapes: (centres, 8 * 6) to (centres * 8, 6)."""
+    return logits.reshape(-1, MAX_THINGS)
 
 
 def _mean(right: Tensor) -> float:

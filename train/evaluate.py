@@ -1,11 +1,12 @@
 """Measures an exported folder through transformers, on pictures of an unused seed that went through PNG or JPEG files.
 
-`python -m train.evaluate FOLDER` prints one row a topic: how many questions, and how many replies were right in every
-claim.
+`python -m train.evaluate FOLDER` prints one row a topic: how many questions, how many replies were right in every
+claim, and the same apart for answers about one thing at most and about several.
 """
 
 import argparse
 import io
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ HELD_OUT_SEED = 20_260_101
 QUESTIONS_PER_SCENE = 5
 BATCH_SIZE = 100
 MAX_NEW_TOKENS = 110
+_KIND = re.compile(r"\b(?:circle|square|triangle|star|digit|letter)(s?)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,15 @@ class Case:
         if self.exchange.topic == "glyph":
             return "digit or letter, absent" if kind in SHAPES else "digit" if kind in DIGITS else "letter"
         return self.exchange.topic
+
+    @property
+    def is_about_several(self) -> bool:
+        """The true answer speaks of more than one thing."""
+        selector = self.exchange.selector
+        if selector is not None:
+            return len(selector.choose(self.things)) > 1
+        plurals = _KIND.findall(self.exchange.answer)
+        return len(plurals) > 1 or any(plurals)
 
 
 class Replier:
@@ -120,20 +131,28 @@ def main() -> None:
     options = parser.parse_args()
     cases = sample_cases(options.seed, options.scenes)
     replies = answer(Replier(options.folder), cases)
-    right: dict[str, list[bool]] = defaultdict(list)
+    right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     console = Console(width=200)
     num_printed = 0
     for case, reply in zip(cases, replies, strict=True):
         verdict = is_right(case.exchange, case.things, reply)
-        right[case.topic].append(verdict)
+        right[case.topic].append((verdict, case.is_about_several))
         if not verdict and num_printed < options.errors:
             num_printed += 1
             question, truth = case.exchange.question, case.exchange.answer
             console.print(f"{case.topic}: {question!r}\n  right: {truth}\n  reply: {reply}", markup=False)
-    table = Table("topic", "questions", "right, %", title=f"{options.scenes} scenes of seed {options.seed}")
+    title = f"{options.scenes} scenes of seed {options.seed}"
+    table = Table("topic", "questions", "right, %", "of one thing, %", "of several, %", title=title)
     for topic in sorted(right):
-        table.add_row(topic, str(len(right[topic])), f"{100 * np.mean(right[topic]):.1f}")
+        verdicts = np.array(right[topic])
+        several = verdicts[:, 1]
+        shares = (_percent(verdicts[chosen, 0]) for chosen in (several | True, ~several, several))
+        table.add_row(topic, str(len(verdicts)), *shares)
     console.print(table)
+
+
+def _percent(right: np.ndarray) -> str:
+    return f"{100 * right.mean():.1f}" if right.size else "–"
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ class Stage:
     """One part of the recipe.
 
     Units: rates: of layer matrices, by Muon. A decoder rate of zero leaves the language part out, a tower rate of zero
-    keeps the tower as it is. Where both learn, the language loss moves the tower too. The forward and backward runs of
-    a bfloat16 stage are computed in bfloat16, on weights in float32.
+    keeps the tower as it is. Where both learn, the language loss moves the tower too; the tower learns in every n-th
+    step, which is cheaper. The forward and backward runs of a bfloat16 stage are computed in bfloat16, on weights in
+    float32.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stage:
     dense_weight: float
     is_bfloat16: bool
     starts_projector: bool = False
+    tower_every: int = 1
 
 
 class Learner:
@@ -55,10 +57,11 @@ class Learner:
         random = np.random.default_rng([self._seed, step])
         batch = flip(random, batch)
         dense = language = torch.zeros(())
+        moves_tower = self._stage.tower_rate > 0 and step % self._stage.tower_every == 0
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._stage.is_bfloat16):
-            with torch.set_grad_enabled(self._stage.tower_rate > 0):
+            with torch.set_grad_enabled(moves_tower):
                 features = self.features(batch.pixels)
-                if self._stage.dense_weight:
+                if moves_tower and self._stage.dense_weight:
                     claims = tuple(claim.float() for claim in self.head(features))
                     dense = dense_loss(claims, label(batch.things))
             if self._stage.decoder_rate:

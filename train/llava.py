@@ -11,7 +11,7 @@ NUM_IMAGE_TOKENS = GRID * GRID
 def llava_config() -> LlavaConfig:
     """Describe `tiny`: the tower's last layer without its class token, a two-layer projector, a small Llama."""
     text = LlamaConfig(
-        vocab_size=VOCABULARY_SIZE, hidden_size=192, intermediate_size=384, num_hidden_layers=4, num_attention_heads=6,
+        vocab_size=VOCABULARY_SIZE, hidden_size=192, intermediate_size=384, num_hidden_layers=6, num_attention_heads=6,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=2048, rms_norm_eps=1e-5, tie_word_embeddings=False,
         bos_token_id=SPECIALS.index(BOS), eos_token_id=SPECIALS.index(EOS), pad_token_id=SPECIALS.index(PAD),
     )  # fmt: skip

@@ -27,7 +27,7 @@ def claim_words() -> list[list[str]]:
 
 def claim_rows(claims: tuple[Tensor, ...]) -> Tensor:
     """Set the claims' logits side by side, each group with a mean of zero. Shapes: out (..., claims)."""
-    kind, colour, _, size, column, row, _ = claims
+    kind, colour, _, size, column, row, *_ = claims
     groups = (kind[..., :-1], colour[..., :-1], size, column, row)
     return torch.cat([group - group.mean(dim=-1, keepdim=True) for group in groups], dim=-1)
 

@@ -6,6 +6,7 @@ from transformers import CLIPVisionModel
 
 from train.dense import DenseHead, dense_loss, label, score
 from train.pool import draw_shard
+from train.scene import MAX_THINGS
 from train.tower import GRID, REACH, normalise, place_features, start_as_convolution, turn_matrix, vision_config
 
 
@@ -45,8 +46,32 @@ def test_perfect_claims_score_one() -> None:
         else 20.0 * torch.nn.functional.one_hot(truth.clamp(min=0), size).float()
         for truth, size in zip(truths, sizes, strict=False)
     ]
-    scores = score((*claims, labels.places), labels)
+    standing = 20.0 * torch.nn.functional.one_hot(labels.standing.clamp(min=0), MAX_THINGS).float().flatten(2)
+    scores = score((*claims, labels.places, standing), labels)
     assert {name: value for name, value in scores.items() if name != "off"} == dict.fromkeys(
-        ("shape", "digit", "letter", "colour", "size", "place", "count"), 1.0
+        ("shape", "digit", "letter", "colour", "size", "place", "count", "standing"), 1.0
     )
-    assert dense_loss((*claims, labels.places), labels).item() < 0.01
+    assert dense_loss((*claims, labels.places, standing), labels).item() < 0.01
+
+
+def test_standing_counts_what_comes_before_in_reading_order_and_what_there_is() -> None:
+    # A red circle, below it on the same row of patches a red star and a blue star, right to left.
+    things = np.full((1, MAX_THINGS, 7), -1, dtype=np.float32)
+    for slot, (kind, colour, x, y) in enumerate(((0, 0, 0.5, 0.2), (3, 0, 0.7, 0.8), (3, 2, 0.3, 0.81))):
+        things[0, slot] = (kind, colour, 0, x, y, 0.1, 0.1)
+    labels = label(things)
+    standing = {
+        (int(kind), int(colour)): row.tolist()
+        for kind, colour, row in zip(
+            labels.kind[labels.is_centre],
+            labels.colour[labels.is_centre],
+            labels.standing[labels.is_centre],
+            strict=True,
+        )
+    }
+    # Among all, of its colour, of its kind, of both: how many before, how many others.
+    assert standing == {
+        (0, 0): [0, 2, 0, 1, 0, 0, 0, 0],
+        (3, 0): [2, 2, 1, 1, 1, 1, 0, 0],
+        (3, 2): [1, 2, 0, 0, 0, 1, 0, 0],
+    }

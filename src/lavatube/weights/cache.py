@@ -201,8 +201,8 @@ class Cache:
         return ready
 
     def ready_sets(self) -> list[ReadySet]:
-        """Sets that have a marker; their files are not looked at."""
-        markers = [self._read_marker(path.stem) for path in sorted(self.trees.glob("*.ready"))]
+        """Sets that have a marker; their files are not looked at, and to be listed is no use of a set."""
+        markers = [self._read_marker(path.stem, is_use=False) for path in sorted(self.trees.glob("*.ready"))]
         return [marker[0] for marker in markers if marker is not None]
 
     def recall(self, identity: str) -> Recalled | None:
@@ -236,9 +236,9 @@ class Cache:
     def _ref(self, identity: str) -> Path:
         return self.refs / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
 
-    def _read_marker(self, set_digest: str) -> tuple[ReadySet, dict[str, Stamp]] | None:
+    def _read_marker(self, set_digest: str, *, is_use: bool = True) -> tuple[ReadySet, dict[str, Stamp]] | None:
         path = self.marker(set_digest)
-        match _read_json(path):
+        match _read_json(path, is_use=is_use):
             case {"source": str(source), "manifest": manifest, "stamps": dict(stamps)}:
                 pass
             case _:
@@ -301,12 +301,22 @@ def _link(blob: Path, target: Path) -> None:
     fresh.replace(target)
 
 
-def _read_json(path: Path) -> object:
+def _read_json(path: Path, *, is_use: bool = True) -> object:
     """None for a file that is missing or broken: the cache is made anew from what is true."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes() if is_use else _read_unnoted(path))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _read_unnoted(path: Path) -> bytes:
+    """The same, without the time of the reading being kept, where that is in our power."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0))
+    except PermissionError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -69,6 +69,17 @@ class Manifest:
     @property
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
+
+    @property
+    def has_companions(self) -> bool:
+        """Whether it lists models that the checkpoint is put together from."""
+        return any(_parent(file.path) in COMPANIONS for file in self.files)
+
+    def companion(self, folder: str) -> Manifest:
+        """What lies in a folder inside, by the paths there."""
+        inside = [file for file in self.files if _parent(file.path) == folder]
+        files = tuple(replace(file, path=_own_name(file.path)) for file in inside)
+        return Manifest(folder, files, self.chunk_bytes)
 
     def to_value(self) -> dict[str, object]:
         grid = {"chunkSize": self.chunk_bytes} if self.chunk_bytes else {}
