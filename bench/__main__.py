@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from bench import model, startup, stream, streams
+from bench import cold_start, model, startup, stream, streams
 
-BENCHMARKS = {"startup": startup.main, "stream": stream.main, "streams": streams.main, "model": model.main}
+BENCHMARKS = {
+    "cold_start": cold_start.main,
+    "startup": startup.main,
+    "stream": stream.main,
+    "streams": streams.main,
+    "model": model.main,
+}
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """A real HTTP server on loopback that misbehaves on command: the scenario is the first part of the path.
 
 `http://127.0.0.1:PORT/<scenario>/<file>` serves the files of one folder. A scenario touches `.safetensors` files only;
-the manifest and the small files come as they are, so that a test says what goes wrong and where.
+the manifest and the small files come as they are, so that a test says what goes wrong and where. `any-<scenario>`
+touches all.
 """
 
 from __future__ import annotations
@@ -147,8 +148,9 @@ class _CdnHandler(LoopbackHandler):
             self.reply(404, {})
             return
         data = path.read_bytes()
-        kind, _, often = scenario.partition("-")
-        if name.endswith(".safetensors") and self._is_due(cdn, f"{scenario} {name}", often):
+        is_any = scenario.startswith("any-")
+        kind, _, often = scenario.removeprefix("any-").partition("-")
+        if (name.endswith(".safetensors") or is_any) and self._is_due(cdn, f"{scenario} {name}", often):
             self._misbehave(cdn, kind, name, data, span)
         else:
             self._serve(data, span)
@@ -177,6 +179,32 @@ class _CdnHandler(LoopbackHandler):
                 self._serve(data, span, {"Content-Encoding": "gzip"})
             case "short" | "reset" | "stall":
                 self._serve_half(kind, len(data), start, piece)
+            case "drop":
+                self.close_connection = True
+            case "unsized":
+                self._serve_unsized(data[:-1])
+            case "offset":
+                self.reply(206, {"Content-Range": f"bytes 0-{len(data) - 1}/{len(data)}"}, data)
+            case "portal":
+                self.reply(200, {"Content-Type": "text/html"}, b"<html>Please sign in to the network</html>")
+            case "busy":
+                self.reply(503, {})
+            case "bighead":
+                self._serve(data, span, {"X-Padding": "x" * 100_000})
+            case "manyheads":
+                self._serve(data, span, {f"X-{number}": "x" for number in range(1000)})
+            case "trickle":
+                self._serve_trickle(len(data), start, piece)
+            case "late" if stop < len(data):
+                self._serve(data, span)
+            case "late":
+                self._serve_half("stall", len(data), start, piece, share=0.99)
+            case "replaced":
+                cdn.log.counts["replaced"] += 1
+                is_new = cdn.log.counts["replaced"] > 3
+                self._serve(data[::-1] if is_new else data, span, {"ETag": f'"{is_new}"'})
+            case "signed":
+                self._serve_signed(cdn, data, span)
             case "flip":
                 middle = len(data) // 2
                 self._serve(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :], span)
@@ -210,13 +238,38 @@ class _CdnHandler(LoopbackHandler):
             case _:
                 self._serve(data, span)
 
-    def _serve_half(self, kind: str, size: int, start: int, piece: bytes) -> None:
-        """A body that promises all of `piece` and gives half."""
+    def _serve_signed(self, cdn: Cdn, data: bytes, span: tuple[int, int] | None) -> None:
+        """Every fourth signature has expired by the time that it is used."""
+        cdn.log.counts["signed"] += 1
+        if cdn.log.counts["signed"] % 4 and "X-Signature=secret" in self.path:
+            self._serve(data, span)
+        else:
+            self.reply(403, {}, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>")
+
+    def _serve_unsized(self, body: bytes) -> None:
+        """Without a length, whose end only the end of the connection tells."""
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.pour(body)
+        self.close_connection = True
+
+    def _serve_trickle(self, size: int, start: int, piece: bytes) -> None:
+        """A byte now and then: enough for no timeout of a read, and no way to an end."""
         self.send_response(206)
         self.send_header("Content-Length", str(len(piece)))
         self.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{size}")
         self.end_headers()
-        self.pour(piece[: (len(piece) + 1) // 2])
+        for byte in piece:
+            self.pour(bytes([byte]), pause_s=0.05)
+
+    def _serve_half(self, kind: str, size: int, start: int, piece: bytes, share: float = 0.5) -> None:
+        """A body that promises all of `piece` and gives a share of it."""
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(piece)))
+        self.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{size}")
+        self.end_headers()
+        self.pour(piece[: int((len(piece) + 1) * share)])
         if kind == "stall":
             self.server.owner.closing.wait(30)
         elif kind == "reset":

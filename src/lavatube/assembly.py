@@ -29,6 +29,12 @@ def provision_options(settings: Settings) -> ProvisionOptions:
         allow_unverified=settings.allow_unverified,
         hf_endpoint=settings.hf_endpoint,
         hf_token=settings.hf_token,
+        hf_cache=settings.hf_cache.expanduser().absolute(),
+        mirrors=tuple(uri.strip() for uri in settings.mirrors.split(",") if uri.strip()),
+        bucket_endpoint=settings.bucket_endpoint,
+        bucket_unsigned=settings.bucket_unsigned,
+        base=Path(settings.base_cache).expanduser().absolute() if settings.base_cache else None,
+        is_thorough=settings.verify == "full",
     )
 
 

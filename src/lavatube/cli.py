@@ -15,10 +15,16 @@ from lavatube.errors import InvalidSetting, LavatubeError
 from lavatube.flags import add_command, add_settings, image_size, settings_of
 from lavatube.settings import MIB, Settings, options
 
-PROVISION = ("cache", "lock", "allow_unverified", "hf_endpoint", "hf_token")
+PROVISION = (
+    "cache", "base_cache", "verify", "lock", "allow_unverified", "mirrors", "bucket_endpoint", "bucket_unsigned",
+    "hf_endpoint", "hf_token", "hf_cache",
+)  # fmt: skip
 ENGINE = ("device", "dtype", "threads", "kv_cache_mib")
 
-MODEL_HELP = "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://… or file://…"
+MODEL_HELP = (
+    "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://…, s3://…, gs://…, az://… or "
+    "file://…; of URLs also a .tar"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     remove = add_command(actions, "rm", _cache_remove, "remove one set of weights")
     remove.add_argument("set", help="its name, its source, or the first 6 digits of its digest")
     collect = add_command(actions, "gc", _cache_collect, "remove what no set of weights needs")
+    collect.add_argument(
+        "--max-size", type=_size, metavar="SIZE", help="and sets, least recently used first, until it fits; 50G, 500MiB"
+    )
     for action in (cache, add_command(actions, "ls", _cache_list, "list the sets of weights"), remove, collect):
         add_settings(action, ("cache",))
     _add_keys(commands)
@@ -173,7 +182,7 @@ _LOCK_EXAMPLES = """examples:
 _CACHE_EXAMPLES = """examples:
   lavatube cache ls
   lavatube cache rm llava-1.5-7b-hf
-  lavatube cache gc"""
+  lavatube cache gc --max-size 50G                  and forgets the sets that were used longest ago"""
 
 
 _KEYS_EXAMPLES = """examples:
@@ -266,6 +275,16 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _size(text: str) -> int:
+    number, power = text.upper().removesuffix("B").removesuffix("I"), 0
+    if number[-1:] in ("K", "M", "G", "T"):
+        number, power = number[:-1], "KMGT".index(number[-1]) + 1
+    try:
+        return int(float(number) * 1024**power)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 50G") from None
+
+
 def _lock(arguments: argparse.Namespace) -> int:
     from lavatube.assembly import provision_options
     from lavatube.terminal import progress_bar
@@ -313,7 +332,8 @@ def _cache_collect(arguments: argparse.Namespace) -> int:
     from lavatube.weights.cache import Cache
     from lavatube.weights.upkeep import collect
 
-    print(f"removed {collect(Cache(settings_of(arguments).cache_folder)) / MIB:.1f} MiB")
+    cache = Cache(settings_of(arguments).cache_folder)
+    print(f"removed {collect(cache, max_bytes=arguments.max_size) / MIB:.1f} MiB")
     return 0
 
 

@@ -44,12 +44,28 @@ class Settings:
     """What the operator decided; read once at start, never changed."""
 
     model: str = _option(
-        "tiny", "tiny (embedded), a directory, org/name, hf://…, https://… or file://…", platform=("COG_WEIGHTS",)
+        "tiny",
+        "tiny (embedded), a directory, org/name, hf://…, https://…, s3://… or file://…",
+        platform=("COG_WEIGHTS",),
     )
     model_name: str = _option("", "name that the APIs report; default: the last part of MODEL")
     host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 in a container", pattern=r"\S+")
     port: int = _option(5000, "port to listen on; 0: any", most=65535, platform=("AIP_HTTP_PORT", "PORT"))
     cache: Path = _option(DEFAULT_CACHE, "where provisioned weights are kept; safe to share and to delete")
+    base_cache: str = _option("", "another cache that is only read; what it lacks goes into the cache")
+    verify: str = _option(
+        "quick",
+        "of weights that are cached: look at size, time and inode (quick), or hash all (full)",
+        choices=("quick", "full"),
+    )
+    mirrors: str = _option("", "URLs of folders with the same files, with commas between, that stand in for MODEL")
+    bucket_endpoint: str = _option("", "server that s3://, gs:// and az:// mean; default: the cloud's own")
+    bucket_unsigned: bool = _option(False, "read public buckets, without credentials")
+    hf_cache: Path = _option(
+        Path("~/.cache/huggingface/hub"),
+        "the hub library's cache: what is there already is taken from it",
+        platform=("HF_HUB_CACHE",),
+    )
     lock: str = _option("", "a lavatube.lock.json; its digests are trusted and nothing else")
     allow_unverified: bool = _option(False, "take weights that no digest vouches for")
     hf_endpoint: str = _option(

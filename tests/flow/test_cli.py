@@ -82,7 +82,7 @@ def test_the_cache_is_listed_and_emptied(tmp_path: Path) -> None:
     [
         (["predict", "no-such.png", "Hi"], 1, "no-such.png"),
         (["pull", "/no/such/folder"], 2, "no directory"),
-        (["pull", "s3://bucket/model"], 2, "s3://"),
+        (["pull", "s3://no bucket"], 2, "s3://"),
         (["serve", "--port", "many"], 2, "not a whole number"),
         (["cache", "rm", "nothing"], 2, "cache ls"),
         (["serve", "--device", "gpu"], 2, "argument --device: 'gpu' does not fit: auto, cpu, cuda or cuda:N"),

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import mmap
+import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
-from lavatube.errors import DigestMismatch, LavatubeError, SourceUnavailable, UntrustedSource
+from lavatube.errors import CacheUnusable, DigestMismatch, LavatubeError, SourceUnavailable, UntrustedSource
+from lavatube.weights.cache import Cache
+from lavatube.weights.manifest import FILE_NAME, read_manifest
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.provision import Progress, Provisioned, provision
+from lavatube.weights.upkeep import collect
 from tests.cdn import Cdn
+from tests.hub import TOKEN, FakeHub
 from tests.weights.conftest import POLICY, SIZES, contents, expected, with_policy
 
 WEIGHTS = [name for name in SIZES if name.endswith(".safetensors")]
@@ -51,12 +59,19 @@ def test_clean_fetch_asks_for_each_chunk_once(cdn: Cdn, origin: Path, options: P
         ("flip-once", 2 * NUM_CHUNKS),
         ("whole", 2 * POLICY.connections + 2),
         ("whole-once", NUM_CHUNKS + 2),
+        ("offset-once", NUM_CHUNKS + 2),
+        ("portal-once", NUM_CHUNKS + 2),
+        ("busy-once", NUM_CHUNKS + 2),
+        ("bighead-once", NUM_CHUNKS + 2),
+        ("trickle-once", NUM_CHUNKS + 2),
+        ("late-once", NUM_CHUNKS + 2),
+        ("late-twice", NUM_CHUNKS + 4),
     ],
 )
 def test_mended(scenario: str, most_requests: int, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
     if scenario == "short-always":
         options = with_policy(options, min_progress_bytes=1, backoff_s=0.001)
-    if scenario == "stall-once":
+    if scenario in ("stall-once", "trickle-once", "late-once", "late-twice"):
         options = with_policy(options, read_timeout_s=0.4)
     provisioned = pull(cdn.url(scenario), options)
     assert contents(provisioned.folder) == expected(origin)
@@ -82,6 +97,15 @@ def test_retry_after_is_honoured(status: str, cdn: Cdn, origin: Path, options: P
         ("gzip", SourceUnavailable, "compressed", 3 * POLICY.connections),
         ("500", SourceUnavailable, "status 500", 3 * POLICY.connections),
         ("404", SourceUnavailable, "status 404", POLICY.connections),
+        ("unsized", SourceUnavailable, "times in a row without progress", 12 * POLICY.connections),
+        ("offset", SourceUnavailable, "Content-Range", 3 * POLICY.connections),
+        ("portal", SourceUnavailable, "Content-Length", 3 * POLICY.connections),
+        ("busy", SourceUnavailable, "status 503", 3 * POLICY.connections),
+        ("bighead", SourceUnavailable, "LineTooLong", 3 * POLICY.connections),
+        ("manyheads", SourceUnavailable, "HTTPException", 3 * POLICY.connections),
+        ("trickle", SourceUnavailable, "slower than", 3 * POLICY.connections),
+        ("late-always", SourceUnavailable, "nothing came for too long", 12 * POLICY.connections + NUM_CHUNKS),
+        ("401", SourceUnavailable, "token", POLICY.connections),
         ("416", SourceUnavailable, "shorter than its manifest says", POLICY.connections),
         ("403", SourceUnavailable, "token", POLICY.connections),
         ("loop", SourceUnavailable, "more than 5 redirects", 6 * POLICY.connections),
@@ -98,7 +122,7 @@ def test_given_up(
     cdn: Cdn,
     options: ProvisionOptions,
 ) -> None:
-    if scenario == "stall-always":
+    if scenario in ("stall-always", "trickle", "late-always"):
         options = with_policy(options, read_timeout_s=0.4)
     with pytest.raises(error_type) as caught:
         pull(cdn.url(scenario), options)
@@ -207,3 +231,106 @@ def test_a_file_that_changes_meanwhile_is_never_mixed(origin: Path, options: Pro
 def test_plain_http_beyond_loopback_is_refused(options: ProvisionOptions) -> None:
     with pytest.raises(UntrustedSource, match="plain http"):
         pull("http://weights.example/llava", options)
+
+
+def test_an_object_that_is_replaced_between_ranges(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    """The digest decides: a mix of two versions never has a name, and the whole new one has not either."""
+    with pytest.raises(DigestMismatch):
+        pull(cdn.url("replaced"), options)
+    assert not list(options.cache.glob("trees/*"))
+    assert contents(pull(cdn.url("ok"), options).folder) == expected(origin)
+
+
+def test_a_signature_that_expires_is_asked_for_anew(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    """With one connection: of several in step, the same one could meet every fourth answer."""
+    with FakeHub(cdn, scenario="signed") as hub:
+        hub_options = dataclasses.replace(with_policy(options, connections=1), hf_endpoint=hub.root)
+        assert contents(pull("org/name", hub_options).folder) == expected(origin)
+        signed = [request for request in hub.log.requests if request.name.endswith(".safetensors")]
+    assert len(signed) == cdn.log.counts["signed"] > NUM_CHUNKS, "some were refused, and none was tried again as it was"
+
+
+def test_a_redirect_takes_no_header_along(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    with FakeHub(cdn, is_gated=True) as hub:
+        pull("org/name", dataclasses.replace(options, hf_endpoint=hub.root, hf_token=TOKEN))
+    sent = {name for request in cdn.log.requests for name in request.headers}
+    assert sent == {"Host", "User-Agent", "Accept-Encoding", "Range"}
+
+
+def test_a_wrong_digest_in_the_manifest(origin: Path, options: ProvisionOptions, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(origin, tmp_path / "copy"))
+    manifest = read_manifest(folder / FILE_NAME)
+    files = tuple(
+        dataclasses.replace(file, sha256="0" * 64) if file.path == WEIGHTS[0] else file for file in manifest.files
+    )
+    (folder / FILE_NAME).write_text(dataclasses.replace(manifest, files=files).to_json())
+    with Cdn(folder) as cdn, pytest.raises(DigestMismatch, match=r"0{64} was expected") as caught:
+        pull(cdn.url("ok"), options)
+    assert "disagree" in caught.value.remedy
+    assert not list((options.cache / "parts").glob("0*"))
+
+
+class TestDisk:
+    """A full disk, a cache that goes away, a clock that jumps: the next start is none the worse."""
+
+    def test_full_before_the_first_byte(
+        self, cdn: Cdn, origin: Path, options: ProvisionOptions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fallocate(descriptor: int, offset: int, size: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", fallocate)
+            with pytest.raises(CacheUnusable, match="No space left") as caught:
+                pull(cdn.url("ok"), options)
+        assert "Free some space" in caught.value.remedy
+        assert not cdn.log.weights()
+        assert not list((options.cache / "parts").iterdir())
+        assert contents(pull(cdn.url("ok"), options).folder) == expected(origin)
+
+    def test_full_in_the_middle(
+        self, cdn: Cdn, origin: Path, options: ProvisionOptions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where space can't be reserved, or the quota is met."""
+        write, left = os.pwrite, [WEIGHT_BYTES // 2]
+
+        def pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+            left[0] -= len(data)
+            if left[0] < 0:
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+            return write(descriptor, data, offset)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", pwrite)
+            with pytest.raises(CacheUnusable, match="can't be written"):
+                pull(cdn.url("ok"), options)
+        assert not list(options.cache.glob("trees/*"))
+        assert contents(pull(cdn.url("ok"), options).folder) == expected(origin)
+
+    def test_the_cache_is_deleted_meanwhile(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+        def delete(progress: Progress) -> None:
+            if progress.phase == "fetching" and options.cache.exists() and cdn.log.sent_bytes > 0:
+                shutil.rmtree(options.cache)
+
+        with pytest.raises(CacheUnusable):
+            provision(cdn.url("slow"), options, delete)
+        assert contents(pull(cdn.url("ok"), options).folder) == expected(origin)
+
+    def test_a_mapped_set_outlives_its_cache(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+        folder = pull(cdn.url("ok"), options).folder
+        with (folder / WEIGHTS[0]).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            shutil.rmtree(options.cache)
+            assert mapped[:] == (origin / WEIGHTS[0]).read_bytes()
+
+    def test_the_clock_is_set_back(
+        self, cdn: Cdn, origin: Path, options: ProvisionOptions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By years, in the middle: what waits and measures goes by another clock, and ages are never negative."""
+        real = time.time
+
+        def jump(progress: Progress) -> None:
+            monkeypatch.setattr(time, "time", lambda: real() - 1e9)
+
+        assert contents(provision(cdn.url("slow"), options, jump).folder) == expected(origin)
+        assert collect(Cache(options.cache)) == 0
+        assert pull(cdn.url("ok"), options).from_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -62,10 +63,48 @@ def test_kill_and_resume(share: float, cdn: Cdn, origin: Path, options: Provisio
     assert not list((options.cache / "parts").iterdir())
 
 
-def test_two_processes_download_once(cdn: Cdn, origin: Path, tmp_path: Path) -> None:
-    children = [start(cdn.url("slow"), tmp_path / "cache") for _ in range(2)]
+@pytest.mark.parametrize("num_runs", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_kill_at_random_instants(num_runs: int, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    """From before the first import to after the last rename; whatever is called ready must be right."""
+    generator = random.Random(1)
+    num_killed = 0
+    for _ in range(num_runs):
+        child = start(cdn.url("slow"), options.cache)
+        try:
+            child.wait(generator.uniform(0.05, 0.9))
+        except subprocess.TimeoutExpired:
+            num_killed += 1
+        kill(child)
+        for tree in options.cache.glob("trees/*.ready"):
+            assert contents(tree.with_suffix("")) == expected(origin)
+            shutil.rmtree(options.cache)
+    cdn.log.sent_bytes = 0
+    assert contents(provision(cdn.url("ok"), options, lambda _: None).folder) == expected(origin)
+    assert num_killed
+    assert not list((options.cache / "parts").iterdir())
+
+
+@pytest.mark.slow
+def test_kills_cost_what_was_in_flight(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    """Many starts, each killed in the middle: together they fetch the bytes once, and a bounded rest for each kill."""
+    generator, num_kills = random.Random(1), 0
+    while not list(options.cache.glob("trees/*.ready")):
+        child = start(cdn.url("slow"), options.cache)
+        enough = cdn.log.sent_bytes + generator.uniform(0.1, 0.4) * TOTAL_BYTES
+        wait_until(lambda enough=enough, child=child: cdn.log.sent_bytes > enough or child.poll() is not None)
+        num_kills += child.poll() is None
+        kill(child)
+    assert num_kills > 2
+    in_flight = POLICY.connections * (CHUNK + 128 * 1024)
+    assert cdn.log.sent_bytes <= TOTAL_BYTES + num_kills * in_flight + (num_kills + 1) * SMALL_BYTES
+    assert contents(next(options.cache.glob("trees/*.ready")).with_suffix("")) == expected(origin)
+
+
+@pytest.mark.parametrize("num_processes", [2, 8])
+def test_processes_download_once(num_processes: int, cdn: Cdn, origin: Path, tmp_path: Path) -> None:
+    children = [start(cdn.url("slow"), tmp_path / "cache") for _ in range(num_processes)]
     answers = [answer(child) for child in children]
-    assert sorted(bool(given["from_cache"]) for given in answers) == [False, True]
+    assert sorted(bool(given["from_cache"]) for given in answers) == [False] + [True] * (num_processes - 1)
     assert len(cdn.log.weights()) == NUM_CHUNKS
     assert contents(Path(str(answers[0]["folder"]))) == expected(origin)
 

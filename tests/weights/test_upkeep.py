@@ -13,7 +13,7 @@ from lavatube.weights.locks import hold
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.parts import Part
 from lavatube.weights.provision import Provisioned, provision
-from lavatube.weights.upkeep import collect, list_sets, remove_set
+from lavatube.weights.upkeep import collect, list_sets, remove_set, size_bytes
 from tests.weights.conftest import SIZES, contents, expected, write_weights
 
 
@@ -78,3 +78,21 @@ def test_not_while_something_is_fetched(options: ProvisionOptions, pulled: Provi
     cache = Cache(options.cache)
     with hold(cache.upkeep_lock, 0.0, is_shared=True), pytest.raises(CacheUnusable, match="being fetched"):
         collect(cache)
+
+
+def test_collect_down_to_a_size(options: ProvisionOptions, pulled: Provisioned, origin: Path, tmp_path: Path) -> None:
+    """The set that was used longest ago goes; what two sets share stays as long as one of them does."""
+    other = write_weights(tmp_path / "other", seed=1)
+    kept = provision(other.as_uri(), options, lambda _: None)
+    cache = Cache(options.cache)
+    both = size_bytes(cache)
+    os.utime(cache.marker(pulled.set_digest), (1_000_000, 1_000_000))
+    assert collect(cache, max_bytes=both) == 0
+    freed_bytes = collect(cache, max_bytes=both - 1)
+    assert both - freed_bytes == size_bytes(cache)
+    assert [cached.set_digest for cached in list_sets(cache)] == [kept.set_digest]
+    assert provision(other.as_uri(), options, lambda _: None).from_cache
+    collect(cache, max_bytes=0)
+    assert list_sets(cache) == []
+    assert size_bytes(cache) == 0
+    assert contents(provision(origin.as_uri(), options, lambda _: None).folder) == expected(origin)

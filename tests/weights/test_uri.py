@@ -55,7 +55,7 @@ def test_names() -> None:
     "text",
     [
         "", "name", "a/b/c", "../a", "./missing", "/missing", "~nobody-here/x", "org/name@", "org/../name",
-        "or--g/name", "org/name@a..b", "org/na me", "org/name\n", "a\0b", "s3://b/x", "gs://b/x", "az://b/x",
+        "or--g/name", "org/name@a..b", "org/na me", "org/name\n", "a\0b", "s3://", "gs:///x", "az://B/x", "oci://b/x",
         "ftp://h/x", "javascript://x", "file://host/x", "file:relative", "file:///missing", "https://", "https:///x",
         "https://user:pass@h/x", "https://h/x#f", "https://h:99999/x", "https://h/a b", "https://[::1/x", "hf://",
         "hf://name",
@@ -66,7 +66,19 @@ def test_refused(text: str) -> None:
         parse_model(text)
 
 
-def test_clouds_say_what_to_do_instead() -> None:
-    with pytest.raises(InvalidSetting) as caught:
-        parse_model("gs://bucket/llava")
-    assert "https://" in caught.value.remedy
+@pytest.mark.parametrize(
+    ("text", "location", "file"),
+    [
+        ("s3://bucket", "s3://bucket", ""),
+        ("gs://bucket/llava/", "gs://bucket/llava", ""),
+        ("az://box/a/b/lavatube.lock.json", "az://box/a/b", ""),
+        ("s3://bucket/a/model.safetensors", "s3://bucket/a", "model.safetensors"),
+        ("https://h/a/llava.tar.gz?sig=1", "https://h/a?sig=1", "llava.tar.gz"),
+        ("https://h/model.safetensors", "https://h", "model.safetensors"),
+        ("https://h/a/config.json", "https://h/a/config.json", ""),
+    ],
+)
+def test_one_file_and_buckets(text: str, location: str, file: str) -> None:
+    model = parse_model(text)
+    assert (model.location, model.file) == (location, file)
+    assert model.is_archive == file.endswith(".tar.gz")

@@ -8,7 +8,8 @@
     joined/<hex>/…            links to a folder of this machine and to the sets that it is completed with
     locks/                    advisory
 
-Safe to share between processes and to delete. Knows digests; no network, no models.
+Safe to share between processes and to delete. A cache may lie over another one that is only read: what is there is used
+from there, what is missing goes on top. Knows digests; no network, no models.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Final, get_args
 
 from lavatube.errors import CacheUnusable, InvalidManifest, SourceUnavailable, UnsupportedCheckpoint
 from lavatube.weights.manifest import Manifest, ManifestFile, check_manifest, hash_file
-from lavatube.weights.options import MIB, Trust
+from lavatube.weights.options import MIB, ProvisionOptions, Trust
 from lavatube.weights.parts import cache_border, sync_folder
 
 SPARE: Final = 0.05
@@ -58,12 +59,22 @@ class Recalled:
     trust: Trust
 
 
+def open_cache(options: ProvisionOptions) -> Cache:
+    """Raises: CacheUnusable if anybody may write to it."""
+    return Cache(options.cache, options.base, is_thorough=options.is_thorough)
+
+
 class Cache:
     """One cache folder. Reading a ready set writes nothing."""
 
-    def __init__(self, root: Path) -> None:
-        """Raises: CacheUnusable if anybody may write to it."""
+    def __init__(self, root: Path, base: Path | None = None, *, is_thorough: bool = False) -> None:
+        """`base` is only read. A thorough cache hashes a ready set again before it gives it out.
+
+        Raises: CacheUnusable if anybody may write to it.
+        """
         self.root = root
+        self.base = Cache(base, is_thorough=is_thorough) if base is not None else None
+        self._is_thorough = is_thorough
         self.blobs = root / "blobs" / "sha256"
         self.parts = root / "parts"
         self.trees = root / "trees"
@@ -107,11 +118,11 @@ class Cache:
     def has_intact_blob(self, sha256: str, size: int, on_bytes: Callable[[int], None]) -> bool:
         """The same, hashed now: it may have changed since it was verified, and a new set is about to rely on it.
 
-        A damaged one is removed. Raises: CacheUnusable if it can't be.
+        A damaged one is removed, unless it lies in the base. Raises: CacheUnusable if it can't be.
         """
         path = self.blob(sha256)
         if not path.exists():
-            return False
+            return self.base is not None and self.base._is_intact(self.base.blob(sha256), sha256, size, on_bytes)
         if self._is_intact(path, sha256, size, on_bytes):
             return True
         logger.warning("%s is damaged in the cache and is fetched again", path.name)
@@ -142,43 +153,64 @@ class Cache:
     def find(self, set_digest: str, on_bytes: Callable[[int], None] = lambda _: None) -> ReadySet | None:
         """A ready set, in constant time a file; only what changed since it was verified is hashed again.
 
-        Raises: CacheUnusable if a file is damaged and can't be removed.
+        A thorough cache hashes all of it. Raises: CacheUnusable if a file is damaged and can't be removed.
         """
         marker = self._read_marker(set_digest)
         if marker is None:
-            return None
+            return self._find_in_base(set_digest, on_bytes)
         ready, stamps = marker
-        changed = [file for file in ready.manifest.files if _stamp(ready.folder / file.path) != stamps.get(file.path)]
-        if not changed:
-            return ready
-        damaged = [
-            file for file in changed if not self._is_intact(ready.folder / file.path, file.sha256, file.size, on_bytes)
-        ]
+        damaged, is_changed = self._damaged(ready, stamps, on_bytes)
         if damaged:
             self._evict(ready, damaged)
             return None
+        if not is_changed:
+            return ready
         logger.info("set %.12s looked different, was verified again and is intact", set_digest)
         with suppress(CacheUnusable):  # a read-only cache is used as it is
             self._write_marker(ready)
         return ready
+
+    def _find_in_base(self, set_digest: str, on_bytes: Callable[[int], None]) -> ReadySet | None:
+        marker = self.base._read_marker(set_digest) if self.base is not None else None
+        if self.base is None or marker is None:
+            return None
+        damaged, _ = self.base._damaged(*marker, on_bytes)
+        if damaged:
+            logger.warning("%s is damaged in the base %s and is fetched on top", damaged[0].path, self.base.root)
+        return None if damaged else marker[0]
+
+    def _damaged(
+        self, ready: ReadySet, stamps: dict[str, Stamp], on_bytes: Callable[[int], None]
+    ) -> tuple[list[ManifestFile], bool]:
+        """The files that are not what they were when they were verified, and whether any looks as if it might not."""
+        files = ready.manifest.files
+        changed = [file for file in files if _stamp(ready.folder / file.path) != stamps.get(file.path)]
+        doubted = files if self._is_thorough else changed
+        damaged = [
+            file for file in doubted if not self._is_intact(ready.folder / file.path, file.sha256, file.size, on_bytes)
+        ]
+        return damaged, bool(changed)
 
     def publish(self, manifest: Manifest, source: str) -> ReadySet:
         """Make a folder of blobs that are all here, and mark it ready. Raises: CacheUnusable."""
         ready = ReadySet(manifest, self.trees / manifest.set_digest, source)
         with cache_border(f"{ready.folder} can't be written"):
             for file in manifest.files:
-                _link(self.blob(file.sha256), ready.folder / file.path)
+                _link(self._placed(file), ready.folder / file.path)
         self._write_marker(ready)
         return ready
 
     def ready_sets(self) -> list[ReadySet]:
-        """Sets that have a marker; their files are not looked at."""
-        markers = [self._read_marker(path.stem) for path in sorted(self.trees.glob("*.ready"))]
+        """Sets that have a marker; their files are not looked at, and to be listed is no use of a set."""
+        markers = [self._read_marker(path.stem, is_use=False) for path in sorted(self.trees.glob("*.ready"))]
         return [marker[0] for marker in markers if marker is not None]
 
     def recall(self, identity: str) -> Recalled | None:
         """What `remember` noted."""
-        return self.read_ref(self._ref(identity)) if identity else None
+        if not identity:
+            return None
+        recalled = self.read_ref(self._ref(identity))
+        return recalled if recalled is not None or self.base is None else self.base.recall(identity)
 
     def read_ref(self, path: Path) -> Recalled | None:
         """None for a note that is missing or broken."""
@@ -196,12 +228,17 @@ class Cache:
     def marker(self, set_digest: str) -> Path:
         return self.trees / f"{set_digest}.ready"
 
+    def _placed(self, file: ManifestFile) -> Path:
+        """Where a file's blob is: here, or in the base."""
+        own = self.blob(file.sha256)
+        return own if self.base is None or own.exists() else self.base.blob(file.sha256)
+
     def _ref(self, identity: str) -> Path:
         return self.refs / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
 
-    def _read_marker(self, set_digest: str) -> tuple[ReadySet, dict[str, Stamp]] | None:
+    def _read_marker(self, set_digest: str, *, is_use: bool = True) -> tuple[ReadySet, dict[str, Stamp]] | None:
         path = self.marker(set_digest)
-        match _read_json(path):
+        match _read_json(path, is_use=is_use):
             case {"source": str(source), "manifest": manifest, "stamps": dict(stamps)}:
                 pass
             case _:
@@ -264,12 +301,22 @@ def _link(blob: Path, target: Path) -> None:
     fresh.replace(target)
 
 
-def _read_json(path: Path) -> object:
+def _read_json(path: Path, *, is_use: bool = True) -> object:
     """None for a file that is missing or broken: the cache is made anew from what is true."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes() if is_use else _read_unnoted(path))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _read_unnoted(path: Path) -> bytes:
+    """The same, without the time of the reading being kept, where that is in our power."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0))
+    except PermissionError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -8,8 +8,10 @@ from typing import Final
 
 from lavatube.errors import DigestMismatch, SourceUnavailable
 from lavatube.weights.cache import Cache
+from lavatube.weights.manifest import DIGEST_BYTES
+from lavatube.weights.options import MIB
 from lavatube.weights.parts import Part
-from lavatube.weights.sources import Source, SourceFile
+from lavatube.weights.source import Source, SourceFile
 
 MAX_STRIKES: Final = 2
 
@@ -72,10 +74,10 @@ class Download:
         if version != self._version:
             raise SourceUnavailable(f"{self.file.path} changed while it was fetched.", remedy="Start again.")
 
-    def advance(self, buffer: memoryview) -> bool:
-        """Hash the next chunk; after the last one decide. False: the file was wrong and has to come again.
+    def advance(self, buffer: memoryview) -> list[int]:
+        """Hash the next chunk; after the last one decide. Gives the chunks that were wrong and have to come again.
 
-        Raises: DigestMismatch when it was wrong before.
+        Raises: DigestMismatch when it was wrong too often.
         """
         if self._hashed == self.part.num_chunks:
             return self._decide()
@@ -84,22 +86,43 @@ class Download:
             if self._git_sha1 is not None:
                 self._git_sha1.update(piece)
         self._hashed += 1
-        return True
+        return []
 
-    def _decide(self) -> bool:
+    def is_right(self, chunk: int, digest: bytes) -> bool:
+        """Whether the manifest has this sha256 for a chunk; True where it has none."""
+        expected = self.file.chunks[chunk * DIGEST_BYTES : (chunk + 1) * DIGEST_BYTES]
+        return not expected or digest == expected
+
+    def _decide(self) -> list[int]:
         sha256 = self._sha256.hexdigest()
         mismatch = self._mismatch(sha256)
         if mismatch is None:
             self.part.commit(self._cache.blob(sha256))
             self.sha256 = sha256
-            return True
+            return []
         self._strikes += 1
-        if self._strikes == MAX_STRIKES:
+        wrong = self._wrong_chunks()
+        if self._strikes == MAX_STRIKES * self._source.num_places or not wrong:
             self.part.discard()
             raise mismatch
-        self.part.reset()
+        self._source.blame(self.file.location)
+        self.part.reset(wrong)
         self._begin_digest()
-        return False
+        return wrong
+
+    def _wrong_chunks(self) -> list[int]:
+        """Those whose digest is not the manifest's; all, where it says nothing of them."""
+        chunks = range(self.part.num_chunks)
+        if not self.file.chunks:
+            return list(chunks)
+        buffer = memoryview(bytearray(MIB))
+        return [chunk for chunk in chunks if not self.is_right(chunk, self._chunk_digest(chunk, buffer))]
+
+    def _chunk_digest(self, chunk: int, buffer: memoryview) -> bytes:
+        digest = hashlib.sha256()
+        for piece in self.part.read(chunk, buffer):
+            digest.update(piece)
+        return digest.digest()
 
     def _mismatch(self, sha256: str) -> DigestMismatch | None:
         kind, expected, actual = "sha256", self.file.sha256 or sha256, sha256
@@ -109,7 +132,7 @@ class Download:
             return None
         return DigestMismatch(
             f"{self.file.path} from {self._source.uri} has {kind} {actual}, but {expected} was expected; "
-            f"it was fetched {MAX_STRIKES} times.",
+            f"it was fetched {self._strikes + 1} times.",
             remedy="The source and the digests disagree: a file was changed, or something on the way damages it.",
         )
 

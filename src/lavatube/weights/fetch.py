@@ -21,7 +21,7 @@ from lavatube.weights.download import Download
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.patience import Patience, Transient
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
-from lavatube.weights.sources import Reader, Source, SourceFile
+from lavatube.weights.source import Reader, Source, SourceFile
 
 REPORT_S: Final = 0.2
 MAX_HASHERS: Final = 4
@@ -62,8 +62,9 @@ def fetch(
 
     Raises: SourceUnavailable, DigestMismatch, CacheUnusable.
     """
+    chunk_bytes = source.chunk_bytes or policy.chunk_bytes
     with ExitStack() as stack:
-        downloads = [stack.enter_context(closing(Download(source, file, cache, policy.chunk_bytes))) for file in files]
+        downloads = [stack.enter_context(closing(Download(source, file, cache, chunk_bytes))) for file in files]
         _Fetch(source, downloads, policy).run(on_progress)
         return {download.file.path: download.sha256 for download in downloads}
 
@@ -79,7 +80,8 @@ class _Fetch:
         self._stop = threading.Event()
         self._readers: list[Reader] = []
         sizes = [download.file.size for download in downloads]
-        self._spans = deque(plan(sizes, [download.part.done for download in downloads], policy.chunk_bytes))
+        self._chunk_bytes = source.chunk_bytes or policy.chunk_bytes
+        self._spans = deque(plan(sizes, [download.part.done for download in downloads], self._chunk_bytes))
         self._fetch_bytes = sum(sizes)
         self._done_bytes = self._fetch_bytes - sum(span.stop - span.start for span in self._spans)
 
@@ -186,7 +188,7 @@ class _Fetch:
             while at < span.stop and not self._stop.is_set():
                 if download.is_whole and not is_whole:
                     raise RangeIgnored
-                chunk = at // self._policy.chunk_bytes
+                chunk = at // self._chunk_bytes
                 stop = position if at < position else download.part.span(chunk)[1]
                 count = body.readinto(buffer[: stop - at])
                 if at >= position and not download.part.done[chunk]:
@@ -212,11 +214,10 @@ class _Fetch:
     def _hash(self) -> None:
         buffer = memoryview(bytearray(MIB))
         while (download := self._take_hashable()) is not None:
-            is_right = download.advance(buffer)
+            wrong = download.advance(buffer)
             with self._changed:
                 download.is_hashing = False
-                if not is_right:
-                    self._queue_again(download)
+                self._queue_again(download, wrong)
                 self._changed.notify_all()
 
     def _take_hashable(self) -> Download | None:
@@ -228,11 +229,8 @@ class _Fetch:
             download.is_hashing = True
             return download
 
-    def _queue_again(self, download: Download) -> None:
+    def _queue_again(self, download: Download, chunks: Sequence[int]) -> None:
         file, size = self._downloads.index(download), download.file.size
-        self._done_bytes -= size
-        if download.is_whole:
-            self._spans.append(Span(file, 0, size))
-        else:
-            chunks = range(download.part.num_chunks)
-            self._spans.extend(Span(file, *download.part.span(chunk)) for chunk in chunks)
+        spans = [Span(file, *download.part.span(chunk)) for chunk in chunks]
+        self._done_bytes -= sum(span.stop - span.start for span in spans)
+        self._spans.extend([Span(file, 0, size)] if spans and download.is_whole else spans)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from lavatube.weights.patience import Patience, Transient, parse_retry_after
 MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
+PIECE_S: Final = 1.0
 _AGENT: Final = "lavatube"
 _REMEDY: Final = "Check the address, and what its server says."
 
@@ -56,9 +58,13 @@ class Body:
         self._response = response
 
     def readinto(self, buffer: memoryview) -> int:
-        """At least one byte. Raises: Transient if the body ends or stalls before `stop`."""
+        """What came in a second, at least a byte. Raises: Transient if the body ends or stalls before `stop`."""
+        deadline, count = time.monotonic() + PIECE_S, 0
         try:
-            count = self._response.readinto(buffer)
+            while count < len(buffer) and (got := _receive(self._response, buffer[count:])):
+                count += got
+                if time.monotonic() > deadline:  # so that whoever reads can see how slow it is
+                    break
         except (OSError, http.client.HTTPException) as error:
             raise _transient(error) from error
         if not count:
@@ -231,6 +237,21 @@ def _join(url: str, location: str) -> SplitResult | None:
         return parts if parts.port != 0 and is_clean else None
     except ValueError:
         return None
+
+
+def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
+    """What the socket has now. `HTTPResponse.readinto` would go on until the buffer is full, at whatever pace."""
+    if response.chunked or response.length is None:
+        data = response.read1(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+    if response.length == 0 or response.fp is None:
+        return 0
+    count = response.fp.readinto1(buffer[: response.length])
+    response.length -= count
+    if response.length == 0:
+        response.close()  # which lets go of the connection, and leaves it open
+    return count
 
 
 def _version(response: http.client.HTTPResponse) -> str:

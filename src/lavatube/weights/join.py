@@ -16,7 +16,7 @@ from typing import Final, TypeVar, get_args
 
 from lavatube.checkpoint.parts import BASE, Part, Parts, read_parts
 from lavatube.errors import InvalidSetting, SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
-from lavatube.weights.cache import Cache, ReadySet
+from lavatube.weights.cache import Cache, ReadySet, open_cache
 from lavatube.weights.manifest import Manifest, list_folder
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import cache_border
@@ -51,7 +51,7 @@ def join_parts(
         fetched = {str(part.kind): provision_part(_uri(part), _pinned_part(part, pinned)) for part in parts.missing}
         whole = _join(main, options, parts, fetched)
     if pinned is not None and main.set_digest != pinned.set_digest:
-        _check_complete(whole, pinned, Cache(options.cache))
+        _check_complete(whole, pinned, open_cache(options))
     return whole
 
 
@@ -82,7 +82,7 @@ def _check_complete(whole: Provisioned, pinned: Manifest, cache: Cache) -> None:
 def _join(
     main: Provisioned, options: ProvisionOptions, parts: Parts, fetched: Mapping[str, Provisioned]
 ) -> Provisioned:
-    cache, trusts = Cache(options.cache), [main.trust, *(one.trust for one in fetched.values())]
+    cache, trusts = open_cache(options), [main.trust, *(one.trust for one in fetched.values())]
     trust: Trust = max(trusts, key=get_args(Trust).index)
     from_cache = main.from_cache and all(one.from_cache for one in fetched.values())
     ready = cache.find(main.set_digest) if main.set_digest else None
@@ -125,7 +125,8 @@ def _join_sets(cache: Cache, main: ReadySet, parts: Mapping[str, ReadySet]) -> R
     for name, part in parts.items():
         files |= {f"{name}/{file.path}": replace(file, path=f"{name}/{file.path}") for file in part.manifest.files}
     files = {path: replace(file, path=path) for path, file in _with_tokenizer(files).items()}
-    manifest = Manifest(main.manifest.name, tuple(sorted(files.values(), key=lambda file: file.path)))
+    listed = (replace(file, chunks=b"") for file in files.values())  # the parts' grids may differ
+    manifest = Manifest(main.manifest.name, tuple(sorted(listed, key=lambda file: file.path)))
     return cache.find(manifest.set_digest) or cache.publish(manifest, main.source)
 
 

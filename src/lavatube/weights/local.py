@@ -22,6 +22,11 @@ def fingerprint(folder: Path, paths: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps([str(folder), facts]).encode()).hexdigest()
 
 
+def version_of(path: Path) -> str:
+    """What changes when a file does. Raises: SourceUnavailable."""
+    return fingerprint(path.parent, [path.name])
+
+
 class LocalReader:
     """Reads ranges of files of this machine."""
 

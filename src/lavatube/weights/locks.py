@@ -44,6 +44,9 @@ def _acquire(descriptor: int, path: Path, wait_s: float, on_wait: Callable[[], N
             return True
         except BlockingIOError:
             now = time.monotonic()
+        except OSError as error:
+            logger.warning("%s can't be locked (%s); going on without it", path.name, error.strerror)
+            return False
         if now - started >= wait_s:
             logger.warning("lock %s was not let go of in %.0f s; going on without it", path.name, wait_s)
             return False

@@ -1,4 +1,4 @@
-"""`lavatube.lock.json`: which files make up a checkpoint, how long they are and their sha256. JSON in, values out.
+"""`lavatube.lock.json`: which files make up a checkpoint, how long they are and their digests. JSON in, values out.
 
 The text is hostile until it has passed `parse_manifest`: a path of a Manifest can be joined to a folder without a
 further look. Knows files and digests; no network, no cache.
@@ -6,11 +6,13 @@ further look. Knows files and digests; no network, no cache.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,9 @@ SCHEMA: Final = 1
 MAX_MANIFEST_BYTES: Final = 8 * MIB
 MAX_FILES: Final = 10_000
 MAX_FILE_BYTES: Final = 1 << 50
+MIN_CHUNK_BYTES: Final = 64 * 1024
+MAX_CHUNK_BYTES: Final = 256 * MIB
+DIGEST_BYTES: Final = 32
 TORCH_MODEL: Final = "pytorch_model*.bin"
 WEIGHTS: Final = ("*.safetensors", TORCH_MODEL, "mm_projector.bin", "non_lora_trainables.bin", "adapter_model.bin")
 CONTENT: Final = (*WEIGHTS, "*.json", "*.jinja", "*.txt", "tokenizer.model")
@@ -35,19 +40,25 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """One file; `path` is relative, with forward slashes."""
+    """One file; `path` is relative, with forward slashes.
+
+    `chunks` are the sha256 of its pieces in order, 32 bytes each; empty where the manifest has none. They let a piece
+    be trusted before the rest is there; the file has its name from the digest of the whole.
+    """
 
     path: str
     size: int
     sha256: str
+    chunks: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A set of files, sorted by path."""
+    """A set of files, sorted by path; `chunk_bytes` is the length of a piece where the files have digests of pieces."""
 
     name: str
     files: tuple[ManifestFile, ...]
+    chunk_bytes: int = 0
 
     @property
     def set_digest(self) -> str:
@@ -67,15 +78,13 @@ class Manifest:
     def companion(self, folder: str) -> Manifest:
         """What lies in a folder inside, by the paths there."""
         inside = [file for file in self.files if _parent(file.path) == folder]
-        return Manifest(folder, tuple(replace(file, path=_own_name(file.path)) for file in inside))
+        files = tuple(replace(file, path=_own_name(file.path)) for file in inside)
+        return Manifest(folder, files, self.chunk_bytes)
 
     def to_value(self) -> dict[str, object]:
-        return {
-            "schema": SCHEMA,
-            "name": self.name,
-            "setDigest": self.set_digest,
-            "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in self.files],
-        }
+        grid = {"chunkSize": self.chunk_bytes} if self.chunk_bytes else {}
+        files = [_file_value(file) for file in self.files]
+        return {"schema": SCHEMA, "name": self.name, "setDigest": self.set_digest, **grid, "files": files}
 
     def to_json(self) -> str:
         return json.dumps(self.to_value(), indent=2) + "\n"
@@ -164,7 +173,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 def check_manifest(parsed: object, where: str) -> Manifest:
     """A manifest from parsed JSON. Raises: as `parse_manifest`."""
-    value = _object(parsed, where, {"schema", "name", "files"}, optional={"setDigest"})
+    value = _object(parsed, where, {"schema", "name", "files"}, optional={"setDigest", "chunkSize"})
     if value["schema"] != SCHEMA or isinstance(value["schema"], bool):
         raise InvalidManifest(
             f"{where}: schema {value['schema']!r:.40} is not known to this version, which reads {SCHEMA}.",
@@ -175,10 +184,11 @@ def check_manifest(parsed: object, where: str) -> Manifest:
         raise InvalidManifest(f"{where}: name is not a short printable string.")
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_FILES:
         raise InvalidManifest(f"{where}: files is not a list of 1 to {MAX_FILES} entries.")
-    files = [_parse_file(entry, where) for entry in entries]
+    chunk_bytes = _parse_chunk_size(value.get("chunkSize"), where)
+    files = [_parse_file(entry, chunk_bytes, where) for entry in entries]
     check_paths([file.path for file in files], where)
     _check_content([file.path for file in files], where)
-    manifest = Manifest(name, tuple(sorted(files, key=lambda file: file.path)))
+    manifest = Manifest(name, tuple(sorted(files, key=lambda file: file.path)), chunk_bytes)
     if value.get("setDigest", manifest.set_digest) != manifest.set_digest:
         raise InvalidManifest(f"{where}: setDigest is not that of the files listed: it was edited by hand, or cut.")
     return manifest
@@ -194,16 +204,18 @@ def read_manifest(path: Path) -> Manifest:
     return parse_manifest(data, str(path))
 
 
-def build_manifest(folder: Path, name: str = "", on_bytes: Callable[[int], None] = lambda _: None) -> Manifest:
-    """Hash the checkpoint in `folder`; `on_bytes` hears of each piece that was read.
+def build_manifest(
+    folder: Path, name: str = "", on_bytes: Callable[[int], None] = lambda _: None, *, chunk_bytes: int = 0
+) -> Manifest:
+    """Hash the checkpoint in `folder`, and its pieces of `chunk_bytes`; `on_bytes` hears of what was read.
 
     Raises: UnsupportedCheckpoint without weights; SourceUnavailable if a file can't be read.
     """
     files = []
     for path in list_folder(folder):
-        size, digest = hash_file(folder / path, on_bytes)
-        files.append(ManifestFile(path, size, digest))
-    return Manifest(name or folder.resolve().name, tuple(files))
+        size, digest, chunks = hash_chunks(folder / path, chunk_bytes, on_bytes)
+        files.append(ManifestFile(path, size, digest, chunks))
+    return Manifest(name or folder.resolve().name, tuple(files), chunk_bytes)
 
 
 def list_folder(folder: Path) -> list[str]:
@@ -220,21 +232,59 @@ def list_folder(folder: Path) -> list[str]:
 
 def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> tuple[int, str]:
     """Length and sha256 of a file."""
-    digest, size = hashlib.sha256(), 0
+    size, digest, _ = hash_chunks(path, 0, on_bytes)
+    return size, digest
+
+
+def hash_chunks(path: Path, chunk_bytes: int, on_bytes: Callable[[int], None]) -> tuple[int, str, bytes]:
+    """Length and sha256 of a file, and the digests of its pieces; none of them for `chunk_bytes` 0."""
+    digest, chunk, chunks, size = hashlib.sha256(), hashlib.sha256(), bytearray(), 0
     buffer = memoryview(bytearray(MIB))
     try:
         with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
+            while count := file.readinto(buffer[: chunk_bytes - size % chunk_bytes] if chunk_bytes else buffer):
                 digest.update(buffer[:count])
                 size += count
+                if chunk_bytes:
+                    chunk.update(buffer[:count])
+                    if size % chunk_bytes == 0:
+                        chunks += chunk.digest()
+                        chunk = hashlib.sha256()
                 on_bytes(count)
     except OSError as error:
         raise SourceUnavailable(f"{path} can't be read: {error.strerror}.") from error
-    return size, digest.hexdigest()
+    if chunk_bytes and size % chunk_bytes:
+        chunks += chunk.digest()
+    return size, digest.hexdigest(), bytes(chunks)
 
 
-def _parse_file(entry: object, where: str) -> ManifestFile:
-    value = _object(entry, where, {"path", "size", "sha256"})
+def _file_value(file: ManifestFile) -> dict[str, object]:
+    chunks = {"chunks": base64.b64encode(file.chunks).decode()} if file.chunks else {}
+    return {"path": file.path, "size": file.size, "sha256": file.sha256, **chunks}
+
+
+def _parse_chunk_size(value: object, where: str) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not MIN_CHUNK_BYTES <= value <= MAX_CHUNK_BYTES:
+        raise InvalidManifest(f"{where}: chunkSize is not between {MIN_CHUNK_BYTES} and {MAX_CHUNK_BYTES} bytes.")
+    return value
+
+
+def _parse_chunks(value: object, size: int, chunk_bytes: int, where: str) -> bytes:
+    if value is None:
+        return b""
+    try:
+        chunks = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
+    except (binascii.Error, ValueError):
+        chunks = b""
+    if not chunk_bytes or len(chunks) != -(-size // chunk_bytes) * DIGEST_BYTES:
+        raise InvalidManifest(f"{where} has chunks that are not one sha256 for each chunkSize bytes, in base64.")
+    return chunks
+
+
+def _parse_file(entry: object, chunk_bytes: int, where: str) -> ManifestFile:
+    value = _object(entry, where, {"path", "size", "sha256"}, optional={"chunks"})
     path, size, sha256 = value["path"], value["size"], value["sha256"]
     if not isinstance(path, str):
         raise InvalidManifest(f"{where}: a path is not a string.")
@@ -242,7 +292,8 @@ def _parse_file(entry: object, where: str) -> ManifestFile:
         raise InvalidManifest(f"{where}: {path!r:.200} has an impossible size.")
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise InvalidManifest(f"{where}: {path!r:.200} has no sha256 of 64 lower-case hexadecimal digits.")
-    return ManifestFile(path, size, sha256)
+    chunks = _parse_chunks(value.get("chunks"), size, chunk_bytes, f"{where}: {path!r:.200}")
+    return ManifestFile(path, size, sha256, chunks)
 
 
 def _check_content(paths: list[str], where: str) -> None:

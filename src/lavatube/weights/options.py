@@ -45,6 +45,16 @@ class ProvisionOptions:
     allow_unverified: bool = False
     hf_endpoint: str = "https://huggingface.co"
     hf_token: str = field(default="", repr=False)
+    hf_cache: Path | None = None
+    """The hub library's cache: what it has already is hashed and taken from there."""
+    mirrors: tuple[str, ...] = ()
+    """Folders of other servers with the same files, in the order in which they stand in for the source."""
+    bucket_endpoint: str = ""
+    bucket_unsigned: bool = False
+    is_thorough: bool = False
+    """Whether a ready set is hashed again before it is used."""
+    base: Path | None = None
+    """A cache that is only read; what it lacks goes into `cache`."""
     policy: Policy = Policy()
 
 

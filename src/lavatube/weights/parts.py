@@ -11,12 +11,13 @@ import fcntl
 import os
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from lavatube.errors import CacheUnusable
+from lavatube.weights.filesystems import has_locks
 
 _MAGIC: Final = b"LTMAP001"
 _HEADER: Final = struct.Struct("<8sQQ")  # magic, size of the file, size of a chunk
@@ -31,8 +32,10 @@ class Part:
         self.size = size
         self.chunk_bytes = chunk_bytes
         self.num_chunks = -(-size // chunk_bytes)
+        self._is_own = False
         with cache_border(f"{folder} can't be written"):
             self.path, self._descriptor = _claim(folder, name)
+            self._is_own = self.path.name != f"{name}.part"
             self._map_path = self.path.with_suffix(".map")
             try:
                 self.done = self._begin()
@@ -68,9 +71,10 @@ class Part:
         with cache_border(f"{self._map_path} can't be written"):
             os.pwrite(self._map, b"\1", _HEADER.size + chunk)
 
-    def reset(self) -> None:
-        """Forget every chunk."""
-        self.done = bytearray(self.num_chunks)
+    def reset(self, chunks: Iterable[int]) -> None:
+        """Forget some chunks."""
+        for chunk in chunks:
+            self.done[chunk] = 0
         with cache_border(f"{self._map_path} can't be written"):
             self._write_map(self.done)
 
@@ -91,6 +95,9 @@ class Part:
             self._map_path.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """One of our own goes, unless it became a blob: nobody would find it again."""
+        if self._is_own:
+            self.discard()
         os.close(self._map)
         os.close(self._descriptor)
 
@@ -146,7 +153,10 @@ def cache_border(what: str) -> Iterator[None]:
 
 
 def _claim(folder: Path, name: str) -> tuple[Path, int]:
-    """Open and lock the shared part; one of our own where somebody else holds it."""
+    """Open and lock the shared part; one of our own where somebody else holds it, or where locks mean nothing."""
+    if not has_locks(folder):
+        path = _own_part(folder, name)
+        return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     path = folder / f"{name}.part"
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -154,11 +164,15 @@ def _claim(folder: Path, name: str) -> tuple[Path, int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            path = folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+            path = _own_part(folder, name)
             continue
         if _is_same(path, descriptor):
             return path, descriptor
         os.close(descriptor)  # it was finished and renamed between the two calls
+
+
+def _own_part(folder: Path, name: str) -> Path:
+    return folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
 def _is_same(path: Path, descriptor: int) -> bool:

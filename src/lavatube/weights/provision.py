@@ -12,7 +12,9 @@ from pathlib import Path
 
 from lavatube.errors import CacheUnusable, DigestMismatch, SourceUnavailable
 from lavatube.weights import manifest as manifests
-from lavatube.weights.cache import Cache, ReadySet
+from lavatube.weights.adopt import adopt
+from lavatube.weights.archive import unpack
+from lavatube.weights.cache import Cache, ReadySet, open_cache
 from lavatube.weights.download import part_name
 from lavatube.weights.fetch import fetch
 from lavatube.weights.join import join_parts
@@ -22,10 +24,21 @@ from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import read_map
 from lavatube.weights.progress import Meter, OnProgress, Pace, Phase, Progress
-from lavatube.weights.sources import Source, SourceFile, hub_identity, resolve, settle
+from lavatube.weights.source import Source, SourceFile
+from lavatube.weights.sources import hub_identity, resolve, settle
 from lavatube.weights.uri import ModelUri, parse_model
 
-__all__ = ["Policy", "Progress", "ProvisionOptions", "Provisioned", "Trust", "lock_model", "parse_model", "provision"]
+__all__ = [
+    "Policy",
+    "Progress",
+    "ProvisionOptions",
+    "Provisioned",
+    "Trust",
+    "lock_model",
+    "parse_model",
+    "provision",
+    "provision_source",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +67,7 @@ def _provision_one(
     if model.kind == "folder":
         provisioned = _use_folder(Path(model.location), pinned, options, on_progress)
     else:
-        provisioned = _Provisioning(model, pinned, options, on_progress).run()
+        provisioned = _Provisioning(model, pinned, options, on_progress).run(model)
     logger.info(
         "provisioned %s: %d bytes, trust %s, set %.12s, from cache: %s",
         provisioned.source, provisioned.total_bytes, provisioned.trust, provisioned.set_digest, provisioned.from_cache,
@@ -62,43 +75,53 @@ def _provision_one(
     return provisioned
 
 
+def provision_source(source: Source, options: ProvisionOptions, on_progress: OnProgress) -> Provisioned:
+    """The same for a source that the caller has made, such as files in memory. Raises: as `provision`."""
+    return _Provisioning(None, None, options, on_progress).bring(source)
+
+
 def lock_model(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> Manifest:
     """The manifest of a model, from its verified files; a folder of this machine is hashed where it lies.
 
     Raises: as `provision`.
     """
-    model = parse_model(uri)
-    if model.kind in ("folder", "file"):
-        folder = Path(model.location)
-        total_bytes = _size_of(folder)
-        return manifests.build_manifest(folder, model.name, _counter("verifying", total_bytes, on_progress))
-    provisioned = provision(uri, options, on_progress)
-    ready = Cache(options.cache).find(provisioned.set_digest)
-    if ready is None:
-        raise CacheUnusable(f"The set {provisioned.set_digest:.12} went from the cache meanwhile.", remedy="Try again.")
-    return ready.manifest
+    model, chunk_bytes = parse_model(uri), options.policy.chunk_bytes
+    if model.kind in ("folder", "file") and not model.file:
+        folder, name = Path(model.location), model.name
+    else:
+        provisioned = provision(uri, options, on_progress)
+        ready = open_cache(options).find(provisioned.set_digest)
+        if ready is None:
+            raise CacheUnusable(
+                f"The set {provisioned.set_digest:.12} is not in the cache any more.", remedy="Try again."
+            )
+        folder, name = ready.folder, ready.manifest.name
+    on_bytes = _counter("verifying", _size_of(folder), on_progress)
+    return manifests.build_manifest(folder, name, on_bytes, chunk_bytes=chunk_bytes)
 
 
 class _Provisioning:
     """One call, for a source whose files go through the cache."""
 
     def __init__(
-        self, model: ModelUri, pinned: Manifest | None, options: ProvisionOptions, on_progress: OnProgress
+        self, model: ModelUri | None, pinned: Manifest | None, options: ProvisionOptions, on_progress: OnProgress
     ) -> None:
         self._model = model
         self._pinned = pinned
         self._options = options
         self._on_progress = on_progress
-        self._cache = Cache(options.cache)
-        endpoint = options.hf_endpoint.rstrip("/")
-        self._alias = f"last {model.kind} {endpoint} {model.location}@{model.revision}"
+        self._cache = open_cache(options)
+        self._alias = ""
+        if model is not None:
+            place = " ".join(filter(None, [model.location, model.file]))
+            self._alias = f"last {model.kind} {options.hf_endpoint.rstrip('/')} {place}@{model.revision}"
 
-    def run(self) -> Provisioned:
-        found = self._find_offline(self._model)
+    def run(self, model: ModelUri) -> Provisioned:
+        found = self._find_offline(model)
         if found is not None:
             return found
         try:
-            settled = settle(self._model, self._options)
+            settled = settle(model, self._options)
             found = self._find_offline(settled)
             if found is not None:
                 return found
@@ -109,6 +132,10 @@ class _Provisioning:
                 raise
             logger.warning("%s Going on with the files that it had when it was last met.", error.message)
             return found
+        return self.bring(source)
+
+    def bring(self, source: Source) -> Provisioned:
+        """The set of a source, from the cache or fetched."""
         return self._find(source) or self._fetch(source)
 
     def _find_offline(self, model: ModelUri) -> Provisioned | None:
@@ -149,24 +176,42 @@ class _Provisioning:
             return self._find(source) or self._fetch_missing(source)
 
     def _fetch_missing(self, source: Source) -> Provisioned:
+        if source.is_archive:
+            return self._unpack(source)
         cache, policy = self._cache, self._options.policy
         count = _counter("verifying", 0, self._on_progress)
         missing = [
             file for file in source.files if not file.sha256 or not cache.has_intact_blob(file.sha256, file.size, count)
         ]
+        adopted = self._adopt(missing)
+        missing = [file for file in missing if file.path not in adopted]
         cache.check_space(sum(file.size - cache.allocated_bytes(part_name(source, file)) for file in missing))
         logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
         digests = fetch(source, missing, cache, policy, self._on_progress) if missing else {}
-        files = [ManifestFile(f.path, f.size, f.sha256 or digests[f.path]) for f in source.files]
-        manifest = Manifest(source.name, tuple(sorted(files, key=lambda file: file.path)))
-        ready = cache.publish(manifest, source.uri)
-        cache.remember((self._alias, source.identity), manifest.set_digest, source.trust)
-        return self._provisioned(ready, source.trust, from_cache=not missing)
+        return self._publish(source, source.manifest(adopted | digests), from_cache=not missing)
+
+    def _adopt(self, missing: list[SourceFile]) -> dict[str, str]:
+        """What the hub's own library has in its cache."""
+        if self._model is None or self._model.kind != "hub" or self._options.hf_cache is None:
+            return {}
+        on_bytes = _counter("verifying", 0, self._on_progress)
+        return adopt(self._model.location, missing, self._options.hf_cache, self._cache, on_bytes)
+
+    def _unpack(self, source: Source) -> Provisioned:
+        self._cache.check_space(source.contents.total_bytes if source.contents else source.total_bytes)
+        on_bytes = _counter("fetching", source.total_bytes, self._on_progress)
+        manifest = unpack(source, self._cache, self._options.policy, on_bytes)
+        return self._publish(source, manifest, from_cache=False)
+
+    def _publish(self, source: Source, manifest: Manifest, *, from_cache: bool) -> Provisioned:
+        ready = self._cache.publish(manifest, source.uri)
+        self._cache.remember((self._alias, source.identity), manifest.set_digest, source.trust)
+        return self._provisioned(ready, source.trust, from_cache=from_cache)
 
     def _watcher(self, source: Source) -> Callable[[], None]:
         """Reports what another process has fetched so far."""
         meter = Meter()
-        chunk_bytes = self._options.policy.chunk_bytes
+        chunk_bytes = source.chunk_bytes or self._options.policy.chunk_bytes
 
         def report() -> None:
             done_bytes = sum(self._present_bytes(source, file, chunk_bytes) for file in source.files)
@@ -195,17 +240,17 @@ def _use_folder(
         return Provisioned(folder, "", "local", _size_of(folder), from_cache=True, source=folder.as_uri())
     for file in manifest.files:
         _check_size(folder, file)
-    if pinned is not None:
-        _check_pinned(folder, pinned, Cache(options.cache), on_progress)
+    if pinned is not None or options.is_thorough:
+        _check_pinned(folder, manifest, open_cache(options), on_progress, is_thorough=options.is_thorough)
     trust: Trust = "pinned" if pinned is not None else "local"
     return Provisioned(folder, manifest.set_digest, trust, manifest.total_bytes, True, folder.as_uri())
 
 
-def _check_pinned(folder: Path, pinned: Manifest, cache: Cache, on_progress: OnProgress) -> None:
-    """Hash a folder against the operator's manifest, unless it looks as it did when that was done last."""
+def _check_pinned(folder: Path, pinned: Manifest, cache: Cache, on_progress: OnProgress, *, is_thorough: bool) -> None:
+    """Hash a folder against a manifest, unless it looks as it did when that was done last."""
     identity = f"{folder.as_uri()} {fingerprint(folder, [file.path for file in pinned.files])}"
     recalled = cache.recall(identity)
-    if recalled is not None and recalled.set_digest == pinned.set_digest:
+    if recalled is not None and recalled.set_digest == pinned.set_digest and not is_thorough:
         return
     on_bytes = _counter("verifying", pinned.total_bytes, on_progress)
     for file in pinned.files:

@@ -3,104 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-from lavatube.errors import InvalidManifest, InvalidSetting, UntrustedSource
+from lavatube.errors import InvalidManifest, InvalidSetting, SourceUnavailable, UntrustedSource
 from lavatube.weights import manifest as manifests
+from lavatube.weights.buckets import Bucket
 from lavatube.weights.dial import is_loopback, redact
-from lavatube.weights.headers import INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE
-from lavatube.weights.http import HttpAccess, HttpClient, Probe, read_document
+from lavatube.weights.http import HttpAccess, Probe
 from lavatube.weights.hub import Hub
-from lavatube.weights.local import LocalReader, fingerprint
-from lavatube.weights.manifest import Manifest, ManifestFile
-from lavatube.weights.options import Policy, ProvisionOptions, Trust
-from lavatube.weights.patience import Patience, Transient
+from lavatube.weights.local import fingerprint
+from lavatube.weights.manifest import Manifest
+from lavatube.weights.mirrors import with_mirrors
+from lavatube.weights.options import ProvisionOptions, Trust
+from lavatube.weights.places import BucketPlace, FolderPlace, HttpPlace, Place
+from lavatube.weights.source import Source, SourceFile, list_files
 from lavatube.weights.uri import ModelUri
-
-# What is asked for, by name, where nobody says what there is.
-USUAL: Final = (
-    "adapter_config.json",
-    "adapter_model.bin",
-    "adapter_model.safetensors",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "mm_projector.bin",
-    "non_lora_trainables.bin",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-)
-
-
-class Body(Protocol):
-    """Bytes `start` to `stop` of a file; `version` changes when the file does, where the source can tell."""
-
-    start: int
-    stop: int
-    version: str
-
-    def readinto(self, buffer: memoryview) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class Reader(Protocol):
-    """Reads ranges; one a thread, but `abort` may come from another."""
-
-    def open(self, location: str, start: int, stop: int, size: int) -> Body: ...
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One file and where it is; with neither digest nobody vouches for it."""
-
-    path: str
-    size: int
-    location: str
-    sha256: str = ""
-    git_sha1: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A set of files that can be fetched.
-
-    `uri` is what is recorded: revision resolved, secrets cut. `identity` names the same bytes whenever it is met again;
-    empty if nothing does.
-    """
-
-    uri: str
-    name: str
-    trust: Trust
-    files: tuple[SourceFile, ...]
-    connect: Callable[[], Reader]
-    identity: str = ""
-
-    @property
-    def set_digest(self) -> str:
-        """Empty as long as a sha256 is missing."""
-        if not all(file.sha256 for file in self.files):
-            return ""
-        return Manifest(self.name, tuple(ManifestFile(f.path, f.size, f.sha256) for f in self.files)).set_digest
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(file.size for file in self.files)
 
 
 def settle(model: ModelUri, options: ProvisionOptions) -> ModelUri:
@@ -115,11 +35,9 @@ def resolve(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None)
 
     Raises: SourceUnavailable, UntrustedSource, InvalidManifest, UnsupportedCheckpoint.
     """
-    if model.kind == "hub":
-        return _resolve_hub(model, options, pinned)
-    if model.kind == "http":
-        return _resolve_http(model, options, pinned)
-    return _resolve_folder(model, pinned)
+    resolve_kind = _resolve_hub if model.kind == "hub" else _resolve_place
+    source = resolve_kind(model, options, pinned)
+    return with_mirrors(source, [_mirror(uri, options) for uri in options.mirrors])
 
 
 def hub_identity(model: ModelUri, endpoint: str) -> str:
@@ -127,24 +45,12 @@ def hub_identity(model: ModelUri, endpoint: str) -> str:
     return f"{endpoint.rstrip('/')} hf://{model.location}@{model.revision}"
 
 
-def _resolve_folder(model: ModelUri, pinned: Manifest | None) -> Source:
-    folder = Path(model.location)
-    uri, beside = folder.as_uri(), folder / manifests.FILE_NAME
-    manifest = manifests.read_manifest(beside) if pinned is None and beside.is_file() else pinned
-    if manifest is not None:
-        files = _listed(manifest, lambda path: str(folder / path))
-        return Source(uri, manifest.name, "manifest" if pinned is None else "pinned", files, LocalReader)
-    paths = manifests.list_folder(folder)
-    unhashed = tuple(SourceFile(path, (folder / path).stat().st_size, str(folder / path)) for path in paths)
-    return Source(uri, model.name, "local", unhashed, LocalReader, identity=f"{uri} {fingerprint(folder, paths)}")
-
-
 def _resolve_hub(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
     hub, commit = _hub(model, options), model.revision
     uri = f"hf://{model.location}@{commit}"
     if pinned is not None:
-        files = _listed(_own(pinned, hub, commit), lambda path: hub.location(commit, path))
-        return Source(uri, pinned.name, "pinned", files, hub.connect)
+        files = list_files(_own(pinned, hub, commit), lambda path: hub.location(commit, path))
+        return Source(uri, pinned.name, "pinned", files, hub.connect, chunk_bytes=pinned.chunk_bytes)
     listed = {file.path: file for file in hub.files(commit)}
     wanted = [listed[path] for path in manifests.select_content(listed, uri)]
     files = tuple(SourceFile(f.path, f.size, hub.location(commit, f.path), f.sha256, f.git_sha1) for f in wanted)
@@ -166,78 +72,98 @@ def _hub(model: ModelUri, options: ProvisionOptions) -> Hub:
     return Hub(access, model.location)
 
 
-def _resolve_http(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
-    is_open = options.allow_unverified or pinned is not None
-    access = HttpAccess(model.location, options.policy, allow_http=is_open)
-    _check_scheme(access)
-    uri = redact(model.location)
-    manifest = pinned or _manifest_beside(access)
-    if manifest is None and not options.allow_unverified:
+def _resolve_place(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
+    place, own_trust = _open_place(model, options, pinned)
+    manifest = pinned or _manifest_beside(place)
+    trust = own_trust if pinned is None else "pinned"
+    if model.is_archive:
+        return _archive(model, place, manifest, trust, options)
+    if model.file and manifest is not None:
+        manifest = _of_one_file(manifest, model.file, place.uri)
+    if manifest is not None:
+        files = list_files(manifest, place.locate)
+        return Source(place.uri, manifest.name, trust, files, place.connect, chunk_bytes=manifest.chunk_bytes)
+    return _unlisted(model, place, options)
+
+
+def _open_place(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> tuple[Place, Trust]:
+    """Where the files are, and what a manifest beside them is worth."""
+    if model.kind == "http":
+        access = HttpAccess(model.location, options.policy, allow_http=options.allow_unverified or pinned is not None)
+        _check_scheme(access)
+        # In plain text, whoever can change the files on the way can change the manifest too.
+        return HttpPlace(access), "manifest" if _is_authentic(access.root) else "unverified"
+    if model.kind == "bucket":
+        return BucketPlace(Bucket(model.location, options)), "manifest"
+    return FolderPlace(Path(model.location)), "manifest"
+
+
+def _manifest_beside(place: Place) -> Manifest | None:
+    data = place.document(manifests.FILE_NAME)
+    return None if data is None else manifests.parse_manifest(data, f"{place.uri}/{manifests.FILE_NAME}")
+
+
+def _of_one_file(manifest: Manifest, path: str, where: str) -> Manifest:
+    files = tuple(file for file in manifest.files if file.path == path)
+    if not files:
+        raise InvalidManifest(f"{where}: the manifest does not list {path}.", remedy="Write it with `lavatube lock`.")
+    return replace(manifest, files=files)
+
+
+def _unlisted(model: ModelUri, place: Place, options: ProvisionOptions) -> Source:
+    """What there is, with nobody to vouch for it but this machine."""
+    _check_allowed(model, place, options)
+    found = {model.file: _probe(place, model.file)} if model.file else place.listing()
+    paths = manifests.select_content(found, place.uri)
+    files = tuple(SourceFile(path, found[path].size, place.locate(path)) for path in paths)
+    if model.kind == "file":
+        identity = f"{place.uri} {fingerprint(Path(model.location), paths)}"
+        return Source(place.uri, model.name, "local", files, place.connect, identity)
+    identity = _identity(place.uri, {path: found[path] for path in paths})
+    return Source(place.uri, model.name, "unverified", files, place.connect, identity)
+
+
+def _archive(
+    model: ModelUri, place: Place, manifest: Manifest | None, trust: Trust, options: ProvisionOptions
+) -> Source:
+    """One file with all others in it; a manifest says what must come out."""
+    if manifest is None:
+        _check_allowed(model, place, options)
+        trust = "local" if model.kind == "file" else "unverified"
+    probe = _probe(place, model.file)
+    file = SourceFile(model.file, probe.size, place.locate(model.file))
+    return Source(
+        f"{place.uri}/{model.file}", manifest.name if manifest else model.name, trust, (file,), place.connect,
+        "" if manifest else _identity(place.uri, {model.file: probe}), is_archive=True, contents=manifest,
+    )  # fmt: skip
+
+
+def _check_allowed(model: ModelUri, place: Place, options: ProvisionOptions) -> None:
+    if model.kind != "file" and not options.allow_unverified:
         raise UntrustedSource(
-            f"{uri} has no {manifests.FILE_NAME}, so nothing vouches for its files.",
+            f"{place.uri} has no {manifests.FILE_NAME}, so nothing vouches for its files.",
             remedy="Write one with `lavatube lock` and put it beside them, give one with --lock, "
             "or take them as they are with --allow-unverified.",
         )
-    if manifest is None:
-        return _probe(model, access)
-    files = _listed(manifest, lambda path: _below(access.root, path))
-    trust: Trust = "pinned"
-    if pinned is None:  # in plain text, whoever can change the files on the way can change the manifest too
-        trust = "manifest" if _is_authentic(access.root) else "unverified"
-    return Source(uri, manifest.name, trust, files, lambda: HttpClient(access))
 
 
-def _manifest_beside(access: HttpAccess) -> Manifest | None:
-    url = _below(access.root, manifests.FILE_NAME)
-    found = read_document(access, url, manifests.MAX_MANIFEST_BYTES)
-    return manifests.parse_manifest(found[0], redact(url)) if found else None
+def _probe(place: Place, path: str) -> Probe:
+    probe = place.probe(path)
+    if probe is None:
+        raise SourceUnavailable(f"{place.uri} has no {path}.", remedy="Check the address.")
+    return probe
 
 
-def _probe(model: ModelUri, access: HttpAccess) -> Source:
-    """Ask for the usual files by name, and for the shards that an index names."""
-    uri, paths = redact(access.root), [*USUAL, SINGLE, TORCH_SINGLE]
-    for name in (INDEX, TORCH_INDEX):
-        index = read_document(access, _below(access.root, name), manifests.MAX_MANIFEST_BYTES)
-        if index is not None:
-            paths += [name, *_shards(index[0], name, uri)]
-            break
-    with closing(HttpClient(access)) as client:
-        probes = {path: _probe_file(client, _below(access.root, path), access.policy) for path in sorted(paths)}
-    there = {path: probe for path, probe in probes.items() if probe is not None}
-    found = {path: there[path] for path in manifests.select_content(there, uri)}
-    files = tuple(SourceFile(path, probe.size, _below(access.root, path)) for path, probe in found.items())
+def _identity(uri: str, found: Mapping[str, Probe]) -> str:
     facts = [[path, probe.size, probe.version] for path, probe in found.items()]
-    identity = f"{uri} {json.dumps(facts)}" if all(probe.version for probe in found.values()) else ""
-    return Source(uri, model.name, "unverified", files, lambda: HttpClient(access), identity)
+    return f"{uri} {json.dumps(facts)}" if all(probe.version for probe in found.values()) else ""
 
 
-def _probe_file(client: HttpClient, url: str, policy: Policy) -> Probe | None:
-    patience = Patience(redact(url), policy)
-    while True:
-        try:
-            return client.probe(url)
-        except Transient as error:
-            patience.fail(error)
-
-
-def _shards(index: bytes, name: str, where: str) -> list[str]:
-    try:
-        weight_map = json.loads(index, object_pairs_hook=manifests.unique_pairs)["weight_map"]
-        shards = sorted(set(weight_map.values()))
-        manifests.check_paths(shards, where)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidManifest(f"{where}: {name} has no weight_map of names.") from error
-    return shards
-
-
-def _listed(manifest: Manifest, locate: Callable[[str], str]) -> tuple[SourceFile, ...]:
-    return tuple(SourceFile(file.path, file.size, locate(file.path), file.sha256) for file in manifest.files)
-
-
-def _below(root: str, path: str) -> str:
-    """The URL of a file in a folder; a signed query stays on."""
-    parts = urlsplit(root)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(path)}"))
+def _mirror(uri: str, options: ProvisionOptions) -> HttpPlace:
+    """Its bytes are checked against digests from elsewhere, so that plain http will do."""
+    access = HttpAccess(uri.rstrip("/"), options.policy, allow_http=True)
+    _check_scheme(access)
+    return HttpPlace(access)
 
 
 def _is_authentic(root: str) -> bool:

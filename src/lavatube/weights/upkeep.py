@@ -54,20 +54,52 @@ def remove_set(cache: Cache, query: str) -> tuple[CachedSet, int]:
         what = "no set" if not found else f"{len(found)} sets"
         raise InvalidSetting(f"{query!r:.200} means {what} of {cache.root}.", remedy="`lavatube cache ls` lists them.")
     with _alone(cache), cache_border(f"{cache.root} can't be written"):
-        cache.marker(found[0].set_digest).unlink(missing_ok=True)
-        shutil.rmtree(cache.trees / found[0].set_digest)
+        _forget(cache, found[0].set_digest)
         return found[0], _collect(cache, PART_AGE_S)
 
 
-def collect(cache: Cache, part_age_s: float = PART_AGE_S) -> int:
+def collect(cache: Cache, part_age_s: float = PART_AGE_S, max_bytes: int | None = None) -> int:
     """Remove blobs that no ready set needs, sets that never became ready, and old parts; gives the bytes freed.
+
+    With `max_bytes`, sets go too, the one that was used longest ago first, until all that is left is no larger.
 
     Raises: CacheUnusable, also while a set is being fetched.
     """
     if not cache.root.is_dir():
         return 0
     with _alone(cache), cache_border(f"{cache.root} can't be written"):
-        return _collect(cache, part_age_s)
+        freed_bytes = _collect(cache, part_age_s)
+        if max_bytes is None:
+            return freed_bytes
+        for ready in sorted(cache.ready_sets(), key=lambda ready: _last_used_s(cache, ready)):
+            if size_bytes(cache) <= max_bytes:
+                break
+            _forget(cache, ready.manifest.set_digest)
+            freed_bytes += _collect(cache, part_age_s)
+        return freed_bytes
+
+
+def size_bytes(cache: Cache) -> int:
+    """Disk space of all blobs and parts; a link to a blob costs nothing."""
+    return sum(path.stat().st_blocks * 512 for folder in (cache.blobs, cache.parts) for path in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _last_used_s(cache: Cache, ready: ReadySet) -> float:
+    """When a set's marker was last read or written, as far as the file system notes that (to a day, by default).
+
+    Using a set writes nothing: it may lie on a disk that is only read.
+    """
+    status = cache.marker(ready.manifest.set_digest).stat()
+    return max(status.st_atime, status.st_mtime)
+
+
+def _forget(cache: Cache, set_digest: str) -> None:
+    cache.marker(set_digest).unlink(missing_ok=True)
+    shutil.rmtree(cache.trees / set_digest)
 
 
 def _describe(ready: ReadySet) -> CachedSet:
@@ -108,6 +140,7 @@ def _stale_parts(cache: Cache, part_age_s: float) -> Iterator[Path]:
         if part.stat().st_mtime <= newest and not _is_locked(part):
             yield part
             yield part.with_suffix(".map")
+    yield from (left for left in cache.parts.glob("adopted-*") if left.stat().st_ctime <= newest)
 
 
 def _is_locked(path: Path) -> bool:

@@ -1,0 +1,46 @@
+"""Whether locks can be trusted where a folder lies. Those of networks may fail, or succeed and keep nobody out."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Final
+
+NETWORKED: Final = {
+    "nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "ceph", "beegfs", "9p", "virtiofs", "afs", "glusterfs",
+}  # fmt: skip
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether a lock on a file in there keeps others out, on this machine and on others that see the folder.
+
+    Asked of the kind of file system, and tried: two descriptors of one file must exclude each other.
+    """
+    if file_system(folder) in NETWORKED or file_system(folder).startswith("fuse"):
+        return False
+    try:
+        with NamedTemporaryFile(dir=folder, prefix=".") as first, Path(first.name).open("rb") as second:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    except OSError:
+        pass
+    return False
+
+
+def file_system(folder: Path, mounts: str | None = None) -> str:
+    """The kind that a folder lies on; empty where that can't be told. `mounts` stands in for the kernel's list."""
+    try:
+        text = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace") if mounts is None else mounts
+        place = folder.resolve()
+    except OSError:
+        return ""
+    kinds = {}
+    for line in text.splitlines():
+        fields = line.split(" ")
+        if len(fields) > 2:
+            kinds[fields[1].replace("\\040", " ")] = fields[2]
+    return next((kinds[str(path)] for path in (place, *place.parents) if str(path) in kinds), "")

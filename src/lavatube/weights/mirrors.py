@@ -1,0 +1,127 @@
+"""A source with stand-ins: each chunk comes from the first place that is not known to fail. Digests decide."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from lavatube.errors import SourceUnavailable
+from lavatube.weights.patience import Transient
+from lavatube.weights.places import Place
+from lavatube.weights.source import Body, Reader, Source
+
+
+def with_mirrors(source: Source, mirrors: Sequence[Place]) -> Source:
+    """The same source, with mirrors behind it; only files with a digest may come from one."""
+    if not mirrors or source.is_archive:
+        return source
+    places: dict[str, list[str]] = {}
+    for file in source.files:
+        trusted = [place.locate(file.path) for place in mirrors] if file.sha256 or file.git_sha1 else []
+        places[file.location] = [file.location, *trusted]
+    board = _Board(1 + len(mirrors))
+    connects = [source.connect, *(place.connect for place in mirrors)]
+    return replace(
+        source,
+        connect=lambda: MirroredReader(connects, places, board),
+        num_places=1 + len(mirrors),
+        blame=board.blame,
+    )
+
+
+class _Board:
+    """What is known of the places, by all readers together."""
+
+    def __init__(self, num_places: int) -> None:
+        self._lock = threading.Lock()
+        self._failures = [0] * num_places
+        self._num_wrong: dict[str, int] = {}
+
+    def order(self, location: str, num_places: int) -> list[int]:
+        """The places to try: fewest failures first, then as they were given; wrong bytes move a file to the next."""
+        with self._lock:
+            shift = self._num_wrong.get(location, 0)
+            places = sorted(range(num_places), key=lambda place: (self._failures[place], place))
+        return [places[(index + shift) % num_places] for index in range(num_places)]
+
+    def fail(self, place: int) -> None:
+        with self._lock:
+            self._failures[place] += 1
+
+    def succeed(self, place: int) -> None:
+        """A place that gave a whole range is as good as ever: a passing failure should not move the load for good."""
+        with self._lock:
+            self._failures[place] = max(0, self._failures[place] - 1)
+
+    def blame(self, location: str) -> None:
+        """What came from there turned out to be wrong."""
+        with self._lock:
+            self._num_wrong[location] = self._num_wrong.get(location, 0) + 1
+
+
+class MirroredReader:
+    """A reader for each place, connected when it is first needed."""
+
+    def __init__(self, connects: Sequence[Callable[[], Reader]], places: dict[str, list[str]], board: _Board) -> None:
+        self._connects = connects
+        self._places = places
+        self._board = board
+        self._readers: dict[int, Reader] = {}
+        self._is_aborted = False
+
+    def open(self, location: str, start: int, stop: int, size: int) -> Body:
+        """Raises: what the last place raised, when all have failed."""
+        locations = self._places[location]
+        failure: Exception = Transient("there is no place to read from")
+        for place in self._board.order(location, len(locations)):
+            try:
+                body = self._reader(place).open(locations[place], start, stop, size)
+            except (Transient, SourceUnavailable) as error:
+                self._board.fail(place)
+                failure = error
+                if self._is_aborted:
+                    break
+            else:
+                return _MirroredBody(body, place, self._board)
+        raise failure
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+
+    def abort(self) -> None:
+        self._is_aborted = True
+        for reader in list(self._readers.values()):
+            reader.abort()
+
+    def _reader(self, place: int) -> Reader:
+        if place not in self._readers:
+            self._readers[place] = self._connects[place]()
+        return self._readers[place]
+
+
+class _MirroredBody:
+    """A body that tells the board how it went."""
+
+    def __init__(self, body: Body, place: int, board: _Board) -> None:
+        self.start, self.stop = body.start, body.stop
+        self.version = body.version
+        self._body = body
+        self._place = place
+        self._board = board
+        self._left = body.stop - body.start
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            count = self._body.readinto(buffer)
+        except (Transient, SourceUnavailable):
+            self._board.fail(self._place)
+            raise
+        self._left -= count
+        if self._left == 0:
+            self._board.succeed(self._place)
+        return count
+
+    def close(self) -> None:
+        self._body.close()
