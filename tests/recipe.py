@@ -17,6 +17,7 @@ class Recipe:
     with_head: whether `lm_head` is in the file; by default where it is not tied.
     grids: (height, width) as the files have them; by default those of the family, in tiles of `image_size`.
     select_layer: a list for several.
+    special_tokens: what the tokenizer has beside Llama's own and the placeholders.
     """
 
     family: Family = "llava"
@@ -50,6 +51,7 @@ class Recipe:
     head_dim: int | None = None
     sliding_window: int | None = None
     vocab_size: int = 320
+    special_tokens: tuple[str, ...] = ()
     rope_theta: float = 10000.0
     max_positions: int = 1024
     tied: bool = False

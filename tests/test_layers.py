@@ -25,12 +25,13 @@ LAYERS: list[set[str]] = [
     {"predictions"},
     {"serve"},
     {"assembly"},
-    {"pulling", "terminal"},
+    {"inspection"},
+    {"flags", "pulling", "terminal"},
     {"predictor", "boot"},
     {"platforms", "cli"},
 ]
 ALLOWED = {("model.load", "weights.composite")}
-FRONT = {"boot", "cli", "serve", "predictions", "prompt", "engine.client", "engine.supervisor", "engine.wire"}
+FRONT = {"boot", "cli", "flags", "serve", "predictions", "prompt", "engine.client", "engine.supervisor", "engine.wire"}
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lavatube.memory import MemoryPlan, available_bytes
 
+PLAN = MemoryPlan(
+    "float32",
+    weights_bytes=100,
+    kv_bytes_per_token=1,
+    kv_bytes_per_context=30,
+    free_bytes=165,
+    cache_bytes=65,
+    max_sequences=16,
+)
 
-def test_contexts_that_fit() -> None:
-    plan = MemoryPlan("float32", weights_bytes=100, kv_bytes_per_token=1, kv_bytes_per_context=30, free_bytes=165)
-    assert plan.fits
-    assert plan.num_contexts == 2
+
+def test_requests_of_full_length() -> None:
+    assert PLAN.has_room_for_weights
+    assert (PLAN.cache_tokens, PLAN.num_contexts) == (65, 2)
+    assert replace(PLAN, max_sequences=1).num_contexts == 1
+    assert replace(PLAN, cache_bytes=29).num_contexts == 0
 
 
 def test_weights_that_do_not_fit() -> None:
-    plan = MemoryPlan("float32", weights_bytes=100, kv_bytes_per_token=1, kv_bytes_per_context=30, free_bytes=120)
-    assert not plan.fits
-    assert plan.num_contexts == 0
+    plan = replace(PLAN, free_bytes=99)
+    assert (plan.has_room_for_weights, plan.num_contexts) == (False, 0)
 
 
 def test_the_container_limit_counts(tmp_path: Path) -> None:

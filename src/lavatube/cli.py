@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
 from lavatube.errors import InvalidSetting, LavatubeError
-from lavatube.settings import MIB, Option, Settings, options, read_settings
+from lavatube.flags import add_command, add_settings, image_size, settings_of
+from lavatube.settings import MIB, Settings, options
 
 PROVISION = ("cache", "lock", "allow_unverified", "hf_endpoint", "hf_token")
 ENGINE = ("device", "dtype", "threads", "kv_cache_mib")
@@ -47,55 +48,68 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Start with `lavatube serve`; `lavatube COMMAND --help` says more, with examples.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(command=lambda arguments: _help(parser))
+    commands = parser.add_subparsers(metavar="COMMAND")
 
-    serve = _command(commands, "serve", _serve, "serve a model over HTTP", _SERVE_EXAMPLES)
+    serve = add_command(commands, "serve", _serve, "serve a model over HTTP", _SERVE_EXAMPLES)
     serve.add_argument("model", nargs="?", help=MODEL_HELP)
-    _add_settings(serve, (option.name for option in options() if option.name != "model"))
+    add_settings(serve, (option.name for option in options() if option.name != "model"))
 
-    predict = _command(commands, "predict", _predict, "ask one question about one picture", _PREDICT_EXAMPLES)
+    predict = add_command(commands, "predict", _predict, "ask one question about one picture", _PREDICT_EXAMPLES)
     predict.add_argument("image", help="a file, or an http(s) or data URL")
     predict.add_argument("prompt", help="the question")
     predict.add_argument("--model", help=MODEL_HELP)
-    predict.add_argument("--temperature", type=float, default=0.0, help="0 is greedy and repeatable (default: 0)")
-    predict.add_argument("--top-p", type=float, default=1.0, help="sample from this share of probability (default: 1)")
-    predict.add_argument("--max-tokens", type=int, default=1024, help="most tokens to answer with (default: 1024)")
-    predict.add_argument("--seed", type=int, help="makes sampling repeatable")
-    _add_settings(predict, (*PROVISION, *ENGINE, "fidelity"))
+    predict.add_argument(
+        "--temperature", type=float, metavar="X", default=0.0, help="0 is greedy and repeatable (default: 0)"
+    )
+    predict.add_argument(
+        "--top-p", type=float, metavar="X", default=1.0, help="sample from this share of probability (default: 1)"
+    )
+    predict.add_argument(
+        "--max-tokens", type=int, metavar="N", default=1024, help="most tokens to answer with (default: 1024)"
+    )
+    predict.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    add_settings(predict, (*PROVISION, *ENGINE, "fidelity"))
 
-    pull = _command(commands, "pull", _pull, "provision a model's weights into the cache", _PULL_EXAMPLES)
+    pull = add_command(commands, "pull", _pull, "provision a model's weights into the cache", _PULL_EXAMPLES)
     pull.add_argument("model", nargs="?", help=MODEL_HELP)
     pull.add_argument("--json", action="store_true", help="progress and result as JSON lines")
-    _add_settings(pull, PROVISION)
+    add_settings(pull, PROVISION)
 
-    inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is, and why", _INSPECT_EXAMPLES)
+    inspect = add_command(commands, "inspect", _inspect, "say what a checkpoint is, and why", _INSPECT_EXAMPLES)
     inspect.add_argument("model", nargs="?", help=MODEL_HELP)
     inspect.add_argument("--json", action="store_true", help="the same as JSON")
     inspect.add_argument(
         "--image",
-        type=_image_size,
+        type=image_size,
         action="append",
         default=[],
         metavar="WxH",
         help="count the tokens of a picture of this size; several are pictures of one prompt",
     )
-    _add_settings(inspect, (*PROVISION, "device", "dtype", "fidelity"))
+    add_settings(inspect, (*PROVISION, "device", "dtype", "kv_cache_mib", "max_sequences", "fidelity"))
 
-    lock = _command(commands, "lock", _lock, "write the manifest of a model: sizes and digests", _LOCK_EXAMPLES)
+    lock = add_command(commands, "lock", _lock, "write the manifest of a model: sizes and digests", _LOCK_EXAMPLES)
     lock.add_argument("model", help=MODEL_HELP)
     lock.add_argument(
         "--output", type=Path, metavar="FILE", help="default: lavatube.lock.json beside the weights, or here"
     )
-    _add_settings(lock, PROVISION)
+    add_settings(lock, PROVISION)
 
-    cache = _command(commands, "cache", _cache_list, "list what is in the cache, or remove from it", _CACHE_EXAMPLES)
+    cache = add_command(commands, "cache", _cache_list, "list what is in the cache, or remove from it", _CACHE_EXAMPLES)
     actions = cache.add_subparsers(metavar="ACTION")
-    remove = _command(actions, "rm", _cache_remove, "remove one set of weights")
+    remove = add_command(actions, "rm", _cache_remove, "remove one set of weights")
     remove.add_argument("set", help="its name, its source, or the first 6 digits of its digest")
-    collect = _command(actions, "gc", _cache_collect, "remove what no set of weights needs")
-    for action in (cache, _command(actions, "ls", _cache_list, "list the sets of weights"), remove, collect):
-        _add_settings(action, ("cache",))
+    collect = add_command(actions, "gc", _cache_collect, "remove what no set of weights needs")
+    for action in (cache, add_command(actions, "ls", _cache_list, "list the sets of weights"), remove, collect):
+        add_settings(action, ("cache",))
     return parser
+
+
+def _help(parser: argparse.ArgumentParser) -> int:
+    """What a person gets who says no command."""
+    parser.print_help(sys.stderr)
+    return 2
 
 
 _SERVE_EXAMPLES = """examples:
@@ -122,70 +136,10 @@ _CACHE_EXAMPLES = """examples:
   lavatube cache gc"""
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    summary: str,
-    examples: str = "",
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=run)
-    return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """The flags of some settings. Secrets have none: other users of a machine can read a command line.
-
-    What is not given stays away from the namespace: an action's own default would overwrite its command's value.
-    """
-    group = parser.add_argument_group("settings", "Each is also the environment variable in brackets.")
-    group.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings", default=argparse.SUPPRESS)
-    wanted, secrets = set(names), list[str]()
-    for option in options():
-        if option.name not in wanted:
-            continue
-        default = f"; default: {option.default}" if option.default not in ("", False) else ""
-        text = f"{option.doc}{default} [{', '.join((option.variable, *option.platform))}]".replace("%", "%%")
-        if option.is_secret:
-            secrets.append(f"{option.variable} is the {option.doc}")
-        elif option.type is bool:
-            action = argparse.BooleanOptionalAction
-            group.add_argument(option.flag, dest=option.name, action=action, help=text, default=argparse.SUPPRESS)
-        else:
-            parse, metavar = _typed(option), option.metavar
-            group.add_argument(
-                option.flag, dest=option.name, type=parse, metavar=metavar, help=text, default=argparse.SUPPRESS
-            )
-    if secrets:
-        group.description = f"{group.description} Variables only: {'; '.join(secrets)}."
-
-
-def _typed(option: Option) -> Callable[[str], object]:
-    def parse(text: str) -> object:
-        try:
-            return option.parse(text, option.flag)
-        except InvalidSetting as error:
-            raise argparse.ArgumentTypeError(error.message) from None
-
-    return parse
-
-
-def _settings(arguments: argparse.Namespace) -> Settings:
-    flags = {option.name: getattr(arguments, option.name, None) for option in options()}
-    return read_settings(flags, file=getattr(arguments, "config", None))
-
-
 def _serve(arguments: argparse.Namespace) -> NoReturn:
     from lavatube.boot import serve
 
-    serve(_settings(arguments))
+    serve(settings_of(arguments))
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -202,10 +156,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     chat = single_turn(
         arguments.prompt, read_picture(arguments.image)
     )  # before the model: a typo should not cost a load
-    with Predictor(**asdict(_settings(arguments))) as predictor:
+    with Predictor(**asdict(settings_of(arguments))) as predictor:
         with progress_bar() as on_progress:
             predictor.setup(on_progress)
-        for text in predictor.chat(chat, generation):
+        pieces = predictor.chat(chat, generation)
+        print(next(pieces, "").lstrip(), end="", flush=True)
+        for text in pieces:
             print(text, end="", flush=True)
         print()
     return 0
@@ -216,7 +172,7 @@ def _pull(arguments: argparse.Namespace) -> int:
     from lavatube.terminal import progress_bar, show_provisioned
     from lavatube.weights.provision import provision
 
-    settings = _settings(arguments)
+    settings = settings_of(arguments)
     if arguments.json:
         return _pull_json(settings)
     with progress_bar() as on_progress:
@@ -243,36 +199,24 @@ def _pull_json(settings: Settings) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from lavatube.assembly import provision_options, read_served_spec
-    from lavatube.engine.capacity import free_bytes
-    from lavatube.engine.load import choose_device, choose_dtype
+    from lavatube.assembly import provision_options
     from lavatube.geometry import count_image
-    from lavatube.memory import plan_memory
+    from lavatube.inspection import inspect_checkpoint
     from lavatube.terminal import progress_bar, show_images, show_spec
     from lavatube.weights.provision import provision
 
-    settings = _settings(arguments)
+    settings = settings_of(arguments)
     with progress_bar() as on_progress:
         provisioned = provision(settings.model, provision_options(settings), on_progress)
-    spec = read_served_spec(provisioned.folder, settings)
-    device = choose_device(settings.device)
-    plan = plan_memory(spec, choose_dtype(settings.dtype, spec.dtype, device), free_bytes(device))
-    images = [count_image(spec, size, len(arguments.image)) for size in arguments.image]
+    found = inspect_checkpoint(provisioned.folder, settings)
+    images = [count_image(found.spec, size, len(arguments.image)) for size in arguments.image]
     if arguments.json:
-        result = {"model": settings.model, "device": device, "weights": asdict(provisioned)}
-        result |= {"spec": asdict(spec), "memory": asdict(plan), "images": [asdict(image) for image in images]}
-        print(json.dumps(result, default=str))
+        result = {"model": settings.model, "weights": asdict(provisioned), **asdict(found)}
+        print(json.dumps(result | {"images": [asdict(image) for image in images]}, default=str))
     else:
-        show_spec(settings.model, str(device), provisioned, spec, plan)
+        show_spec(settings.model, found.device, provisioned, found.spec, found.memory)
         show_images(images)
     return 0
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 10**6 and 0 < int(height) < 10**6):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 640x480")
-    return int(width), int(height)
 
 
 def _lock(arguments: argparse.Namespace) -> int:
@@ -281,13 +225,18 @@ def _lock(arguments: argparse.Namespace) -> int:
     from lavatube.weights.manifest import FILE_NAME
     from lavatube.weights.provision import lock_model, parse_model
 
-    settings = _settings(arguments)
+    settings = settings_of(arguments)
     model = parse_model(settings.model)
     folder = Path(model.location) if model.kind == "folder" else Path()
     output = arguments.output or folder / FILE_NAME
     with progress_bar() as on_progress:
         manifest = lock_model(settings.model, provision_options(settings), on_progress)
-    output.write_text(manifest.to_json(), encoding="utf-8")
+    try:
+        output.write_text(manifest.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise InvalidSetting(
+            f"{output} can't be written: {error.strerror}.", remedy="Name another place with --output."
+        ) from error
     print(f"{output}: {len(manifest.files)} files, set digest {manifest.set_digest}")
     return 0
 
@@ -297,7 +246,7 @@ def _cache_list(arguments: argparse.Namespace) -> int:
     from lavatube.weights.cache import Cache
     from lavatube.weights.upkeep import list_sets
 
-    cache = Cache(_settings(arguments).cache_folder)
+    cache = Cache(settings_of(arguments).cache_folder)
     show_cache(cache.root, list_sets(cache))
     return 0
 
@@ -306,7 +255,7 @@ def _cache_remove(arguments: argparse.Namespace) -> int:
     from lavatube.weights.cache import Cache
     from lavatube.weights.upkeep import remove_set
 
-    removed, freed_bytes = remove_set(Cache(_settings(arguments).cache_folder), arguments.set)
+    removed, freed_bytes = remove_set(Cache(settings_of(arguments).cache_folder), arguments.set)
     print(f"removed {removed.name} ({removed.set_digest:.12}), {freed_bytes / MIB:.1f} MiB")
     return 0
 
@@ -315,7 +264,7 @@ def _cache_collect(arguments: argparse.Namespace) -> int:
     from lavatube.weights.cache import Cache
     from lavatube.weights.upkeep import collect
 
-    print(f"removed {collect(Cache(_settings(arguments).cache_folder)) / MIB:.1f} MiB")
+    print(f"removed {collect(Cache(settings_of(arguments).cache_folder)) / MIB:.1f} MiB")
     return 0
 
 

@@ -61,6 +61,8 @@ class LavatubeError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     is_retryable: ClassVar[bool] = False
+    usual_remedy: ClassVar[str] = ""
+    """What to do where whoever raises it knows nothing better."""
 
     def __init__(
         self, message: str, *, param: str | None = None, remedy: str = "", retry_after_s: int | None = None
@@ -68,7 +70,7 @@ class LavatubeError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
         self.retry_after_s = retry_after_s
 
     @property
@@ -241,18 +243,22 @@ class OperatorError(LavatubeError):
 
 class InvalidSetting(OperatorError):
     code = "invalid_setting"
+    usual_remedy = "`lavatube COMMAND --help` says what may be given."
 
 
 class UnsupportedCheckpoint(OperatorError):
     code = "unsupported_checkpoint"
+    usual_remedy = "Fetch the checkpoint again if it is one of those in docs/models.md; others are not served."
 
 
 class SourceUnavailable(OperatorError):
     code = "source_unavailable"
+    usual_remedy = "See to it that the weights can be read there, or get them from another place."
 
 
 class InvalidManifest(OperatorError):
     code = "invalid_manifest"
+    usual_remedy = "Write it again with `lavatube lock`, from files that are known to be right."
 
 
 class DigestMismatch(OperatorError):

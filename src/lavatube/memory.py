@@ -14,39 +14,50 @@ MEMINFO: Final = Path("/proc/meminfo")
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Weights, keys and values of one model in one precision, against the memory that is free."""
+    """Weights, keys and values of one model in one precision, against the memory that is free.
+
+    cache_bytes: what the engine would take for keys and values. max_sequences: most requests decoded together.
+    """
 
     dtype: str
     weights_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_context: int
     free_bytes: int
+    cache_bytes: int
+    max_sequences: int
 
     @property
-    def fits(self) -> bool:
-        """Weights and at least one request of full length."""
-        return self.weights_bytes + self.kv_bytes_per_context <= self.free_bytes
+    def has_room_for_weights(self) -> bool:
+        return self.weights_bytes <= self.free_bytes
 
     @property
-    def shortage(self) -> str:
-        """Why it does not fit."""
-        return "none: the weights do not fit" if self.weights_bytes > self.free_bytes else "none: only shorter ones"
+    def cache_tokens(self) -> int:
+        return self.cache_bytes // self.kv_bytes_per_token
 
     @property
     def num_contexts(self) -> int:
-        """Requests of full length that fit beside the weights."""
-        return max(0, self.free_bytes - self.weights_bytes) // self.kv_bytes_per_context
+        """Requests of full length that are decoded together."""
+        fitting = self.cache_bytes // self.kv_bytes_per_context if self.has_room_for_weights else 0
+        return min(fitting, self.max_sequences)
 
 
-def plan_memory(spec: ModelSpec, dtype: str, free_bytes: int) -> MemoryPlan:
+def count_weights(spec: ModelSpec, dtype: str) -> int:
+    """Bytes of the weights in one precision."""
+    return spec.num_parameters * DTYPE_BYTES[dtype]
+
+
+def plan_memory(spec: ModelSpec, dtype: str, *, free_bytes: int, cache_bytes: int, max_sequences: int) -> MemoryPlan:
     """The plan for one precision."""
     per_token = spec.kv_bytes_per_token(dtype)
     return MemoryPlan(
         dtype=dtype,
-        weights_bytes=spec.num_parameters * DTYPE_BYTES[dtype],
+        weights_bytes=count_weights(spec, dtype),
         kv_bytes_per_token=per_token,
         kv_bytes_per_context=per_token * spec.language.max_positions,
         free_bytes=free_bytes,
+        cache_bytes=cache_bytes,
+        max_sequences=max_sequences,
     )
 
 

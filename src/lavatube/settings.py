@@ -58,7 +58,9 @@ class Settings:
     hf_token: str = _option("", "token for that hub, and sent to no other", platform=("HF_TOKEN",), secret=True)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
     dtype: str = _option("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
-    threads: int = _option(0, "CPU threads of the engine; 0: one a core")
+    threads: int = _option(
+        0, "CPU threads of the engine; 0: one a core, or one alone for a model of under 50 million parameters"
+    )
     max_sequences: int = _option(16, "requests that are decoded together", least=1)
     max_step_tokens: int = _option(1024, "tokens of one engine step; long prompts are cut into such pieces", least=1)
     kv_cache_mib: int = _option(
@@ -161,7 +163,7 @@ class Option:
         if self.choices and value not in self.choices:
             raise InvalidSetting(f"{where}: {value!r} is none of {', '.join(self.choices)}.")
         if isinstance(value, str) and self.pattern and not re.fullmatch(self.pattern, value):
-            raise InvalidSetting(f"{where}: {value!r} does not fit. It is the {self.doc}.")
+            raise InvalidSetting(f"{where}: {value!r} does not fit: {self.doc}.")
         if isinstance(value, int | float) and not self.least <= value <= self.most:
             raise InvalidSetting(f"{where}: {value!r} is not between {self.least:,g} and {self.most:,g}.")
 

@@ -148,7 +148,7 @@ class ModelSpec:
 
     image_token_id: the placeholder of image features. Where the vocabulary has none it is `language.vocab_size`, one
     past the table: never embedded, never sampled.
-    template: Jinja text of the checkpoint's own; without one, `builtin_template` names ours.
+    template: Jinja text of the checkpoint's own, from `template_file`; without one, `builtin_template` names ours.
     has_image_marks: an image stands between `<im_start>` and `<im_end>`.
     is_legacy_tokenizer: text after a special token gets another space in front (sentencepiece's dummy prefix).
     """
@@ -167,11 +167,16 @@ class ModelSpec:
     stop_strings: tuple[str, ...] = ()
     dtype: str
     template: str | None
+    template_file: str = ""
     builtin_template: str
     tokenizer: Literal["json", "sentencepiece"] = "json"
     is_legacy_tokenizer: bool = False
     has_image_marks: bool = False
     decisions: tuple[Decision, ...]
+
+    @property
+    def tokenizer_file(self) -> str:
+        return "tokenizer.json" if self.tokenizer == "json" else "tokenizer.model"
 
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Keys and values of all layers."""

@@ -27,7 +27,8 @@ def progress_bar() -> Iterator[Callable[[provision.Progress], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("resolving", total=None)
 
         def on_progress(progress: provision.Progress) -> None:
@@ -78,8 +79,18 @@ def show_spec(model: str, device: str, provisioned: provision.Provisioned, spec:
         f"{_size(plan.kv_bytes_per_token)} a token, {_size(plan.kv_bytes_per_context)} a full context",
     )
     memory.add_row(f"free memory of {device}", _size(plan.free_bytes))
-    memory.add_row("full contexts that fit", f"{plan.num_contexts:,}" if plan.fits else f"[red]{plan.shortage}[/red]")
+    if plan.has_room_for_weights:
+        memory.add_row("cache", f"{_size(plan.cache_bytes)}, {plan.cache_tokens:,} tokens")
+        memory.add_row("requests at once", _requests(plan))
+    else:
+        memory.add_row("requests at once", "[red]none: the weights do not fit[/red]")
     console.print(memory)
+
+
+def _requests(plan: MemoryPlan) -> str:
+    if not plan.num_contexts:
+        return f"[red]{plan.max_sequences}, and none of full length: all together have the cache's tokens[/red]"
+    return f"{plan.max_sequences}, of full length {plan.num_contexts}"
 
 
 def show_images(images: Sequence[ImageCount]) -> None:

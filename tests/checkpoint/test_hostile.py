@@ -150,4 +150,5 @@ def refused_at_once(folder: Path, message: str) -> None:
         read_spec(folder)
     assert time.process_time() - begun < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 200 << 10
+    assert refusal.value.remedy
     assert len(str(refusal.value)) < 600, json.dumps(str(refusal.value)[:200])

@@ -126,6 +126,8 @@ def test_vip(tmp_path: Path) -> None:
     [
         (V16, {}, "llava_v1"),
         (V16 | MISTRAL, {}, "mistral_instruct"),
+        (V15 | MISTRAL, {}, "mistral_instruct"),
+        (V15 | MISTRAL | {"sliding_window": 4096}, {}, "vicuna_v1"),
         (V16 | QWEN, {"<|im_end|>": 151645}, "qwen_1_5"),
         (V16 | {"vocab_size": 64000}, {"<|im_end|>": 7}, "chatml_direct"),
         (V16 | {"vocab_size": 128256}, {"<|eot_id|>": 128009}, "llava_llama_3"),

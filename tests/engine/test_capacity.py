@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lavatube.engine.capacity import BLOCK_SIZE, layer_limit_s, num_cache_blocks, spare_bytes
+from lavatube.engine.capacity import BLOCK_SIZE, layer_limit_s, num_cache_blocks, plan_cache, spare_bytes
 from lavatube.errors import InsufficientMemory
 from lavatube.memory import available_bytes
 from lavatube.spec import ModelSpec
@@ -24,6 +24,16 @@ def test_never_more_than_can_be_used(spec: ModelSpec) -> None:
     useful = 2 * spec.language.max_positions // BLOCK_SIZE
     assert num_cache_blocks(spec, "float32", CPU, max_sequences=2, kv_cache_bytes=2**40) == useful
     assert num_cache_blocks(spec, "float32", CPU, max_sequences=2, kv_cache_bytes=0) == useful
+
+
+def test_a_plan_leaves_room_for_what_is_not_loaded_yet(spec: ModelSpec) -> None:
+    def plan(kv_cache_bytes: int, taken_bytes: int) -> int:
+        return plan_cache(spec, "float32", CPU, max_sequences=2, kv_cache_bytes=kv_cache_bytes, taken_bytes=taken_bytes)
+
+    full = 2 * spec.language.max_positions * spec.kv_bytes_per_token("float32")
+    assert plan(0, 0) == full
+    assert plan(0, available_bytes() * 2) == 0
+    assert plan(2**40, available_bytes() * 2) == full
 
 
 def test_not_one_block_is_the_operators_problem(spec: ModelSpec) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavatube.engine.load import choose_device, choose_dtype, choose_threads, load_core
+from lavatube.engine.load import choose_device, choose_dtype, choose_threads, explain_dtype, load_core
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting, UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
@@ -65,6 +65,12 @@ def test_threads_as_said_or_as_suits_the_model(spec: ModelSpec) -> None:
     assert choose_threads(3, spec) == choose_threads(3, large) == 3
     assert choose_threads(0, spec) == 1
     assert choose_threads(0, large) == torch.get_num_threads()
+
+
+def test_a_precision_has_its_reason() -> None:
+    assert explain_dtype("float16", "float32", "float16") == "the dtype setting"
+    assert explain_dtype("auto", "float32", "float32") == "as stored"
+    assert "no bfloat16" in explain_dtype("auto", "float16", "float32")
 
 
 def test_auto_precision() -> None:

@@ -22,6 +22,8 @@ def test_predict_streams_a_right_answer(cache: Path) -> None:
     result = run("predict", EXAMPLES / "shapes.png", "How many circles are there?", cache=cache)
     assert result.returncode == 0, result.stderr
     assert "two" in result.stdout.lower()
+    assert result.stdout == f"{result.stdout.strip()}\n"
+    assert result.stderr == ""
 
 
 def test_pull_as_json_ends_with_the_folder(cache: Path) -> None:
@@ -41,7 +43,7 @@ def test_pull_for_people(cache: Path) -> None:
 def test_inspect_gives_every_decision_its_reason(cache: Path) -> None:
     result = run("inspect", cache=cache)
     assert result.returncode == 0, result.stderr
-    for subject in ("vision tower", "pixels", "chat template", "stop tokens", "full contexts that fit"):
+    for subject in ("vision tower", "pixels", "chat template", "stop tokens", "computed dtype", "requests at once"):
         assert subject in result.stdout
     machine = json.loads(run("inspect", "--json", cache=cache).stdout)
     assert all(decision["reason"] for decision in machine["spec"]["decisions"])
@@ -83,6 +85,9 @@ def test_the_cache_is_listed_and_emptied(tmp_path: Path) -> None:
         (["pull", "s3://bucket/model"], 2, "s3://"),
         (["serve", "--port", "many"], 2, "not a whole number"),
         (["cache", "rm", "nothing"], 2, "cache ls"),
+        (["serve", "--device", "gpu"], 2, "argument --device: 'gpu' does not fit: auto, cpu, cuda or cuda:N"),
+        (["lock", "tiny", "--output", "/no/such/folder/x.json"], 2, "--output"),
+        (["pull", "tiny", "--lock", "/no/such/lock.json"], 1, "/no/such/lock.json"),
     ],
 )
 def test_a_mistake_gets_a_sentence_and_a_code(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
@@ -90,6 +95,13 @@ def test_a_mistake_gets_a_sentence_and_a_code(tmp_path: Path, arguments: list[st
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_without_a_command_there_is_help() -> None:
+    result = run()
+    assert result.returncode == 2
+    assert "COMMAND" in result.stderr
+    assert "serve a model over HTTP" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["serve", "predict", "pull", "inspect", "lock", "cache"])

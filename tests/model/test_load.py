@@ -128,9 +128,9 @@ KEY = "model.language_model.layers.1.self_attn.k_proj.weight"
     [
         (_drop(NORM), "1 missing: language.norm.weight"),
         (_drop(KEY), "1 missing: language.layers.1.self_attn.k_proj.weight"),
-        (_put(NORM, torch.ones(65)), r"model.language_model.norm.weight is \[65\], not \[64\]"),
-        (_put(KEY, torch.ones(64, 64)), r"k_proj.weight is \[64, 64\], not \[32, 64\]"),
-        (_put(NORM, torch.ones(64, dtype=torch.int8)), "model.language_model.norm.weight holds torch.int8"),
+        (_put(NORM, torch.ones(65)), r"model.language_model.norm.weight \(model.safetensors\) is \[65\], not \[64\]"),
+        (_put(KEY, torch.ones(64, 64)), r"k_proj.weight \(model.safetensors\) is \[64, 64\], not \[32, 64\]"),
+        (_put(NORM, torch.ones(64, dtype=torch.int8)), r"norm.weight \(model.safetensors\) holds torch.int8"),
         (_put("model.image_newline", torch.ones(64)), "1 not of this model: model.image_newline"),
         (_put("model.language_model.layers.2.input_layernorm.weight", torch.ones(64)), "layers.2.input_layernorm"),
         (_put("model.vision_tower.encoder.layers.3.layer_norm1.bias", torch.ones(32)), "layers.3.layer_norm1"),
@@ -193,14 +193,15 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, valu
         tensors[name].view(-1)[7] = value
 
     folder = changed(tmp_path, damage)
-    with pytest.raises(UnsupportedCheckpoint, match=rf"{name} has values that are no numbers .*Fetch it again"):
+    said = rf"model.safetensors: {name} has values that are no numbers .*Fetch it again"
+    with pytest.raises(UnsupportedCheckpoint, match=said):
         load(folder)
 
 
 def test_weights_too_large_for_the_precision_are_refused(tmp_path: Path) -> None:
     folder = changed(tmp_path, _put(NORM, torch.full((64,), 70000.0)))
     load(folder)
-    with pytest.raises(UnsupportedCheckpoint, match=f"{NORM} has values beyond what float16 holds"):
+    with pytest.raises(UnsupportedCheckpoint, match=f"model.safetensors: {NORM} has values beyond what float16 holds"):
         load(folder, torch.float16)
 
 

@@ -42,27 +42,57 @@ NUM_NEW_TOKENS: Final = 24
 SIZES: Final = [(97, 61), (33, 95)]
 QUESTION: Final = "What is in the picture?"
 
-_HUMAN: Final = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+_HUMAN, _USER = (
+    f"A chat between a curious {who} and an artificial intelligence assistant. "
+    f"The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
+    for who in ("human", "user")
 )
-_ABLE: Final = "You are a helpful assistant."
-VICUNA: Final = f"{_HUMAN} USER: <image>\n{QUESTION} ASSISTANT:"
-V0: Final = f"{_HUMAN}###Human: <image>\n{QUESTION}###Assistant:"
-MISTRAL: Final = f"[INST] <image>\n{QUESTION} [/INST]"
+_ABLE: Final = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+_SAID: Final = f"<image>\n{QUESTION}"
+V0: Final = f"{_HUMAN}###Human: {_SAID}###Assistant:"
+V0_MARKED: Final = f"{_HUMAN}###Human: <im_start><image><im_end>\n{QUESTION}###Assistant:"
+V1: Final = f"{_HUMAN} USER: {_SAID} ASSISTANT:"
+BAK: Final = f"{_USER} USER: {_SAID} ASSISTANT:"
+LLAMA_2: Final = f"[INST] <<SYS>>\n{_ABLE}\n<</SYS>>\n\n{_SAID} [/INST]"
+LLAMA_3: Final = (
+    f"<|start_header_id|>system<|end_header_id|>\n\n{_ABLE}<|eot_id|>"
+    f"<|start_header_id|>user<|end_header_id|>\n\n{_SAID}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+MISTRAL: Final = f"[INST] {_SAID} [/INST]"
+YI: Final = (
+    f"<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{_SAID}<|im_end|><|im_start|>assistant\n"
+)
 QWEN: Final = (
-    f"<|im_start|>system\n{_ABLE}<|im_end|>\n<|im_start|>user\n<image>\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    f"<|im_start|>user\n{_SAID}<|im_end|>\n<|im_start|>assistant\n"
 )
+MARKS: Final = ("<im_start>", "<im_end>")
+CHATML: Final = ("<|im_start|>", "<|im_end|>")
+HEADERS: Final = ("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
 
 SIGLIP: Final[dict[str, Any]] = {"tower": "siglip", "select_layer": -1, "select_strategy": "full"}
 NEXT: Final[dict[str, Any]] = {"family": "llava_next"}
+NEXT_LLAMA_3: Final[dict[str, Any]] = NEXT | {"rope_theta": 500000.0, "special_tokens": HEADERS}
+NEXT_QWEN: Final[dict[str, Any]] = NEXT | {"language": "qwen2", "special_tokens": CHATML}
+NEXT_YI: Final[dict[str, Any]] = NEXT | {"rope_theta": 5000000.0, "kv_heads": 1, "special_tokens": CHATML}
+INTERLEAVE: Final[dict[str, Any]] = SIGLIP | {"language": "qwen2", "tied": True, "special_tokens": CHATML}
+ONEVISION: Final[dict[str, Any]] = INTERLEAVE | {"family": "llava_onevision"}
 VIP: Final[dict[str, Any]] = {"family": "vipllava", "vision_layers": 12, "select_layer": (-2, -5, -8, -11, 6)}
+PADDED: Final[dict[str, Any]] = {"pixel_mode": "pad"}
 PAD: Final[dict[str, Any]] = {"image_aspect_ratio": "pad"}
+LINEAR: Final[dict[str, Any]] = {"mm_projector_type": "linear"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A family in one layout. `prompt` is the original's, to the character; llava-hf checkpoints bring their own."""
+    """A family in one layout. `prompt` is the original's, to the character; llava-hf checkpoints bring their own.
+
+    The original's projector of one layer is in no class of the library: there its own has the second taken away.
+    """
 
     family: str
     published: str
@@ -74,34 +104,49 @@ class Row:
     def layout(self) -> str:
         return "llava-hf" if self.prompt is None else "original"
 
+    @property
+    def has_linear_projector(self) -> bool:
+        return self.settings.get("mm_projector_type") == "linear"
+
 
 ROWS: Final = (
     Row("1.5", "llava-hf/llava-1.5-7b-hf", {}),
     Row("1.5, Mistral", "llava-hf/bakLlava-v1-hf", {"language": "mistral", "sliding_window": 48}),
     Row("1.6, Vicuna", "llava-hf/llava-v1.6-vicuna-7b-hf", NEXT),
     Row("1.6, Mistral", "llava-hf/llava-v1.6-mistral-7b-hf", NEXT | {"language": "mistral"}),
-    Row("1.6, Yi", "llava-hf/llava-v1.6-34b-hf", NEXT | {"rope_theta": 5000000.0, "kv_heads": 1}),
-    Row("NeXT, Llama 3", "llava-hf/llama3-llava-next-8b-hf", NEXT | {"rope_theta": 500000.0}),
-    Row("NeXT, Qwen", "llava-hf/llava-next-72b-hf", NEXT | {"language": "qwen2"}),
+    Row("1.6, Yi", "llava-hf/llava-v1.6-34b-hf", NEXT_YI),
+    Row("NeXT, Llama 3", "llava-hf/llama3-llava-next-8b-hf", NEXT_LLAMA_3),
+    Row("NeXT, Qwen", "llava-hf/llava-next-72b-hf", NEXT_QWEN),
     Row("NeXT-Video, pictures", "llava-hf/LLaVA-NeXT-Video-7B-hf", {"family": "llava_next_video"}),
-    Row("Interleave", "llava-hf/llava-interleave-qwen-0.5b-hf", SIGLIP | {"language": "qwen2", "tied": True}),
-    Row(
-        "OneVision",
-        "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-        SIGLIP | {"family": "llava_onevision", "language": "qwen2", "tied": True},
-    ),
+    Row("Interleave", "llava-hf/llava-interleave-qwen-0.5b-hf", INTERLEAVE),
+    Row("OneVision", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", ONEVISION),
     Row("ViP-LLaVA", "llava-hf/vip-llava-7b-hf", VIP),
-    Row("1.5", "liuhaotian/llava-v1.5-7b", {"pixel_mode": "pad"}, VICUNA, PAD),
-    Row("1.6, Vicuna", "liuhaotian/llava-v1.6-vicuna-7b", NEXT, VICUNA),
-    Row("1.6, Mistral", "liuhaotian/llava-v1.6-mistral-7b", NEXT | {"language": "mistral"}, MISTRAL),
-    Row("NeXT, Qwen", "lmms-lab/llava-next-72b", NEXT | {"language": "qwen2"}, QWEN),
     Row(
-        "OneVision",
-        "lmms-lab/llava-onevision-qwen2-7b-ov",
-        SIGLIP | {"family": "llava_onevision", "language": "qwen2"},
-        QWEN,
+        "v0, its delta applied",
+        "liuhaotian/LLaVA-7b-delta-v0",
+        {"special_tokens": MARKS},
+        V0_MARKED,
+        LINEAR | {"mm_use_im_start_end": True},
     ),
-    Row("ViP-LLaVA", "mucai/vip-llava-7b", VIP | {"pixel_mode": "pad"}, V0, PAD),
+    Row("v1", "liuhaotian/llava-v1-0719-336px-lora-merge-vicuna-13b-v1.3", {}, V1, LINEAR),
+    Row("v1, Llama 2", "liuhaotian/llava-llama-2-13b-chat-lightning-preview", {"max_positions": 4096}, LLAMA_2, LINEAR),
+    Row("1.5", "liuhaotian/llava-v1.5-7b", PADDED, V1, PAD),
+    Row("1.5, Mistral", "microsoft/llava-med-v1.5-mistral-7b", {"language": "mistral"} | PADDED, MISTRAL, PAD),
+    Row(
+        "1.5, Mistral's base",
+        "SkunkworksAI/BakLLaVA-1",
+        {"language": "mistral", "sliding_window": 48} | PADDED,
+        BAK,
+        PAD,
+    ),
+    Row("1.6, Vicuna", "liuhaotian/llava-v1.6-vicuna-7b", NEXT, V1),
+    Row("1.6, Mistral", "liuhaotian/llava-v1.6-mistral-7b", NEXT | {"language": "mistral"}, MISTRAL),
+    Row("1.6, Yi", "liuhaotian/llava-v1.6-34b", NEXT_YI, YI),
+    Row("NeXT, Llama 3", "lmms-lab/llama3-llava-next-8b", NEXT_LLAMA_3, LLAMA_3),
+    Row("NeXT, Qwen", "lmms-lab/llava-next-72b", NEXT_QWEN, QWEN),
+    Row("Interleave", "lmms-lab/llava-next-interleave-qwen-0.5b", INTERLEAVE, QWEN),
+    Row("OneVision", "lmms-lab/llava-onevision-qwen2-0.5b-ov", ONEVISION, QWEN),
+    Row("ViP-LLaVA", "mucai/vip-llava-7b", VIP | PADDED, V0, PAD),
 )
 
 
@@ -110,10 +155,13 @@ class Case:
 
     def __init__(self, row: Row, root: Path) -> None:
         self.row = row
-        self.reference = write_checkpoint(root / "reference", max_positions=2048, **row.recipe)
+        self.reference = write_checkpoint(root / "reference", **{"max_positions": 2048} | row.recipe)
         self.folder = self.reference
         if row.prompt is not None:
-            self.folder = write_original(root / "anything", self.reference, tower="own", settings=row.settings)
+            change = _make_linear if row.has_linear_projector else lambda tensors: None
+            self.folder = write_original(
+                root / "anything", self.reference, tower="own", settings=row.settings, change=change
+            )
         self.spec = read_spec(self.folder)
 
     @cached_property
@@ -126,7 +174,10 @@ class Case:
 
     @cached_property
     def theirs(self) -> PreTrainedModel:
-        return AutoModelForImageTextToText.from_pretrained(self.reference, dtype=torch.float32).eval()
+        model = AutoModelForImageTextToText.from_pretrained(self.reference, dtype=torch.float32).eval()
+        if self.row.has_linear_projector:
+            model.model.multi_modal_projector = model.model.multi_modal_projector.linear_1
+        return model
 
     def loads(self, size: tuple[int, int]) -> bool:
         self.predictor.setup()
@@ -230,6 +281,13 @@ def main() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     DOCUMENT.write_text(text.replace(published(), table), encoding="utf-8")
     sys.stdout.write(f"{table}\n")
+
+
+def _make_linear(tensors: dict[str, Tensor]) -> None:
+    """Of two layers the first."""
+    for kind in ("weight", "bias"):
+        del tensors[f"model.mm_projector.2.{kind}"]
+        tensors[f"model.mm_projector.{kind}"] = tensors.pop(f"model.mm_projector.0.{kind}")
 
 
 def _picture(size: tuple[int, int]) -> Image.Image:

@@ -76,9 +76,9 @@ def test_a_projector_by_any_prefix(folder: Path, prefix: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"lora_A.weight": torch.ones(2, 6)}, "do not fit its shape"),
-        ({"lora_B.weight": torch.ones(4, 2)}, "do not fit its shape"),
-        ({"lora_B.weight": torch.ones(3, 1)}, "do not fit its shape"),
+        ({"lora_A.weight": torch.ones(2, 6)}, r"do not fit \[3, 5\], the shape"),
+        ({"lora_B.weight": torch.ones(4, 2)}, r"do not fit \[3, 5\], the shape"),
+        ({"lora_B.weight": torch.ones(3, 1)}, r"do not fit \[3, 5\], the shape"),
         ({"lora_A.weight": torch.ones(5)}, "one matrix"),
         ({"lora_A.weight": None}, "one matrix"),
         ({"lora_magnitude_vector": torch.ones(3)}, "no matrix of a plain LoRA"),

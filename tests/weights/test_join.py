@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lavatube.errors import SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
+from lavatube.errors import DigestMismatch, SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
 from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import build_manifest
 from lavatube.weights.options import ProvisionOptions
@@ -125,13 +126,55 @@ def test_an_adapter_has_its_base_and_the_tokenizer_of_it(
     assert {name: (folder / name).read_bytes() for name in expected} == expected
 
 
+def elsewhere(options: ProvisionOptions, lock: Path, name: str = "fresh") -> ProvisionOptions:
+    """Another machine, which has the lock file and an empty cache."""
+    return dataclasses.replace(options, lock=lock, cache=options.cache.parent / name)
+
+
 def test_a_lock_must_cover_the_parts(main: Path, options: ProvisionOptions, tmp_path: Path) -> None:
     lock = tmp_path / "main.lock.json"
     lock.write_text(build_manifest(main).to_json())
     with pytest.raises(UntrustedSource, match="openai/clip, which the lock file says nothing of"):
         pull("org/name", dataclasses.replace(options, lock=lock))
+
+
+@pytest.mark.parametrize("kind", ["tower", "adapter"])
+def test_a_lock_brings_every_part_from_its_own_repository(
+    main: Path, options: ProvisionOptions, tmp_path: Path, hub: FakeHub, kind: str
+) -> None:
+    if kind == "adapter":
+        for name in MAIN:
+            (main / name).unlink()
+        write(main, LORA | {"adapter_config.json": json.dumps(ADAPTER).encode()})
+    lock = tmp_path / "whole.lock.json"
     lock.write_text(lock_model("org/name", options, lambda _: None).to_json())
-    assert contents(pull("org/name", dataclasses.replace(options, lock=lock)).folder) == whole(main)
+    expected, there = contents(pull("org/name", options).folder), elsewhere(options, lock)
+    first = pull("org/name", there)
+    assert (contents(first.folder), first.trust, first.from_cache) == (expected, "pinned", False)
+    num_requests = len(hub.log.requests)
+    second = pull("org/name", there)
+    assert (second.folder, second.from_cache, len(hub.log.requests)) == (first.folder, True, num_requests)
+
+
+def test_a_part_that_is_not_the_locked_one_is_refused(
+    main: Path, options: ProvisionOptions, tmp_path: Path, hub: FakeHub
+) -> None:
+    lock = tmp_path / "whole.lock.json"
+    lock.write_text(lock_model("org/name", options, lambda _: None).to_json())
+    (hub.others["openai/clip"] / "pytorch_model.bin").write_bytes(b"rower" * 1000)
+    with pytest.raises(DigestMismatch, match=r"pytorch_model\.bin"):
+        pull("org/name", elsewhere(options, lock))
+
+
+def test_a_lock_that_lists_more_than_there_is(main: Path, options: ProvisionOptions, tmp_path: Path) -> None:
+    write(main / "vision_tower", TOWER)
+    write(main, {"extra.json": b"{}"})
+    lock = tmp_path / "more.lock.json"
+    lock.write_text(build_manifest(main).to_json())
+    shutil.rmtree(main / "vision_tower")
+    (main / "extra.json").unlink()
+    with pytest.raises(SourceUnavailable, match=r"has no extra\.json, which the lock file lists"):
+        pull("org/name", elsewhere(options, lock))
 
 
 def test_a_tower_that_the_hub_does_not_have(main: Path, options: ProvisionOptions) -> None:

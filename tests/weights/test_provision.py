@@ -310,7 +310,7 @@ class TestLock:
 def test_embedded_model_goes_the_same_road(options: ProvisionOptions) -> None:
     provisioned = pull("tiny", options)
     assert provisioned.folder.parent.parent == options.cache
-    assert open_tensors(provisioned.folder).total_bytes > 0
+    assert open_tensors(provisioned.folder).names
     assert pull("tiny", options).from_cache
 
 

@@ -97,7 +97,7 @@ class _Reader:
         family = self._family()
         vision = self._vision(family)
         language = self._language(family)
-        template = read_chat_template(self.folder, self._decide)
+        template, template_file = read_chat_template(self.folder, self._decide)
         builtin = self._builtin_template(family, language, is_used=template is None)
         tokenizer = self._tokenizer()
         generation = self.folder.json("generation_config.json")
@@ -118,6 +118,7 @@ class _Reader:
             stop_strings=read_stop_strings(template, builtin, self._decide),
             dtype=read_dtype((self.config, self.text_config), self._decide),
             template=template,
+            template_file=template_file,
             builtin_template=builtin,
             tokenizer=tokenizer,
             is_legacy_tokenizer=self.tokenizer.flag("legacy", default=True),

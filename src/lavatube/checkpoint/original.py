@@ -163,6 +163,9 @@ class _Reader:
         is_llama_2 = language.max_positions >= _LLAMA_2_POSITIONS
         if language.kind == "qwen2":
             name, reason = "qwen_1_5", "a Qwen"
+        elif language.kind == "mistral" and language.sliding_window and family == "llava":
+            # Those on an instructed Mistral are younger, and have no window any more.
+            name, reason = "vicuna_v1", "one square on a Mistral with a window, so on its base: BakLLaVA's training"
         elif language.kind == "mistral":
             name, reason = "mistral_instruct", "a Mistral"
         elif "<|eot_id|>" in special_ids:

@@ -18,18 +18,18 @@ Decide = Callable[[str, str, str], None]  # subject, choice, reason
 _V0_STOP: Final = "###"
 
 
-def read_chat_template(folder: Folder, decide: Decide) -> str | None:
-    """The checkpoint's own template, from the first place that has one."""
+def read_chat_template(folder: Folder, decide: Decide) -> tuple[str | None, str]:
+    """The checkpoint's own template and its file, from the first place that has one."""
     text = folder.text("chat_template.jinja")
     if text is not None:
         decide("chat template", "chat_template.jinja", "the file is there")
-        return text
+        return text, "chat_template.jinja"
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         template = _default_template(folder.json(name).get("chat_template"))
         if template is not None:
             decide("chat template", name, "it has chat_template")
-            return template
-    return None
+            return template, name
+    return None, ""
 
 
 def _default_template(value: object) -> str | None:

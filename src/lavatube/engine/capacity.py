@@ -24,21 +24,32 @@ _CUDA_RESERVE_SHARE: Final = 0.05
 def num_cache_blocks(
     spec: ModelSpec, dtype: str, device: torch.device, *, max_sequences: int, kv_cache_bytes: int
 ) -> int:
-    """Blocks that the memory holds, and no more than all sequences at full length can use.
-
-    `kv_cache_bytes` 0 derives it from what the device has left: ask when the model is loaded.
-
-    Raises: InsufficientMemory if not even one block fits.
-    """
-    size_bytes = kv_cache_bytes or spare_bytes(device)
-    block_bytes = BLOCK_SIZE * spec.kv_bytes_per_token(dtype)
-    if size_bytes < block_bytes:
+    """Blocks of the cache, once the model is loaded. Raises: InsufficientMemory if not even one fits."""
+    size_bytes = plan_cache(spec, dtype, device, max_sequences=max_sequences, kv_cache_bytes=kv_cache_bytes)
+    if not size_bytes:
         raise InsufficientMemory(
-            f"The KV cache needs at least {block_bytes} bytes, and {size_bytes} are there for it.",
+            f"The KV cache needs at least {_block_bytes(spec, dtype)} bytes, and there are fewer for it.",
             remedy="Free memory on the device, or give the cache more (kv_cache_mib).",
         )
+    return size_bytes // _block_bytes(spec, dtype)
+
+
+def plan_cache(
+    spec: ModelSpec,
+    dtype: str,
+    device: torch.device,
+    *,
+    max_sequences: int,
+    kv_cache_bytes: int,
+    taken_bytes: int = 0,
+) -> int:
+    """Bytes of the cache, in whole blocks: what the memory holds, and no more than all sequences can ever use.
+
+    `kv_cache_bytes` 0 derives it from what the device has left, when `taken_bytes` more are taken.
+    """
+    block_bytes = _block_bytes(spec, dtype)
     useful = max_sequences * -(-spec.language.max_positions // BLOCK_SIZE)
-    return min(size_bytes // block_bytes, useful)
+    return min((kv_cache_bytes or spare_bytes(device, taken_bytes)) // block_bytes, useful) * block_bytes
 
 
 def layer_limit_s(spec: ModelSpec, device: str, max_step_tokens: int) -> float:
@@ -54,9 +65,13 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
 
 
-def spare_bytes(device: torch.device) -> int:
-    """What a device has to spare for keys and values, beside the model and the work of a step."""
+def spare_bytes(device: torch.device, taken_bytes: int = 0) -> int:
+    """What a device has to spare for keys and values, beside the model, the work of a step, and `taken_bytes` more."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return max(0, free - max(_CUDA_RESERVE_BYTES, int(total * _CUDA_RESERVE_SHARE)))
-    return min(_CPU_LIMIT_BYTES, int(available_bytes() * _CPU_SHARE))
+        return max(0, free - taken_bytes - max(_CUDA_RESERVE_BYTES, int(total * _CUDA_RESERVE_SHARE)))
+    return min(_CPU_LIMIT_BYTES, int(max(0, available_bytes() - taken_bytes) * _CPU_SHARE))
+
+
+def _block_bytes(spec: ModelSpec, dtype: str) -> int:
+    return BLOCK_SIZE * spec.kv_bytes_per_token(dtype)

@@ -77,6 +77,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", int(index or 0))
 
 
+def explain_dtype(name: str, stored: str, dtype: str) -> str:
+    """Why `choose_dtype` chose so."""
+    if name != "auto":
+        return "the dtype setting"
+    if dtype == stored:
+        return "as stored"
+    return f"stored as {stored}; this CPU has {'' if dtype == 'bfloat16' else 'no '}bfloat16 in hardware"
+
+
 def choose_dtype(name: str, stored: str, device: torch.device) -> str:
     """auto: as stored on a GPU; on a CPU half precision only where it is bfloat16 in hardware."""
     if name != "auto":

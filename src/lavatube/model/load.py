@@ -83,7 +83,7 @@ def load_model(
         for name, place in places.items():
             stored = tensors.tensor(sources[name])
             place.copy_(stored)
-            _check_finite(place, stored, sources[name])
+            _check_finite(place, stored, f"{tensors.file(sources[name])}: {sources[name]}")
             done_bytes += place.nbytes
             on_progress(done_bytes, total_bytes)
     return model
@@ -116,7 +116,10 @@ def _sources(names: Iterable[str]) -> dict[str, str]:
     for source in names:
         name = _own_name(source)
         if name in sources:
-            raise UnsupportedCheckpoint(f"The weights have both {sources[name]} and {source}, which mean the same.")
+            raise UnsupportedCheckpoint(
+                f"The weights have both {sources[name]} and {source}, which mean the same.",
+                remedy="Fetch them again; a folder holds one checkpoint.",
+            )
         sources[name] = source
     return sources
 
@@ -135,14 +138,18 @@ def _check(spec: ModelSpec, places: dict[str, Tensor], sources: dict[str, str], 
         if source is None:
             missing.append(name)
         elif tensors.shape(source) != place.shape:
-            unfit.append(f"{source} is {list(tensors.shape(source))}, not {list(place.shape)}")
+            unfit.append(f"{source} ({tensors.file(source)}) is {list(tensors.shape(source))}, not {list(place.shape)}")
         elif not tensors.dtype(source).is_floating_point:
-            unfit.append(f"{source} holds {tensors.dtype(source)}")
+            unfit.append(f"{source} ({tensors.file(source)}) holds {tensors.dtype(source)}")
     unknown = [source for name, source in sources.items() if name not in places and not _is_superfluous(name, spec)]
     faults = [("missing", missing), ("not of this model", unknown), ("other than config.json says", unfit)]
     listed = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults if names]
     if listed:
-        raise UnsupportedCheckpoint(f"The weights do not fit config.json. Tensors {'; '.join(listed)}.")
+        files = _some(sorted({tensors.file(source) for source in sources.values()}), limit=3)
+        raise UnsupportedCheckpoint(
+            f"The weights in {files} do not fit config.json. Tensors {'; '.join(listed)}.",
+            remedy="Fetch both from the same place again, or put right what config.json says.",
+        )
 
 
 def _is_superfluous(name: str, spec: ModelSpec) -> bool:
@@ -161,17 +168,17 @@ def _check_tied(embeddings: Tensor, head: Tensor) -> None:
         )
 
 
-def _check_finite(place: Tensor, stored: Tensor, source: str) -> None:
+def _check_finite(place: Tensor, stored: Tensor, name: str) -> None:
     """NaN and infinity show in the extremes: one pass, no copy, a fraction of what reading the file costs."""
     if torch.stack(torch.aminmax(place)).isfinite().all():
         return
     if torch.stack(torch.aminmax(stored.float())).isfinite().all():
         raise UnsupportedCheckpoint(
-            f"{source} has values beyond what {str(place.dtype).removeprefix('torch.')} holds.",
+            f"{name} has values beyond what {str(place.dtype).removeprefix('torch.')} holds.",
             remedy="Load the model as bfloat16 or float32.",
         )
     raise UnsupportedCheckpoint(
-        f"{source} has values that are no numbers (NaN or infinite): the checkpoint is damaged.",
+        f"{name} has values that are no numbers (NaN or infinite): the checkpoint is damaged.",
         remedy="Fetch it again from its source, or use another.",
     )
 

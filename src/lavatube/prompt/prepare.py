@@ -87,8 +87,8 @@ class Preparer:
         # The original's code gives the model rows for tokens that were added later; no prompt of ours asks for one.
         if self.tokenizer.vocabulary.size > spec.language.vocab_size and spec.layout != "original":
             raise UnsupportedCheckpoint(
-                f"The tokenizer has ids up to {self.tokenizer.vocabulary.size - 1}, but the model's vocabulary ends "
-                f"at {spec.language.vocab_size - 1}."
+                f"{spec.tokenizer_file} has ids up to {self.tokenizer.vocabulary.size - 1}, but the model's vocabulary "
+                f"ends at {spec.language.vocab_size - 1} (vocab_size of config.json)."
             )
         self._template = _template(spec, self.tokenizer)
         self._grammars = GrammarBuilder(may_begin_with_space=self.tokenizer.vocabulary.num_stripped_spaces > 0)
@@ -224,7 +224,9 @@ def _rules(spec: ModelSpec) -> TokenizerRules:
 def _template(spec: ModelSpec, tokenizer: Tokenizer) -> Template:
     picture = tokenizer.image_text
     if spec.image_token_id < spec.language.vocab_size and not tokenizer.token(spec.image_token_id):
-        raise UnsupportedCheckpoint(f"The tokenizer has no token {spec.image_token_id}, which config.json calls image.")
+        raise UnsupportedCheckpoint(
+            f"{spec.tokenizer_file} has no token {spec.image_token_id}, which config.json calls image."
+        )
     if spec.has_image_marks:
         marks = (tokenizer.control_id(mark) for mark in (_IMAGE_START, _IMAGE_END))
         if not all(mark is not None and mark < spec.language.vocab_size for mark in marks):
@@ -235,7 +237,7 @@ def _template(spec: ModelSpec, tokenizer: Tokenizer) -> Template:
         picture = f"{_IMAGE_START}{picture}{_IMAGE_END}"
     if spec.template is None:
         return BuiltIn(conversation(spec.builtin_template), picture)
-    return JinjaTemplate(spec.template, picture, tokenizer.named_tokens)
+    return JinjaTemplate(spec.template, picture, tokenizer.named_tokens, file=spec.template_file)
 
 
 def _stops(spec: ModelSpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[str, ...]]:

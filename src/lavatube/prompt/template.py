@@ -22,6 +22,7 @@ LIMITS: Final = SandboxLimits(memory_limit_bytes=512 * 1024 * 1024, cpu_limit_s=
 # Of two lines, so that a template that merely prints a list of parts, with its escapes, is not taken to know them.
 _PROBE: Final = "a question that\nno template knows"
 _SYSTEM_PROBE: Final = "an instruction that\nno template knows"
+_REMEDY: Final = "Use the one that the checkpoint was published with; without any, one of ours takes its place."
 
 Content = str | list[dict[str, str]]
 Form = Literal["parts", "string"]
@@ -77,11 +78,18 @@ class BuiltIn:
 
 
 class JinjaTemplate:
-    """The checkpoint's own template."""
+    """The checkpoint's own template; `file` is where it stands."""
 
     def __init__(
-        self, source: str, image_token: str, variables: Mapping[str, str], limits: SandboxLimits = LIMITS
+        self,
+        source: str,
+        image_token: str,
+        variables: Mapping[str, str],
+        limits: SandboxLimits = LIMITS,
+        *,
+        file: str = "chat_template.jinja",
     ) -> None:
+        self._file = file
         self._source = source
         self._image_token = image_token
         self._variables = dict(variables)
@@ -128,7 +136,9 @@ class JinjaTemplate:
             text = self._try(chat, form)
             if text.count(self._image_token) == 1 and text.count(_PROBE) == 1:
                 return form
-        raise UnsupportedCheckpoint("The chat template can't render one picture and one question.")
+        raise UnsupportedCheckpoint(
+            f"{self._file}: the chat template can't render one picture and one question.", remedy=_REMEDY
+        )
 
     def _knows_system(self) -> bool:
         question = Turn(Role.USER, (Text(_PROBE),))
@@ -139,7 +149,9 @@ class JinjaTemplate:
         try:
             reply = self._ask(chat, form)
         except (SandboxError, msgspec.DecodeError):
-            raise UnsupportedCheckpoint("The chat template ran for too long, or took too much memory.") from None
+            raise UnsupportedCheckpoint(
+                f"{self._file}: the chat template ran for too long, or took too much memory.", remedy=_REMEDY
+            ) from None
         return reply.text if isinstance(reply, Rendered) else ""
 
     def _ask(self, chat: Chat, form: Form) -> RenderReply:

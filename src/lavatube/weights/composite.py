@@ -42,6 +42,8 @@ class TensorSource(Protocol):
 
     def dtype(self, name: str) -> torch.dtype: ...
 
+    def file(self, name: str) -> str: ...
+
     def tensor(self, name: str) -> torch.Tensor: ...
 
 
@@ -69,12 +71,15 @@ class Composite:
         """Leave out the tensors whose names begin so."""
         self._places = {name: place for name, place in self._places.items() if not name.startswith(prefix)}
 
-    def add(self, name: str, delta: _Delta) -> None:
-        """Raises: UnsupportedCheckpoint if it does not fit the tensor that it is added to."""
+    def add(self, name: str, delta: _Delta, file: str) -> None:
+        """Raises: UnsupportedCheckpoint if what `file` has does not fit the tensor that it is added to."""
         shape = self.shape(name)
         rank = delta.down.shape[0]
         if tuple(delta.down.shape) != (rank, shape[-1]) or tuple(delta.up.shape) != (shape[0], rank) or len(shape) != 2:
-            raise UnsupportedCheckpoint(f"The adapter's matrices for {name} do not fit its shape {list(shape)}.")
+            raise UnsupportedCheckpoint(
+                f"{file}: its matrices for {name:.200} do not fit {list(shape)}, the shape that the base has.",
+                remedy="Use the base that the adapter was trained on.",
+            )
         self._deltas[name] = delta
 
     @property
@@ -88,6 +93,10 @@ class Composite:
     def dtype(self, name: str) -> torch.dtype:
         tensors, source = self._find(name)
         return tensors.dtype(source)
+
+    def file(self, name: str) -> str:
+        tensors, source = self._find(name)
+        return tensors.file(source)
 
     def tensor(self, name: str) -> torch.Tensor:
         tensors, source = self._find(name)
@@ -159,8 +168,8 @@ def _lay_adapter(composite: Composite, files: Folder) -> None:
         composite.lay(tensors, zip(_trainable_names(tensors.names), tensors.names, strict=True))
     path = adapter_file(files.path)
     if path is not None:
-        for name, delta in _read_deltas(open_file(path), files.json("adapter_config.json")):
-            composite.add(name, delta)
+        for name, delta in _read_deltas(path, files.json("adapter_config.json")):
+            composite.add(name, delta, path.name)
 
 
 def _trainable_names(names: Iterable[str]) -> list[str]:
@@ -171,20 +180,20 @@ def _trainable_names(names: Iterable[str]) -> list[str]:
     return stripped
 
 
-def _read_deltas(tensors: Tensors, config: Section) -> Iterator[tuple[str, _Delta]]:
-    scale = _scale(config)
+def _read_deltas(path: Path, config: Section) -> Iterator[tuple[str, _Delta]]:
+    tensors, scale = open_file(path), _scale(config)
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     for name in tensors.names:
         match = _LORA.fullmatch(name)
         if match is None:
             raise UnsupportedCheckpoint(
-                f"The adapter has {name:.200}, which is no matrix of a plain LoRA.",
+                f"{path.name} has {name:.200}, which is no matrix of a plain LoRA.",
                 remedy="Merge it with its base into one checkpoint.",
             )
         pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = tensors.tensor(name)
     for name, pair in pairs.items():
         if pair.keys() != {"A", "B"} or any(matrix.dim() != 2 for matrix in pair.values()):
-            raise UnsupportedCheckpoint(f"The adapter has one matrix for {name:.200} where two are needed.")
+            raise UnsupportedCheckpoint(f"{path.name} has one matrix for {name:.200} where two are needed.")
         yield name, _Delta(pair["A"], pair["B"], scale)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar, get_args
 
 from lavatube.checkpoint.parts import BASE, Part, Parts, read_parts
-from lavatube.errors import InvalidSetting, UnsupportedCheckpoint, UntrustedSource
+from lavatube.errors import InvalidSetting, SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
 from lavatube.weights.cache import Cache, ReadySet
 from lavatube.weights.manifest import Manifest, list_folder
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
@@ -36,29 +36,59 @@ TOKENIZER_FILES: Final = (
 
 
 def join_parts(
-    main: Provisioned, options: ProvisionOptions, provision_part: Callable[[str], Provisioned]
+    main: Provisioned,
+    options: ProvisionOptions,
+    pinned: Manifest | None,
+    provision_part: Callable[[str, Manifest | None], Provisioned],
 ) -> Provisioned:
-    """The checkpoint with all that it needs; `provision_part` is called with the URI of each part that is not here.
+    """The checkpoint with all that it needs. `provision_part` is called for each part that is not here, with its URI
+    and, where there is a lock file, what that says of it.
 
     Raises: OperatorError.
     """
-    parts = _read_parts(main.folder)
-    if not parts.missing and not _lacks_tokenizer(main.folder, parts):
-        return main
-    if options.lock is not None and parts.missing:
-        names = ", ".join(part.reference for part in parts.missing)
+    parts, whole = _read_parts(main.folder), main
+    if parts.missing or _lacks_tokenizer(main.folder, parts):
+        fetched = {str(part.kind): provision_part(_uri(part), _pinned_part(part, pinned)) for part in parts.missing}
+        whole = _join(main, options, parts, fetched)
+    if pinned is not None and main.set_digest != pinned.set_digest:
+        _check_complete(whole, pinned, Cache(options.cache))
+    return whole
+
+
+def _pinned_part(part: Part, pinned: Manifest | None) -> Manifest | None:
+    """Raises: UntrustedSource if there is a lock file, and the part is not in it."""
+    if pinned is None:
+        return None
+    companion = pinned.companion(part.kind)
+    if not companion.files:
         raise UntrustedSource(
-            f"The checkpoint needs {names}, which the lock file says nothing of.",
-            remedy="Put the files into the folders vision_tower and base of the checkpoint, and lock them, too.",
+            f"The checkpoint needs {part.reference}, which the lock file says nothing of.",
+            remedy="`lavatube lock` of the checkpoint's repository writes one that covers it.",
         )
-    fetched: dict[str, Provisioned] = {part.kind: provision_part(_uri(part)) for part in parts.missing}
+    return companion
+
+
+def _check_complete(whole: Provisioned, pinned: Manifest, cache: Cache) -> None:
+    ready = cache.find(whole.set_digest)
+    there = {file.path for file in ready.manifest.files} if ready else set()
+    absent = sorted({file.path for file in pinned.files} - there)
+    if absent:
+        raise SourceUnavailable(
+            f"{whole.source} has no {absent[0]}, which the lock file lists.",
+            remedy="Give the revision that was locked, as org/name@revision.",
+        )
+
+
+def _join(
+    main: Provisioned, options: ProvisionOptions, parts: Parts, fetched: Mapping[str, Provisioned]
+) -> Provisioned:
     cache, trusts = Cache(options.cache), [main.trust, *(one.trust for one in fetched.values())]
     trust: Trust = max(trusts, key=get_args(Trust).index)
     from_cache = main.from_cache and all(one.from_cache for one in fetched.values())
-    whole = cache.find(main.set_digest) if main.set_digest else None
-    if whole is not None and whole.folder == main.folder:
+    ready = cache.find(main.set_digest) if main.set_digest else None
+    if ready is not None and ready.folder == main.folder:
         found = {kind: cache.find(one.set_digest) for kind, one in fetched.items()}
-        ready = _join_sets(cache, whole, {kind: one for kind, one in found.items() if one is not None})
+        ready = _join_sets(cache, ready, {kind: one for kind, one in found.items() if one is not None})
         digest, total_bytes = ready.manifest.set_digest, ready.manifest.total_bytes
         return Provisioned(ready.folder, digest, trust, total_bytes, from_cache, main.source)
     here = {str(part.kind): part.folder for part in (parts.tower, parts.base) if part is not None and part.folder}

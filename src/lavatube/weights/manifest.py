@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -58,6 +58,16 @@ class Manifest:
     @property
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
+
+    @property
+    def has_companions(self) -> bool:
+        """Whether it lists models that the checkpoint is put together from."""
+        return any(_parent(file.path) in COMPANIONS for file in self.files)
+
+    def companion(self, folder: str) -> Manifest:
+        """What lies in a folder inside, by the paths there."""
+        inside = [file for file in self.files if _parent(file.path) == folder]
+        return Manifest(folder, tuple(replace(file, path=_own_name(file.path)) for file in inside))
 
     def to_value(self) -> dict[str, object]:
         return {

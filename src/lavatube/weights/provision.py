@@ -37,16 +37,19 @@ def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> P
 
     Raises: OperatorError, of a kind that says whether the setting, the source, the digests or the cache is at fault.
     """
+    pinned = manifests.read_manifest(options.lock) if options.lock else None
+    main = _provision_one(uri, options, pinned, on_progress)
     provisioned = join_parts(
-        _provision_one(uri, options, on_progress), options, lambda part: _provision_one(part, options, on_progress)
+        main, options, pinned, lambda part, companion: _provision_one(part, options, companion, on_progress)
     )
     on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
     return provisioned
 
 
-def _provision_one(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> Provisioned:
+def _provision_one(
+    uri: str, options: ProvisionOptions, pinned: Manifest | None, on_progress: OnProgress
+) -> Provisioned:
     model = parse_model(uri)
-    pinned = manifests.read_manifest(options.lock) if options.lock else None
     on_progress(Progress("resolving"))
     if model.kind == "folder":
         provisioned = _use_folder(Path(model.location), pinned, options, on_progress)

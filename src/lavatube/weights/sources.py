@@ -143,12 +143,20 @@ def _resolve_hub(model: ModelUri, options: ProvisionOptions, pinned: Manifest | 
     hub, commit = _hub(model, options), model.revision
     uri = f"hf://{model.location}@{commit}"
     if pinned is not None:
-        files = _listed(pinned, lambda path: hub.location(commit, path))
+        files = _listed(_own(pinned, hub, commit), lambda path: hub.location(commit, path))
         return Source(uri, pinned.name, "pinned", files, hub.connect)
     listed = {file.path: file for file in hub.files(commit)}
     wanted = [listed[path] for path in manifests.select_content(listed, uri)]
     files = tuple(SourceFile(f.path, f.size, hub.location(commit, f.path), f.sha256, f.git_sha1) for f in wanted)
     return Source(uri, model.name, "hub", files, hub.connect, hub_identity(model, options.hf_endpoint))
+
+
+def _own(pinned: Manifest, hub: Hub, commit: str) -> Manifest:
+    """What of a pinned set the repository itself has: parts that were joined to it come from their own."""
+    if not pinned.has_companions:
+        return pinned
+    listed = {file.path for file in hub.files(commit)}
+    return replace(pinned, files=tuple(file for file in pinned.files if file.path in listed))
 
 
 def _hub(model: ModelUri, options: ProvisionOptions) -> Hub:

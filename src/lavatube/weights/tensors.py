@@ -37,13 +37,6 @@ class Tensors:
         """In the order of the files, and in each as the tensors lie: reading in this order reads straight on."""
         return tuple(self._places)
 
-    @property
-    def total_bytes(self) -> int:
-        return sum(place.stop - place.start for _, place in self._places.values())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._places
-
     def shape(self, name: str) -> tuple[int, ...]:
         """Raises: UnsupportedCheckpoint if there is no such tensor."""
         return self._find(name)[1].shape
@@ -52,10 +45,9 @@ class Tensors:
         """Raises: UnsupportedCheckpoint if there is no such tensor."""
         return _DTYPES[self._find(name)[1].dtype]
 
-    def size_bytes(self, name: str) -> int:
-        """Raises: UnsupportedCheckpoint if there is no such tensor."""
-        place = self._find(name)[1]
-        return place.stop - place.start
+    def file(self, name: str) -> str:
+        """Of which file it is. Raises: UnsupportedCheckpoint if there is no such tensor."""
+        return self._find(name)[0]
 
     def tensor(self, name: str) -> torch.Tensor:
         """A view of the mapped file, which lives as long as the view; writing to it never reaches the file.
