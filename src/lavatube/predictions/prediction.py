@@ -40,6 +40,7 @@ class Prediction:
         self.id = prediction_id
         self.fingerprint = fingerprint
         self.is_detached = is_detached
+        self.owner = ""
         self.log = EventLog()
         self.status = Status.STARTING
         self.usage = Usage()
