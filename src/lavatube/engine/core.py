@@ -11,6 +11,7 @@ from lavatube.engine.capacity import BLOCK_SIZE
 from lavatube.engine.encoder import Encoder
 from lavatube.engine.features import FeatureCache
 from lavatube.engine.grammar import Grammars
+from lavatube.engine.pace import Pace, Work
 from lavatube.engine.runner import Runner
 from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk, Scheduler
@@ -54,6 +55,7 @@ class EngineCore:
         self._scheduler = Scheduler(blocks, max_sequences, max_step_tokens, is_reusing=is_reusing)
         self._grammars = Grammars(token_texts or [], spec.stop_token_ids, vocab_size)
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
+        self._pace = Pace()
         self._outbox: list[RequestEvent] = []
         self._clock = clock
         self._num_steps = 0
@@ -123,9 +125,15 @@ class EngineCore:
 
         Raises: whatever the model raises; then nothing here can be trusted, and the process should end.
         """
-        chunks = self._scheduler.schedule()
+        begun_s = self._clock()
+        is_awaited = self._scheduler.is_decoding
+        work = self._begin_prompts() if is_awaited else None
+        chunks = self._scheduler.schedule(None if work is None else work.num_prompt_tokens)
         if chunks:
             self._compute(chunks)
+        if work is not None:
+            num_prompt_tokens = sum(chunk.end - chunk.start for chunk in chunks if chunk.end - chunk.start > 1)
+            self._pace.observe(Work(work.num_layers, num_prompt_tokens), self._clock() - begun_s)
         events, self._outbox = self._outbox, []
         return events
 
@@ -135,6 +143,13 @@ class EngineCore:
         sequences = [sequence for choices in self._requests.values() for sequence in choices]
         num_expected = sum(sequence.state is SequenceState.EXPECTED for sequence in sequences)
         assert len(sequences) == self.num_running + self.num_waiting + num_expected
+
+    def _begin_prompts(self) -> Work:
+        """What this step does for prompts while streams wait for it; what there is of it for images is done."""
+        ahead = self._scheduler.images_ahead
+        work = self._pace.plan(has_images=bool(ahead), has_prompts=self._scheduler.is_prefilling)
+        num_layers = self._runner.advance_images(ahead, work.num_layers) if ahead else 0
+        return Work(num_layers, work.num_prompt_tokens)
 
     def _compute(self, chunks: list[Chunk]) -> None:
         scheduled_s = self._clock()

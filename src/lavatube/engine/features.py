@@ -24,7 +24,6 @@ class FeatureCache:
         """On `device`; where that is main memory, the very tensor, which nobody changes."""
         features = self._kept.get(key)
         if features is None:
-            self.num_misses += 1
             return None
         self.num_hits += 1
         self._kept.move_to_end(key)
@@ -32,6 +31,7 @@ class FeatureCache:
 
     def keep(self, key: bytes, features: torch.Tensor) -> None:
         """Remember features that are all numbers, and let go what was used longest ago. Too large ones are not kept."""
+        self.num_misses += 1
         if key in self._kept or features.nbytes > self.max_bytes or not bool(torch.isfinite(features).all()):
             return
         self._kept[key] = features.to("cpu")

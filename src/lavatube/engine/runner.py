@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lavatube.engine.batch import build_batch, images_of, splice_features
-from lavatube.engine.encoder import Encoder
+from lavatube.engine.encoder import Encoder, Wanted
 from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk
 from lavatube.model.attention import KVCache
@@ -64,6 +64,11 @@ class Runner:
             logits = logits[origins]  # the first tokens of several choices come from one row
         choices = iter(self._sampler.sample(logits, [one.next_row() for group in groups for one in group]))
         return [[next(choices) for _ in group] for group in groups]
+
+    @torch.inference_mode()
+    def advance_images(self, wanted: Sequence[Wanted], num_layers: int) -> int:
+        """Take images that will be needed through so many layers of the tower; returns how many they were."""
+        return self._encoder.advance(wanted, num_layers)
 
     def _encode_images(self, chunks: Sequence[Chunk]) -> None:
         """Encode the images whose placeholders this step reaches, of all sequences together.

@@ -108,10 +108,40 @@ class Scheduler:
             self.blocks.remember(block, key)
         sequence.num_remembered_blocks = num_full
 
-    def schedule(self) -> list[Chunk]:
-        """The chunks of the next step, at most `max_step_tokens` tokens in all, decoding rows first."""
+    @property
+    def is_decoding(self) -> bool:
+        """Whether a stream waits for its next token."""
+        return any(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether a prompt could be computed, in part at least."""
+        return bool(self.waiting) or any(
+            min(sequence.num_ready_tokens, sequence.num_tokens - 1) > sequence.num_computed_tokens
+            for sequence in self.running
+        )
+
+    @property
+    def images_ahead(self) -> list[tuple[Sequence, int]]:
+        """Images of prompts that are being computed, by the order of their sequences."""
+        return [
+            (sequence, index)
+            for sequence in self.running
+            if sequence.num_uncomputed_tokens > 1
+            for index in sequence.images_ahead
+        ]
+
+    def schedule(self, max_prompt_tokens: int | None = None) -> list[Chunk]:
+        """The chunks of the next step, at most `max_step_tokens` tokens in all, decoding rows first.
+
+        With `max_prompt_tokens` there are at most so many of prompts, and none of an image that is not encoded yet: for
+        a step that streams wait for.
+        """
         chunks = self._decode_chunks()
-        return chunks + self._prefill_chunks(self.max_step_tokens - len(chunks))
+        budget = self.max_step_tokens - len(chunks)
+        if max_prompt_tokens is None:
+            return chunks + self._prefill_chunks(budget, must_be_ready=False)
+        return chunks + self._prefill_chunks(min(budget, max_prompt_tokens), must_be_ready=True)
 
     def _decode_chunks(self) -> list[Chunk]:
         chunks = []
@@ -121,14 +151,15 @@ class Scheduler:
                 chunks.append(Chunk(sequence, sequence.num_computed_tokens, sequence.num_tokens))
         return chunks
 
-    def _prefill_chunks(self, budget: int) -> list[Chunk]:
+    def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
         chunks = []
         begun = deque(sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1)
         while budget > 0 and (sequence := begun.popleft() if begun else self._admit()):
             start = sequence.num_computed_tokens
-            chunk = Chunk(sequence, start, min(sequence.num_tokens, start + budget))
-            chunks.append(chunk)
-            budget -= chunk.end - chunk.start
+            end = min(sequence.num_ready_tokens if must_be_ready else sequence.num_tokens, start + budget)
+            if end > start:
+                chunks.append(Chunk(sequence, start, end))
+                budget -= end - start
         return chunks
 
     def _admit(self) -> Sequence | None:

@@ -94,6 +94,21 @@ class Sequence:
     def num_completion_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
 
+    @property
+    def images_ahead(self) -> list[int]:
+        """Images that are still to be computed and not encoded yet."""
+        return [
+            index
+            for index, span in enumerate(self.images)
+            if span.end > self.num_computed_tokens and index not in self.features
+        ]
+
+    @property
+    def num_ready_tokens(self) -> int:
+        """Tokens before the first placeholder whose image is not encoded yet."""
+        ahead = self.images_ahead
+        return self.images[ahead[0]].start if ahead else self.num_tokens
+
     def next_row(self) -> Row:
         """What the choice of the next token depends on."""
         allowed = None if self.matcher is None else self.matcher.allowed()
