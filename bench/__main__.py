@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from bench import model, startup, stream
+from bench import model, overhead, reuse, startup, stream
 
-BENCHMARKS = {"startup": startup.main, "stream": stream.main, "model": model.main}
+BENCHMARKS = {
+    "startup": startup.main,
+    "stream": stream.main,
+    "model": model.main,
+    "overhead": overhead.main,
+    "reuse": reuse.main,
+}
 
 
 def main() -> None:
