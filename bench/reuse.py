@@ -10,6 +10,7 @@ import dataclasses
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 
@@ -36,32 +37,33 @@ ANYRES = dataclasses.replace(
 )
 
 
-def main() -> None:
+def main(layers: int = SPEC.language.num_layers, pictures: int = 8) -> None:
     """Print the tables."""
     load = f"load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads"
-    show(f"1 B decoder, ViT-L, bfloat16, {load} (repeat: python -m bench reuse)", _reuse(), "s")
-    show(f"gaps of a running stream, {load}", _gaps(), "ms")
+    shape = f"decoder of {layers} layers of 2048, ViT-L, bfloat16"
+    show(f"{shape}, {load} (repeat: python -m bench.reuse {layers} {pictures})", _reuse(layers, pictures), "s")
+    show(f"gaps of a running stream, {load}", _gaps(layers), "ms")
 
 
-def _reuse() -> dict[str, list[float]]:
-    core = _core(SPEC)
+def _reuse(layers: int, pictures: int) -> dict[str, list[float]]:
+    core = _core(SPEC, layers)
     first = _seconds_to_first(core, [_ask("first", picture=1, question=1)])
     follow_up = _seconds_to_first(core, [_ask("follow-up", picture=1, question=2)])
-    one = _seconds_in_all(core, [_ask(f"one {index}", picture=2, question=index) for index in range(8)])
+    one = _seconds_in_all(core, [_ask(f"one {index}", picture=2, question=index) for index in range(pictures)])
     several = _seconds_in_all(
-        core, [_ask(f"several {index}", picture=10 + index, question=index) for index in range(8)]
+        core, [_ask(f"several {index}", picture=10 + index, question=index) for index in range(pictures)]
     )
     return {
         "time to first token: first question": [first],
         "time to first token: follow-up question": [follow_up],
-        "8 questions about one picture, all answers": [one],
-        "8 questions about eight pictures, all answers": [several],
+        f"{pictures} questions about one picture, all answers": [one],
+        f"{pictures} questions about as many pictures, all answers": [several],
     }
 
 
-def _gaps() -> dict[str, list[float]]:
+def _gaps(layers: int) -> dict[str, list[float]]:
     """A stream runs alone, and then while a picture is encoded and its prompt computed."""
-    core = _core(ANYRES)
+    core = _core(ANYRES, layers)
     core.submit(Submit("stream", _words(0), [], Sampling(400)))
     quiet = [_step_s(core) for _ in range(12)][2:]
     core.submit(_ask("picture", picture=3, question=3, spec=ANYRES, size=(672, 672)))
@@ -75,7 +77,8 @@ def _gaps() -> dict[str, list[float]]:
     return {name: [1000 * value for value in values] for name, values in rows.items()}
 
 
-def _core(spec: ModelSpec) -> EngineCore:
+def _core(spec: ModelSpec, layers: int) -> EngineCore:
+    spec = dataclasses.replace(spec, language=dataclasses.replace(spec.language, num_layers=layers))
     with torch.device("meta"):
         model = Llava(spec)
     allocate(model, torch.device("cpu"), torch.bfloat16)
@@ -132,4 +135,4 @@ def _seconds_in_all(core: EngineCore, asked: Sequence[Submit]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))
