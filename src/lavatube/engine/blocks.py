@@ -20,10 +20,9 @@ class BlockAllocator:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._num_users = [0] * num_blocks
-        self._blank = deque(range(num_blocks))  # without user and key, longest free first
-        self._idle: OrderedDict[int, None] = (
-            OrderedDict()
-        )  # without user, but with a key: the least recently used first
+        # Blocks without a user: those without a key, longest free first; those with one, least recently used first.
+        self._blank = deque(range(num_blocks))
+        self._idle: OrderedDict[int, None] = OrderedDict()
         self._key_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
 

@@ -145,10 +145,10 @@ class EngineCore:
         assert len(sequences) == self.num_running + self.num_waiting + num_expected
 
     def _begin_prompts(self) -> Work:
-        """What this step does for prompts while streams wait for it; what there is of it for images is done."""
+        """What this step does for prompts while streams wait for it; of that, what is for images is done."""
         ahead = self._scheduler.images_ahead
         work = self._pace.plan(has_images=bool(ahead), has_prompts=self._scheduler.is_prefilling)
-        num_layers = self._runner.advance_images(ahead, work.num_layers) if ahead else 0
+        num_layers = self._runner.advance_images(ahead, work.num_layers) if work.num_layers else 0
         return Work(num_layers, work.num_prompt_tokens)
 
     def _compute(self, chunks: list[Chunk]) -> None:
