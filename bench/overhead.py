@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(1)
     greedy = _steps(Sampling(STEPS + 50))
     sampled = _steps(Sampling(STEPS + 50, temperature=0.7, top_p=0.9))
-    title = f"overhead of a step, {STREAMS} streams, vocabulary {SPEC.language.vocab_size}, stub model, CPU time of 1 thread"
+    title = f"overhead of a step, {STREAMS} streams, {SPEC.language.vocab_size} ids, stub model, CPU time of 1 thread"
     show(f"{title} (repeat: python -m bench overhead)", {"greedy": greedy, "sampled, top-p": sampled}, "ms")
 
 
