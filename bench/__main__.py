@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cold_start, model, startup, stream, streams
+from bench import cold_start, model, overhead, reuse, startup, stream, streams
 
 BENCHMARKS = {
     "cold_start": cold_start.main,
@@ -12,6 +12,8 @@ BENCHMARKS = {
     "stream": stream.main,
     "streams": streams.main,
     "model": model.main,
+    "overhead": overhead.main,
+    "reuse": reuse.main,
 }
 
 

@@ -56,6 +56,8 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         num_token_ids=vocabulary.size,
         token_texts=[vocabulary.decode(token_id) for token_id in range(vocabulary.size)] if can_build() else [],
         fidelity=_fidelity(settings),
+        image_cache_bytes=settings.image_cache_mib * MIB,
+        is_reusing=settings.prefix_cache,
     )
 
 

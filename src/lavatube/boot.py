@@ -357,7 +357,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _service_limits(settings: Settings) -> ServiceLimits:
     return ServiceLimits(
-        max_running=settings.max_sequences, max_waiting=settings.max_queue, timeout_s=settings.request_timeout_s
+        max_running=settings.max_sequences,
+        max_waiting=settings.max_queue,
+        timeout_s=settings.request_timeout_s,
+        is_sharing_caches=settings.share_caches,
     )
 
 

@@ -82,6 +82,13 @@ class Settings:
     kv_cache_mib: int = _option(
         0, "memory for keys and values, MiB; 0: what the device has to spare, at most 4096 on a CPU"
     )
+    prefix_cache: bool = _option(
+        True, "find what prompts have in common from their beginning on in the cache of keys and values"
+    )
+    image_cache_mib: int = _option(256, "main memory for encoded pictures that may be shown again, MiB; 0: none")
+    share_caches: bool = _option(
+        False, "let API keys find each other's prompts in the caches: faster, but the speed tells who asked what"
+    )
     max_queue: int = _option(64, "requests that wait; one more is refused with 429")
     max_new_tokens: int = _option(4096, "most tokens one answer may have", least=1)
     request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed", least=1)

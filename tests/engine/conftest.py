@@ -39,7 +39,13 @@ def new_core(model: Llava, spec: ModelSpec) -> NewCore:
     """An engine around the session's model."""
 
     def build(
-        *, num_blocks: int = 64, max_sequences: int = 8, max_step_tokens: int = 512, num_token_ids: int = 0
+        *,
+        num_blocks: int = 64,
+        max_sequences: int = 8,
+        max_step_tokens: int = 512,
+        num_token_ids: int = 0,
+        image_cache_bytes: int = 0,
+        is_reusing: bool = True,
     ) -> EngineCore:
         return EngineCore(
             model,
@@ -48,6 +54,8 @@ def new_core(model: Llava, spec: ModelSpec) -> NewCore:
             max_sequences=max_sequences,
             max_step_tokens=max_step_tokens,
             num_token_ids=num_token_ids,
+            image_cache_bytes=image_cache_bytes,
+            is_reusing=is_reusing,
         )
 
     return build

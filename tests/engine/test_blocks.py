@@ -89,7 +89,7 @@ def test_integrity_is_broken_by_tables_that_are_not_ours(tables: list[BlockTable
     block_size=st.integers(1, 5),
     moves=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), max_size=40),
 )
-def test_no_block_is_lost_or_shared(num_blocks: int, block_size: int, moves: list[tuple[int, int]]) -> None:
+def test_no_block_is_lost_or_shared_by_mistake(num_blocks: int, block_size: int, moves: list[tuple[int, int]]) -> None:
     """Move (table, 0) releases, any other grows to so many tokens; an empty table may fork its neighbour instead."""
     blocks = BlockAllocator(num_blocks, block_size)
     tables: list[BlockTable] = [[] for _ in range(4)]
@@ -114,3 +114,98 @@ def test_no_block_is_lost_or_shared(num_blocks: int, block_size: int, moves: lis
     for table in tables:
         blocks.release(table)
     assert blocks.num_free == num_blocks
+
+
+def keys(text: str) -> list[bytes]:
+    """Of as many blocks as the text has letters: each names all before it, too."""
+    return [text[: end + 1].encode() for end in range(len(text))]
+
+
+def filled(blocks: BlockAllocator, text: str) -> BlockTable:
+    """A table of full blocks that are remembered by what is in them."""
+    table: BlockTable = []
+    blocks.grow(table, len(text) * blocks.block_size)
+    for block, key in zip(table, keys(text), strict=True):
+        blocks.remember(block, key)
+    return table
+
+
+def test_what_is_remembered_is_found_while_it_is_used_and_after() -> None:
+    blocks = BlockAllocator(num_blocks=8, block_size=4)
+    table = filled(blocks, "abc")
+    held = list(table)
+    assert blocks.find(keys("abx")) == held[:2]
+    blocks.release(table)
+    assert blocks.num_free == 8
+    assert blocks.find(keys("abcd")) == held
+    assert blocks.find(keys("xbc")) == []
+
+
+def test_blocks_that_are_found_are_counted_before_they_are_taken() -> None:
+    blocks = BlockAllocator(num_blocks=4, block_size=4)
+    blocks.release(filled(blocks, "ab"))
+    found = blocks.find(keys("ab"))
+    assert blocks.num_left(found, 16) == 0
+    assert blocks.num_left(found, 17) == -1
+    table: BlockTable = []
+    blocks.adopt(table, found)
+    other: BlockTable = []
+    blocks.adopt(other, found)
+    assert blocks.num_free == 2
+    blocks.check_integrity([table, other])
+    blocks.release(table)
+    assert blocks.num_free == 2
+    blocks.check_integrity([other])
+
+
+def test_the_least_recently_used_goes_first_and_a_tail_before_its_head() -> None:
+    blocks = BlockAllocator(num_blocks=5, block_size=1)
+    for text in ("ab", "xy"):
+        blocks.release(filled(blocks, text))
+    table: BlockTable = []
+    blocks.adopt(table, blocks.find(keys("ab")))
+    blocks.release(table)  # used just now
+    blocks.grow(table, 1)  # the one that was never used
+    assert (len(blocks.find(keys("xy"))), len(blocks.find(keys("ab")))) == (2, 2)
+    blocks.grow(table, 2)
+    assert (len(blocks.find(keys("xy"))), len(blocks.find(keys("ab")))) == (1, 2)
+    blocks.grow(table, 4)
+    assert (len(blocks.find(keys("xy"))), len(blocks.find(keys("ab")))) == (0, 1)
+    blocks.check_integrity([table])
+
+
+def test_of_two_with_the_same_contents_the_first_is_found() -> None:
+    blocks = BlockAllocator(num_blocks=4, block_size=1)
+    first, second = filled(blocks, "a"), filled(blocks, "a")
+    assert blocks.find(keys("a")) == first
+    assert blocks.num_remembered == 1
+    blocks.check_integrity([first, second])
+
+
+@given(
+    num_blocks=st.integers(1, 10),
+    moves=st.lists(st.tuples(st.integers(0, 3), st.text("ab", max_size=5)), max_size=40),
+)
+def test_what_is_found_is_what_was_put_there(num_blocks: int, moves: list[tuple[int, str]]) -> None:
+    """A model of the contents: whoever grows into a block writes it, and nobody else's may change under them."""
+    blocks = BlockAllocator(num_blocks, block_size=1)
+    tables: list[BlockTable] = [[] for _ in range(4)]
+    texts = [""] * 4
+    contents: dict[int, bytes] = {}
+    for index, text in moves:
+        blocks.release(tables[index])
+        texts[index] = ""
+        found = blocks.find(keys(text))
+        assert [contents[block] for block in found] == keys(text)[: len(found)]
+        if blocks.num_left(found, len(text)) >= 0:
+            free = blocks.num_free
+            texts[index] = text
+            blocks.adopt(tables[index], found)
+            blocks.grow(tables[index], len(text))
+            for block, key in list(zip(tables[index], keys(text), strict=True))[len(found) :]:
+                contents[block] = key
+                blocks.remember(block, key)
+            assert blocks.num_free <= free
+        for table, held in zip(tables, texts, strict=True):
+            assert [contents[block] for block in table] == keys(held)
+        blocks.check_integrity(tables)

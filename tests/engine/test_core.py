@@ -259,3 +259,63 @@ def test_images_are_let_go_once_their_prompt_is_computed(new_core: NewCore, spec
         held.append(sum(len(one.features) for one in core._scheduler.running))
     assert max(held) == 1
     assert held[-1] == 0
+
+
+class Counting:
+    """A clock on which each layer and each step takes a second."""
+
+    def __init__(self) -> None:
+        self.core: EngineCore | None = None
+
+    def __call__(self) -> float:
+        return float(self.core.progress) if self.core else 0.0
+
+
+def test_running_streams_are_not_held_up_by_a_picture(model: Llava, spec: ModelSpec, mixed: list[Submit]) -> None:
+    """Neither by its encoding nor by its prompt: a step takes at most three times what decoding alone takes."""
+    clock = Counting()
+    core = EngineCore(model, spec, num_blocks=64, max_sequences=4, max_step_tokens=512, clock=clock)
+    clock.core = core
+    stream = submit(spec, "stream", replace(GREEDY, max_tokens=90))
+    wanted = {
+        request.request_id: answer(
+            run(EngineCore(model, spec, num_blocks=64, max_sequences=1, max_step_tokens=512), request)[
+                request.request_id
+            ]
+        )
+        for request in (stream, *mixed)
+    }
+    core.submit(stream)
+    events = core.step() + core.step() + core.step()
+    for request in mixed:
+        core.submit(request)
+    gaps = []
+    while core.has_work:
+        before, is_running = core.progress, any(one.request_id == "stream" for one in core._scheduler.running)
+        new = core.step()
+        if is_running:
+            assert any(event.request_id == "stream" for event in new), "the stream stalled"
+            gaps.append(core.progress - before)
+        events += new
+    decoding = 1 + spec.language.num_layers
+    assert decoding < max(gaps) <= 3 * decoding
+    for name, ids in wanted.items():
+        assert answer([event for event in events if event.request_id == name]) == ids
+
+
+def test_a_picture_under_way_is_let_go_with_its_request(model: Llava, spec: ModelSpec) -> None:
+    clock = Counting()
+    core = EngineCore(model, spec, num_blocks=64, max_sequences=4, max_step_tokens=512, clock=clock)
+    clock.core = core
+    stream, shown = submit(spec, "stream", replace(GREEDY, max_tokens=60)), submit(spec, "shown", num_images=2)
+    wanted = answer(run(EngineCore(model, spec, num_blocks=64, max_sequences=1, max_step_tokens=512), shown)["shown"])
+    core.submit(stream)
+    core.step()
+    core.submit(shown)
+    for _ in range(3):
+        core.step()
+    core.abort("shown")
+    core.step()
+    core.submit(replace(shown, request_id="again"))
+    events = drain(core)
+    assert answer(events["again"]) == wanted

@@ -16,8 +16,10 @@ from lavatube.engine.wire import Sampling
 BLOCK_SIZE = 4
 
 
-def sequence(name: str, num_prompt_tokens: int, max_tokens: int) -> Sequence:
-    return Sequence(name, list(range(num_prompt_tokens)), num_prompt_tokens, Sampling(max_tokens))
+def sequence(name: str, num_prompt_tokens: int, max_tokens: int, salt: str | None = None) -> Sequence:
+    """All prompts begin alike, but only those with the same salt know."""
+    salt = name if salt is None else salt
+    return Sequence(name, list(range(num_prompt_tokens)), num_prompt_tokens, Sampling(max_tokens), salt=salt.encode())
 
 
 def scheduler(num_blocks: int = 16, max_sequences: int = 4, max_step_tokens: int = 8) -> Scheduler:
@@ -29,6 +31,7 @@ def compute(scheduler: Scheduler, chunks: list[Chunk]) -> None:
     sampling = [chunk.sequence for chunk in chunks if chunk.is_sampling]
     for chunk in chunks:
         chunk.sequence.compute(chunk.end)
+        scheduler.remember(chunk.sequence)
     for one in sampling:
         one.token_ids.append(one.num_tokens)
         if one.num_completion_tokens == one.sampling.max_tokens:
@@ -93,7 +96,7 @@ def test_the_newest_makes_room_and_loses_nothing() -> None:
         chunks = one.schedule()
         if chunks[-1].sequence is not new:
             compute(one, chunks)
-    assert (chunks[-1].start, chunks[-1].end) == (0, new.num_tokens)
+    assert (chunks[-1].start, chunks[-1].end) == (4, new.num_tokens), "its first block was still there"
 
 
 def test_finishing_frees_from_queue_and_from_running() -> None:
@@ -118,6 +121,7 @@ class Arrival:
     num_prompt_tokens: int
     max_tokens: int
     aborted_after: int | None
+    salt: str
 
 
 @st.composite
@@ -129,7 +133,8 @@ def loads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
     for step in sorted(draw(st.lists(st.integers(0, 20), min_size=1, max_size=10))):
         length = draw(st.integers(1, capacity - 1))
         max_tokens = draw(st.integers(1, capacity - length))
-        arrivals.append(Arrival(step, length, max_tokens, draw(st.none() | st.integers(0, 10))))
+        salt = draw(st.sampled_from(["", "a", "b"]))
+        arrivals.append(Arrival(step, length, max_tokens, draw(st.none() | st.integers(0, 10)), salt))
     return one, arrivals
 
 
@@ -138,7 +143,8 @@ def loads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
 def test_laws_under_any_load(load: tuple[Scheduler, list[Arrival]]) -> None:
     one, arrivals = load
     born = [
-        sequence(str(index), arrival.num_prompt_tokens, arrival.max_tokens) for index, arrival in enumerate(arrivals)
+        sequence(str(index), arrival.num_prompt_tokens, arrival.max_tokens, arrival.salt)
+        for index, arrival in enumerate(arrivals)
     ]
     first_seen: list[int] = []
     bound = 30 + 2 * sum((arrival.num_prompt_tokens + arrival.max_tokens) for arrival in arrivals) * len(arrivals)
@@ -165,6 +171,58 @@ def test_laws_under_any_load(load: tuple[Scheduler, list[Arrival]]) -> None:
         assert item.token_ids == list(range(item.num_tokens)), "a token was lost or doubled"
         if arrival.aborted_after is None:
             assert item.num_completion_tokens == arrival.max_tokens
+
+
+def test_a_prompt_that_begins_like_another_shares_its_blocks() -> None:
+    one = scheduler(max_step_tokens=32)
+    first, second, stranger = sequence("a", 10, 2, "x"), sequence("b", 13, 2, "x"), sequence("c", 13, 2, "y")
+    one.add(first)
+    compute(one, one.schedule())
+    one.add(second)
+    one.add(stranger)
+    assert rows(one.schedule()) == [("a", 10, 11), ("b", 8, 13), ("c", 0, 13)]
+    assert second.block_table[:2] == first.block_table[:2]
+    assert not set(stranger.block_table) & set(first.block_table + second.block_table)
+    assert (first.num_cached_tokens, second.num_cached_tokens, stranger.num_cached_tokens) == (0, 8, 0)
+    one.check_integrity()
+
+
+def test_what_another_computes_just_now_is_waited_for() -> None:
+    one = scheduler(num_blocks=32, max_step_tokens=12)
+    for name in "ab":
+        one.add(sequence(name, 20, 2, "x"))
+    steps = []
+    for _ in range(3):
+        chunks = one.schedule()
+        steps.append(rows(chunks))
+        compute(one, chunks)
+    assert steps == [[("a", 0, 12)], [("a", 12, 20)], [("a", 20, 21), ("b", 16, 20)]]
+
+
+def test_one_token_is_always_left_to_compute() -> None:
+    one = scheduler()
+    one.add(sequence("a", 8, 1, "x"))
+    compute(one, one.schedule())
+    one.add(sequence("b", 8, 1, "x"))
+    assert rows(one.schedule()) == [("b", 4, 8)]
+
+
+def test_blocks_in_use_are_never_taken_for_others() -> None:
+    """Of what is remembered, what nobody uses goes, the tail of a prompt before its head."""
+    one = scheduler(num_blocks=6, max_sequences=2, max_step_tokens=64)
+    old = sequence("old", 11, 1)
+    one.add(old)
+    compute(one, one.schedule())
+    assert old.state is SequenceState.FINISHED
+    again = sequence("again", 11, 9, "old")
+    one.add(again)
+    compute(one, one.schedule())
+    assert again.num_cached_tokens == 8
+    held = list(again.block_table[:2])
+    one.add(sequence("other", 8, 1))
+    compute(one, one.schedule())
+    one.check_integrity()
+    assert again.block_table[:2] == held
 
 
 def check_step(one: Scheduler, chunks: list[Chunk], decoding: list[Sequence]) -> None:

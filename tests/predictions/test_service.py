@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ async def test_an_answer_is_written_piece_by_piece_and_counted(service: Predicti
     assert (prediction.usage.image_tokens, prediction.usage.cached_tokens) == (4, 1)
     assert prediction.usage.completion_tokens == 12
     assert len(prediction.log.outputs) == 12
+
+
+@pytest.mark.parametrize(("is_sharing", "salt"), [(False, b"key-1"), (True, b"")])
+async def test_an_owners_work_is_found_by_others_only_where_that_is_wanted(
+    preparer: EchoPreparer, engine: EchoEngine, is_sharing: bool, salt: bytes
+) -> None:
+    service = PredictionService(preparer, engine, replace(ROOM, is_sharing_caches=is_sharing))
+    prediction = ask(service)
+    prediction.owner = "key-1"
+    assert await prediction.wait(5)
+    assert [request.salt for request in engine.submitted] == [salt]
+    await service.drain(0)
 
 
 async def test_characters_of_several_tokens_come_whole(service: PredictionService) -> None:

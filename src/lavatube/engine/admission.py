@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from lavatube.engine.prefix import image_key
 from lavatube.engine.sequence import ImageSpan, Sequence, SequenceState
 from lavatube.engine.wire import Pixels, Sampling, Submit
 from lavatube.errors import InvalidInput, PromptTooLong
@@ -54,7 +55,8 @@ def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float
         token_ids=list(token_ids),
         num_prompt_tokens=len(token_ids),
         sampling=sampling,
-        images=_spans(token_ids, submit.images, spec),
+        images=_spans(submit, spec),
+        salt=submit.salt,
         arrived_s=now_s,
     )
     if submit.begun:
@@ -79,6 +81,7 @@ def _answer(prompt: Sequence, choice: int, begun: list[int], state: SequenceStat
         num_prompt_tokens=prompt.num_prompt_tokens,
         sampling=msgspec.structs.replace(prompt.sampling, seed=prompt.sampling.seed + choice),
         images=prompt.images,
+        salt=prompt.salt,
         choice=choice,
         arrived_s=prompt.arrived_s,
         state=state,
@@ -126,8 +129,9 @@ def _check_biases(sampling: Sampling, vocab_size: int) -> None:
         raise InvalidInput("logit_bias holds something that is no number of that size.", param="logit_bias")
 
 
-def _spans(token_ids: list[int], images: list[Pixels], spec: ModelSpec) -> tuple[ImageSpan, ...]:
+def _spans(submit: Submit, spec: ModelSpec) -> tuple[ImageSpan, ...]:
     """Each image with its run of placeholders, in order."""
+    token_ids, images = submit.token_ids, submit.images
     positions = [position for position, token_id in enumerate(token_ids) if token_id == spec.image_token_id]
     wanted = sum(pixels.num_tokens for pixels in images)
     if len(positions) != wanted:
@@ -141,7 +145,7 @@ def _spans(token_ids: list[int], images: list[Pixels], spec: ModelSpec) -> tuple
         end = positions[taken - 1] + 1
         if end - start != pixels.num_tokens:
             raise InvalidInput("The placeholders of an image are not in one piece.")
-        spans.append(ImageSpan(start, end, pixels, plan))
+        spans.append(ImageSpan(start, end, pixels, plan, image_key(submit.salt, pixels, plan)))
     return tuple(spans)
 
 

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from lavatube.engine.admission import admit
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
+from lavatube.engine.encoder import Encoder
+from lavatube.engine.features import FeatureCache
 from lavatube.engine.grammar import Grammars
+from lavatube.engine.pace import Pace, Work
 from lavatube.engine.runner import Runner
 from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk, Scheduler
 from lavatube.engine.sequence import Sequence, SequenceState
-from lavatube.engine.wire import Done, Failed, RequestEvent, Submit, Tokens
+from lavatube.engine.wire import CacheCounts, Done, Failed, RequestEvent, Submit, Tokens
 from lavatube.errors import EngineNumericalError, LavatubeError, RequestError
 from lavatube.model.attention import KVCache
 from lavatube.model.llava import Llava
@@ -33,18 +36,26 @@ class EngineCore:
         max_step_tokens: int,
         num_token_ids: int = 0,
         token_texts: list[bytes] | None = None,
+        image_cache_bytes: int = 0,
+        is_reusing: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`num_token_ids` is how many ids the tokenizer knows, 0: all; `token_texts` what each says, for grammars."""
+        """`num_token_ids` is how many ids the tokenizer knows, 0: all; `token_texts` what each says, for grammars.
+
+        `is_reusing`: what two prompts have in common from their beginning on is computed once.
+        """
         cache = KVCache.allocate(spec.language, num_blocks, BLOCK_SIZE, model.dtype, model.device)
         vocab_size = spec.language.vocab_size
         sampler = Sampler(vocab_size, [spec.image_token_id], num_token_ids or vocab_size, model.device)
         self.device, self.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
         self._spec = spec
-        self._runner = Runner(model, cache, sampler)
-        self._scheduler = Scheduler(BlockAllocator(num_blocks, BLOCK_SIZE), max_sequences, max_step_tokens)
+        self._features = FeatureCache(image_cache_bytes)
+        self._runner = Runner(model, Encoder(model, self._features), cache, sampler)
+        blocks = BlockAllocator(num_blocks, BLOCK_SIZE)
+        self._scheduler = Scheduler(blocks, max_sequences, max_step_tokens, is_reusing=is_reusing)
         self._grammars = Grammars(token_texts or [], spec.stop_token_ids, vocab_size)
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
+        self._pace = Pace()
         self._outbox: list[RequestEvent] = []
         self._clock = clock
         self._num_steps = 0
@@ -74,6 +85,16 @@ class EngineCore:
     @property
     def free_cache_tokens(self) -> int:
         return self._scheduler.blocks.num_free * BLOCK_SIZE
+
+    @property
+    def caches(self) -> CacheCounts:
+        """What reuse has saved since the start."""
+        return CacheCounts(
+            image_hits=self._features.num_hits,
+            image_misses=self._features.num_misses,
+            prompt_tokens=self._scheduler.num_prompt_tokens,
+            cached_tokens=self._scheduler.num_cached_tokens,
+        )
 
     @property
     def max_context_tokens(self) -> int:
@@ -113,9 +134,15 @@ class EngineCore:
 
         Raises: whatever the model raises; then nothing here can be trusted, and the process should end.
         """
-        chunks = self._scheduler.schedule()
+        begun_s = self._clock()
+        is_awaited = self._scheduler.is_decoding
+        work = self._begin_prompts() if is_awaited else None
+        chunks = self._scheduler.schedule(None if work is None else work.num_prompt_tokens)
         if chunks:
             self._compute(chunks)
+        if work is not None:
+            num_prompt_tokens = sum(chunk.end - chunk.start for chunk in chunks if chunk.end - chunk.start > 1)
+            self._pace.observe(Work(work.num_layers, num_prompt_tokens), self._clock() - begun_s)
         events, self._outbox = self._outbox, []
         return events
 
@@ -126,6 +153,13 @@ class EngineCore:
         num_expected = sum(sequence.state is SequenceState.EXPECTED for sequence in sequences)
         assert len(sequences) == self.num_running + self.num_waiting + num_expected
 
+    def _begin_prompts(self) -> Work:
+        """What this step does for prompts while streams wait for it; of that, what is for images is done."""
+        ahead = self._scheduler.images_ahead
+        work = self._pace.plan(has_images=bool(ahead), has_prompts=self._scheduler.is_prefilling)
+        num_layers = self._runner.advance_images(ahead, work.num_layers) if work.num_layers else 0
+        return Work(num_layers, work.num_prompt_tokens)
+
     def _compute(self, chunks: list[Chunk]) -> None:
         scheduled_s = self._clock()
         for chunk in chunks:
@@ -133,12 +167,22 @@ class EngineCore:
                 chunk.sequence.scheduled_s = scheduled_s
         results = self._runner.run(chunks)
         self._num_steps += 1
-        sampling = [chunk.sequence for chunk in chunks if chunk.is_sampling]
-        for chunk in chunks:
+        for chunk, choices in zip(chunks, results, strict=True):
             chunk.sequence.compute(chunk.end)
-        for sequence, choices in zip(sampling, results, strict=True):
-            for one, choice in zip(self._fork(sequence), choices, strict=True):
-                self._receive(one, choice)
+            if choices is not None:
+                self._scheduler.remember(chunk.sequence)
+        for chunk, choices in zip(chunks, results, strict=True):
+            if chunk.sequence.state is SequenceState.FINISHED:
+                continue  # a sibling has failed
+            if choices is None:
+                self._fail(chunk.sequence, EngineNumericalError("The model's output for this request is not a number."))
+            elif choices:
+                self._extend_all(chunk.sequence, choices)
+
+    def _extend_all(self, sequence: Sequence, choices: list[Choice]) -> None:
+        """What was sampled for a sequence and its siblings, which begin now."""
+        for one, choice in zip(self._fork(sequence), choices, strict=True):
+            self._receive(one, choice)
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """A sequence and its siblings, which begin now."""
@@ -149,13 +193,11 @@ class EngineCore:
                 sibling.scheduled_s = sequence.scheduled_s
         return [sequence, *siblings]
 
-    def _receive(self, sequence: Sequence, choice: Choice | None) -> None:
+    def _receive(self, sequence: Sequence, choice: Choice) -> None:
         """What was sampled for a sequence. A failure is its whole request's."""
         if sequence.state is SequenceState.FINISHED:
             return  # a sibling has failed
-        if choice is None:
-            self._fail(sequence, EngineNumericalError("The model's output for this request is not a number."))
-        elif sequence.matcher is not None and sequence.matcher.failure is not None:
+        if sequence.matcher is not None and sequence.matcher.failure is not None:
             self._fail(sequence, sequence.matcher.failure)
         else:
             self._extend(sequence, choice)
@@ -202,7 +244,7 @@ class EngineCore:
                 request_id=sequence.request_id,
                 reason=reason,
                 prompt_tokens=sequence.num_prompt_tokens,
-                cached_tokens=0,
+                cached_tokens=sequence.num_cached_tokens or 0,
                 completion_tokens=sequence.num_completion_tokens,
                 queued_s=queued_s,
                 prefill_s=prefill_s,

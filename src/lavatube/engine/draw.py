@@ -19,6 +19,7 @@ from lavatube.engine.wire import Sampling
 
 _SEED_AND_POSITION: Final = struct.Struct(">QQ")
 _SEED_MASK: Final = 2**64 - 1
+_HEAD: Final = 256  # ranking so many is cheap, and most answers are among them
 
 
 def uniform(seed: int, position: int) -> float:
@@ -60,18 +61,37 @@ def _filter(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
 
 def _floors(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """The smallest score of each row that top-k and top-p keep. Shapes: out (rows, 1)."""
+    """The smallest score of each row that top-k and top-p keep. Shapes: scores (rows, vocabulary), out (rows, 1).
+
+    The head of the ranking nearly always settles it; the whole vocabulary is ranked only where it does not.
+    """
     vocab_size = scores.shape[1]
     sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
-    ranked = scores.topk(max(sizes)).values
-    floors = ranked.gather(1, torch.tensor(sizes, device=scores.device)[:, None] - 1)
-    if all(sampling.top_p >= 1 for sampling in samplings):
-        return floors
-    shares = ranked.masked_fill(ranked < floors, -torch.inf).softmax(dim=-1)
+    head = max(_HEAD, *(size for size in sizes if size < vocab_size), 1)
+    floors, is_settled = _floors_in_head(scores, samplings, sizes, min(head, vocab_size))
+    return floors if is_settled else _floors_in_head(scores, samplings, sizes, vocab_size)[0]
+
+
+def _floors_in_head(
+    scores: Tensor, samplings: Sequence[Sampling], sizes: Sequence[int], head: int
+) -> tuple[Tensor, bool]:
+    """The floors as the `head` likeliest tokens show them, and whether those are enough to know."""
+    vocab_size = scores.shape[1]
+    size = torch.tensor(sizes, device=scores.device)[:, None]
+    is_whole = size == vocab_size
+    ranked = scores.topk(head).values
+    floors = ranked.gather(1, size.clamp(max=head) - 1).masked_fill(is_whole, -torch.inf)
     # What is before a token decides, so that the first is always kept and the one that reaches top_p is, too.
     limits = _column([sampling.top_p if sampling.top_p < 1 else math.inf for sampling in samplings], scores)
-    num_kept = (shares.cumsum(dim=-1) - shares < limits).sum(dim=-1, keepdim=True)
-    return torch.maximum(floors, ranked.gather(1, (num_kept - 1).clamp(min=0)))
+    if not limits.isfinite().any():
+        return floors, True
+    weights = ranked.exp().masked_fill(ranked < floors, 0.0)
+    totals = torch.where(is_whole, scores.exp().sum(dim=-1, keepdim=True), weights.sum(dim=-1, keepdim=True))
+    num_kept = (weights.cumsum(dim=-1) - weights < limits * totals).sum(dim=-1, keepdim=True)
+    by_share = ranked.gather(1, (num_kept - 1).clamp(min=0))
+    is_open = is_whole & limits.isfinite() & (num_kept == head)
+    is_settled = head == vocab_size or not bool(is_open.any())
+    return torch.where(limits.isfinite(), torch.maximum(floors, by_share), floors), is_settled
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

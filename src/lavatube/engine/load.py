@@ -42,6 +42,8 @@ def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done
             max_step_tokens=order.max_step_tokens,
             num_token_ids=order.num_token_ids,
             token_texts=order.token_texts,
+            image_cache_bytes=order.image_cache_bytes,
+            is_reusing=order.is_reusing,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InsufficientMemory(

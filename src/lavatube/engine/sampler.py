@@ -33,18 +33,20 @@ class Sampler:
 
     def __init__(self, vocab_size: int, forbidden_ids: Iterable[int], num_token_ids: int, device: torch.device) -> None:
         """`num_token_ids` is how many ids the tokenizer knows; rows from there on are padding."""
-        self._is_forbidden = torch.zeros(vocab_size, dtype=torch.bool)
-        self._is_forbidden[num_token_ids:] = True
-        self._is_forbidden[[token_id for token_id in forbidden_ids if token_id < vocab_size]] = True
-        self._is_forbidden = self._is_forbidden.to(device)
+        forbidden = {token_id for token_id in forbidden_ids if token_id < vocab_size} | {
+            *range(num_token_ids, vocab_size)
+        }
+        self._forbidden_ids = torch.tensor(sorted(forbidden), dtype=torch.int64, device=device)
 
     def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[Choice | None]:
         """The next token of each row; None where the logits have a NaN or an infinity: any choice from it is noise.
 
         Shapes: logits (rows, vocabulary) float32.
         """
-        is_finite = torch.isfinite(logits).all(dim=-1)
-        sayable = logits.masked_fill(~is_finite[:, None], 0.0).masked_fill(self._is_forbidden, -torch.inf)
+        is_finite = torch.stack(torch.aminmax(logits, dim=-1)).isfinite().all(dim=0)  # both are NaN where anything is
+        sayable = logits.index_fill(1, self._forbidden_ids, -torch.inf)
+        if not bool(is_finite.all()):
+            sayable[~is_finite] = 0.0
         adjusted = adjust(sayable, rows)
         chosen = adjusted.argmax(dim=-1)  # (rows,)
         drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]

@@ -3,6 +3,8 @@
 Continuous batching: a sequence joins and leaves between two steps. Each step has a budget of tokens. The rows of
 sequences that decode come first, so a stream never waits for another's prompt to end; what is left goes to prompts in
 order of arrival, cut into chunks. When blocks run out the newest sequence gives up its own and is computed again later.
+What a prompt has in common with what is in the cache is not computed; what it has in common with one that is being
+computed is waited for.
 """
 
 from __future__ import annotations
@@ -34,12 +36,18 @@ class Scheduler:
     Both are oldest first, and all that run are older than all that wait, but for choices that found no room to fork.
     """
 
-    def __init__(self, blocks: BlockAllocator, max_sequences: int, max_step_tokens: int) -> None:
+    def __init__(
+        self, blocks: BlockAllocator, max_sequences: int, max_step_tokens: int, *, is_reusing: bool = True
+    ) -> None:
+        """`is_reusing`: blocks are found again by what is in them."""
         self.blocks = blocks
+        self.is_reusing = is_reusing
         self.max_sequences = max_sequences
         self.max_step_tokens = max(max_step_tokens, max_sequences)  # below that, decoding rows would not fit
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.num_prompt_tokens = 0  # of all that ever began
+        self.num_cached_tokens = 0  # of these, what was found in the cache
 
     @property
     def has_work(self) -> bool:
@@ -71,6 +79,8 @@ class Scheduler:
         One for which there is no room goes to the head of the queue, and computes the prompt for itself later.
         """
         siblings, sequence.siblings = sequence.siblings, []
+        for sibling in siblings:
+            sibling.num_cached_tokens = sequence.num_cached_tokens
         copies, excluded = [], []
         place = self.running.index(sequence) + 1
         for sibling in siblings:
@@ -78,6 +88,8 @@ class Scheduler:
                 copies += self.blocks.fork(sequence.block_table, sibling.block_table, sequence.num_computed_tokens)
                 sibling.move(SequenceState.RUNNING)
                 sibling.compute(sequence.num_computed_tokens)
+                sibling.block_keys = list(sequence.block_keys)
+                sibling.num_remembered_blocks = sequence.num_remembered_blocks
                 self.running.insert(place, sibling)
                 place += 1
             else:
@@ -86,10 +98,50 @@ class Scheduler:
         self.waiting.extendleft(reversed(excluded))
         return copies
 
-    def schedule(self) -> list[Chunk]:
-        """The chunks of the next step, at most `max_step_tokens` tokens in all, decoding rows first."""
+    def remember(self, sequence: Sequence) -> None:
+        """Let others find the full blocks that are computed; call it only when what was computed is sound."""
+        first, num_full = sequence.num_remembered_blocks, sequence.num_computed_tokens // self.blocks.block_size
+        if not self.is_reusing or num_full == first:
+            return
+        keys = sequence.keys_of_blocks(num_full, self.blocks.block_size)
+        for block, key in zip(sequence.block_table[first:num_full], keys[first:], strict=True):
+            self.blocks.remember(block, key)
+        sequence.num_remembered_blocks = num_full
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether a stream waits for its next token."""
+        return any(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether a prompt could be computed, in part at least."""
+        return bool(self.waiting) or any(
+            min(sequence.num_ready_tokens, sequence.num_tokens - 1) > sequence.num_computed_tokens
+            for sequence in self.running
+        )
+
+    @property
+    def images_ahead(self) -> list[tuple[Sequence, int]]:
+        """Images of prompts that are being computed, by the order of their sequences."""
+        return [
+            (sequence, index)
+            for sequence in self.running
+            if sequence.num_uncomputed_tokens > 1
+            for index in sequence.images_ahead
+        ]
+
+    def schedule(self, max_prompt_tokens: int | None = None) -> list[Chunk]:
+        """The chunks of the next step, at most `max_step_tokens` tokens in all, decoding rows first.
+
+        With `max_prompt_tokens` there are at most so many of prompts, and none of an image that is not encoded yet: for
+        a step that streams wait for.
+        """
         chunks = self._decode_chunks()
-        return chunks + self._prefill_chunks(self.max_step_tokens - len(chunks))
+        budget = self.max_step_tokens - len(chunks)
+        if max_prompt_tokens is None:
+            return chunks + self._prefill_chunks(budget, must_be_ready=False)
+        return chunks + self._prefill_chunks(min(budget, max_prompt_tokens), must_be_ready=True)
 
     def _decode_chunks(self) -> list[Chunk]:
         chunks = []
@@ -99,14 +151,15 @@ class Scheduler:
                 chunks.append(Chunk(sequence, sequence.num_computed_tokens, sequence.num_tokens))
         return chunks
 
-    def _prefill_chunks(self, budget: int) -> list[Chunk]:
+    def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
         chunks = []
         begun = deque(sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1)
         while budget > 0 and (sequence := begun.popleft() if begun else self._admit()):
             start = sequence.num_computed_tokens
-            chunk = Chunk(sequence, start, min(sequence.num_tokens, start + budget))
-            chunks.append(chunk)
-            budget -= chunk.end - chunk.start
+            end = min(sequence.num_ready_tokens if must_be_ready else sequence.num_tokens, start + budget)
+            if end > start:
+                chunks.append(Chunk(sequence, start, end))
+                budget -= end - start
         return chunks
 
     def _admit(self) -> Sequence | None:
@@ -116,14 +169,38 @@ class Scheduler:
         sequence = self.waiting[0]
         if self.running and self.num_claimed + 1 + len(sequence.siblings) > self.max_sequences:
             return None
+        found = self._find(sequence)
+        if found is None:
+            return None
         # A block more for each that runs: else the newcomer would soon be the one that makes room for them.
         spare = self.num_claimed + len(sequence.siblings) if self.running else 0  # alone it must get in
-        if self.blocks.blocks_for(sequence.num_tokens) + spare > self.blocks.num_free:
+        if self.blocks.num_left(found, sequence.num_tokens) < spare:
             return None
+        self._adopt(sequence, found)
         self.blocks.grow(sequence.block_table, sequence.num_tokens)
         sequence.move(SequenceState.RUNNING)
         self.running.append(self.waiting.popleft())
         return sequence
+
+    def _find(self, sequence: Sequence) -> list[int] | None:
+        """Blocks of the cache that it can begin with; None while somebody computes the next one. One token is left."""
+        if not self.is_reusing:
+            return []
+        keys = sequence.keys_of_blocks((sequence.num_tokens - 1) // self.blocks.block_size, self.blocks.block_size)
+        found = self.blocks.find(keys)
+        if len(found) < len(keys):
+            missing = keys[len(found)]
+            if any(missing in one.block_keys for one in self.running if one.num_uncomputed_tokens > 1):
+                return None
+        return found
+
+    def _adopt(self, sequence: Sequence, found: list[int]) -> None:
+        is_first_time = sequence.num_cached_tokens is None
+        self.blocks.adopt(sequence.block_table, found)
+        num_cached_tokens = sequence.adopt(len(found) * self.blocks.block_size)
+        if is_first_time:
+            self.num_prompt_tokens += sequence.num_prompt_tokens
+            self.num_cached_tokens += num_cached_tokens
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Give `sequence` a slot for each of its tokens, at the cost of the newest; False when that is itself."""

@@ -11,6 +11,7 @@ import torch
 
 from lavatube.engine.blocks import BlockTable
 from lavatube.engine.grammar import Matcher
+from lavatube.engine.prefix import block_key, root_key
 from lavatube.engine.row import Row
 from lavatube.engine.wire import Pixels, Sampling
 from lavatube.geometry import ImagePlan
@@ -41,12 +42,16 @@ MAX_RECENT: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
-    """One image, how it is laid out, and the token ids from `start` up to `end` that are its placeholders."""
+    """One image, how it is laid out, and the token ids from `start` up to `end` that are its placeholders.
+
+    `key` names its features in the caches.
+    """
 
     start: int
     end: int
     pixels: Pixels
     plan: ImagePlan
+    key: bytes = b""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,8 +60,9 @@ class Sequence:
 
     `token_ids` is both; the first `num_computed_tokens` of them have their keys and values in the cache. `features`
     are the encoded images whose placeholders are not yet computed: (placeholders, hidden), by the index in `images`.
-    `siblings` are the request's other choices, which begin where this one's prompt ends. Moments are seconds of the
-    engine's clock.
+    `siblings` are the request's other choices, which begin where this one's prompt ends. `block_keys` name the full
+    blocks of its tokens, as far as they were asked for; the first `num_remembered_blocks` can be found by others.
+    `num_cached_tokens` of its prompt were found when it first began. Moments are seconds of the engine's clock.
     """
 
     request_id: str
@@ -64,6 +70,7 @@ class Sequence:
     num_prompt_tokens: int
     sampling: Sampling
     images: tuple[ImageSpan, ...] = ()
+    salt: bytes = b""
     choice: int = 0
     matcher: Matcher | None = None
     siblings: list[Sequence] = field(default_factory=list)
@@ -73,7 +80,10 @@ class Sequence:
     recent_tokens_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
     state: SequenceState = SequenceState.WAITING
     num_computed_tokens: int = 0
+    num_cached_tokens: int | None = None
     block_table: BlockTable = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
+    num_remembered_blocks: int = 0
     features: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -88,6 +98,21 @@ class Sequence:
     @property
     def num_completion_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def images_ahead(self) -> list[int]:
+        """Images that are still to be computed and not encoded yet."""
+        return [
+            index
+            for index, span in enumerate(self.images)
+            if span.end > self.num_computed_tokens and index not in self.features
+        ]
+
+    @property
+    def num_ready_tokens(self) -> int:
+        """Tokens before the first placeholder whose image is not encoded yet."""
+        ahead = self.images_ahead
+        return self.images[ahead[0]].start if ahead else self.num_tokens
 
     def next_row(self) -> Row:
         """What the choice of the next token depends on."""
@@ -105,9 +130,29 @@ class Sequence:
         for index in [index for index in self.features if self.images[index].end <= end]:
             del self.features[index]
 
+    def adopt(self, num_tokens: int) -> int:
+        """The first `num_tokens` were found in the cache. Returns how many of the prompt's were when it first began."""
+        assert self.num_computed_tokens == 0
+        self.num_computed_tokens = num_tokens
+        self.num_remembered_blocks = len(self.block_table)
+        if self.num_cached_tokens is None:
+            self.num_cached_tokens = min(num_tokens, self.num_prompt_tokens)
+        return self.num_cached_tokens
+
+    def keys_of_blocks(self, num_blocks: int, block_size: int) -> list[bytes]:
+        """The keys of its first `num_blocks`, all of which its tokens must fill."""
+        assert num_blocks * block_size <= self.num_tokens
+        while len(self.block_keys) < num_blocks:
+            start = len(self.block_keys) * block_size
+            end = start + block_size
+            before = self.block_keys[-1] if self.block_keys else root_key(self.salt)
+            images = [(span.start - start, span.key) for span in self.images if span.start < end and start < span.end]
+            self.block_keys.append(block_key(before, self.token_ids[start:end], images))
+        return self.block_keys[:num_blocks]
+
     def forget(self) -> None:
         """Nothing is computed any more; the tokens so far are the prompt of a recomputation."""
-        self.num_computed_tokens = 0
+        self.num_computed_tokens = self.num_remembered_blocks = 0
         self.features.clear()
 
     def num_tokens_since(self, moment_s: float) -> int:

@@ -68,7 +68,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """One request: its token ids, each image already expanded to its placeholders, and its images in order.
 
     `begun` has the tokens of each choice of an answer that was begun elsewhere and goes on here as if it had never
-    stopped; None for a choice that is over. Empty: nothing was begun.
+    stopped; None for a choice that is over. Empty: nothing was begun. What was
+    computed for one `salt` is not used for another.
     """
 
     request_id: str
@@ -76,6 +77,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     images: list[Pixels]
     sampling: Sampling
     begun: list[list[int] | None] = []
+    salt: bytes = b""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -94,7 +96,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
     kv_cache_bytes 0: what the device has to spare. num_token_ids is how many ids the tokenizer knows, so that the
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
-    empty: there are none. `fidelity` is that of the front, so that both plan the same pictures.
+    empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
+    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed.
     """
 
     folder: str
@@ -106,6 +109,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     num_token_ids: int = 0
     token_texts: list[bytes] = []
     fidelity: Choice = "auto"
+    image_cache_bytes: int = 0
+    is_reusing: bool = True
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -137,6 +142,15 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
 
 
+class CacheCounts(msgspec.Struct, frozen=True):
+    """Since the start: images that were found encoded or not, tokens of prompts, and those that were found computed."""
+
+    image_hits: int = 0
+    image_misses: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
 
@@ -144,6 +158,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     running: int
     waiting: int
     free_cache_tokens: int
+    caches: CacheCounts = CacheCounts()
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -172,6 +187,7 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort".
 
+    `cached_tokens` of the prompt were computed before, for another request.
     `late_tokens` were computed after the abort was sent: at most one, that of the step that was under way.
     """
 

@@ -128,7 +128,9 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
         logger.error("the model can't be loaded: %s", error)  # noqa: TRY400 - the sentence says it all
         connection.send(LoadFailed(error.code, error.sentence))
         return 1
-    heart.measure = lambda: Heartbeat(core.progress, core.num_running, core.num_waiting, core.free_cache_tokens)
+    heart.measure = lambda: Heartbeat(
+        core.progress, core.num_running, core.num_waiting, core.free_cache_tokens, core.caches
+    )
     load_s = time.monotonic() - begun_s
     layer_s = layer_limit_s(spec, core.device, order.max_step_tokens)
     connection.send(Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens, layer_s))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,6 +45,12 @@ class Llava(nn.Module):
         """
         features: Tensor = self.projector(self.vision(pixels.to(self.device)))
         return features
+
+    @torch.inference_mode()
+    def encode_by_layer(self, pixels: Tensor) -> Iterator[Tensor | None]:
+        """`encode_images` in pieces: nothing after each of the tower's blocks, and at last the features."""
+        for features in self.vision.by_layer(pixels.to(self.device)):
+            yield None if features is None else self.projector(features)
 
     @torch.inference_mode()
     def arrange(self, features: Tensor, plan: ImagePlan) -> Tensor:

@@ -5,7 +5,7 @@ Knows nothing of how an image became a square; only the blocks before the last s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
@@ -59,6 +59,12 @@ class VisionTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Shapes: in (N, 3, size, size) uint8; out (N, features, selected · width)."""
+        *_, features = self.by_layer(pixels)
+        assert features is not None
+        return features
+
+    def by_layer(self, pixels: Tensor) -> Iterator[Tensor | None]:
+        """`forward` in pieces: nothing after each block, and at last the features."""
         # State 0, too, is taken after this norm: it is the input of the first block.
         hidden = self.pre_layrnorm(self.embeddings(self.normalize(pixels)))
         selected = {0: hidden}
@@ -66,7 +72,8 @@ class VisionTower(nn.Module):
             hidden = block(hidden)
             if number in self._states:
                 selected[number] = hidden
-        return torch.cat([selected[state][:, self._num_dropped :] for state in self._states], dim=-1)
+            yield None
+        yield torch.cat([selected[state][:, self._num_dropped :] for state in self._states], dim=-1)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Shapes: in (N, 3, size, size) uint8; out the same, float32."""

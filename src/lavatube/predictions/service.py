@@ -70,13 +70,14 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """How much is taken on at once, and for how long."""
+    """How much is taken on at once, and for how long; and whether owners find each other's work in the caches."""
 
     max_running: int = 16
     max_waiting: int = 64
     max_waiting_bytes: int = 256 * 1024 * 1024
     timeout_s: float = 600.0
     prepare_threads: int = 16
+    is_sharing_caches: bool = False
     retention: RetentionLimits = field(default_factory=RetentionLimits)
 
 
@@ -299,7 +300,8 @@ class PredictionService:
                 prediction.end_choice(choice, "length")
             prediction.succeed(usage)
             return
-        submit = Submit(prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling)
+        salt = b"" if self._limits.is_sharing_caches else prediction.owner.encode()
+        submit = Submit(prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling, salt=salt)
         try:
             async with aclosing(self._engine.submit(submit)) as events:
                 async for event in events:
