@@ -12,8 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final, NoReturn
 
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
 
 from lavatube import assembly
 from lavatube.engine.client import EngineClient
@@ -28,7 +27,6 @@ from lavatube.predictions.owners import OwnerLimits
 from lavatube.predictions.postman import Postman
 from lavatube.predictions.server_secrets import Secrets
 from lavatube.predictions.service import PredictionService, ServiceLimits
-from lavatube.predictions.tables import metadata
 from lavatube.predictions.webhooks import Webhooks
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
@@ -52,7 +50,6 @@ logger = logging.getLogger(__name__)
 LOG_EVERY_S: Final = 2.0
 MAX_SETUP_LINES: Final = 200
 WEBHOOK_GRACE_S: Final = 5.0
-DATABASE_BUSY_S: Final = 5.0
 FAILURE_CHECK_S: Final = 0.5
 
 
@@ -65,9 +62,10 @@ def serve(settings: Settings) -> NoReturn:
     parse_model(settings.model)
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
-    keyring = _keyring(settings)
+    database = open_database(settings.database_url) if settings.database_url else None
+    keyring = _keyring(settings, database)
     _check_exposure(keyring, settings)
-    status = asyncio.run(_run(settings, keyring))
+    status = asyncio.run(_run(settings, keyring, database))
     logging.shutdown()
     os._exit(status)  # a thread that still waits for some picture's host must not hold the exit
 
@@ -81,15 +79,14 @@ def _log_to_stderr(level: str) -> None:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
-async def _run(settings: Settings, keyring: Keyring) -> int:
-    return await Front(settings, keyring).run()
+async def _run(settings: Settings, keyring: Keyring, database: Engine | None) -> int:
+    return await Front(settings, keyring, database).run()
 
 
-def _keyring(settings: Settings) -> Keyring:
+def _keyring(settings: Settings, database: Engine | None) -> Keyring:
     """The operator's key and those of the database."""
     defaults = OwnerLimits(settings.key_streams, settings.key_requests_per_minute, settings.key_tokens_per_minute)
-    url = settings.database_url
-    keyring = Keyring(settings.api_key, KeyStore(open_database(url)).all if url else None, defaults)
+    keyring = Keyring(settings.api_key, None if database is None else KeyStore(database).all, defaults)
     keyring.refresh()
     return keyring
 
@@ -97,10 +94,9 @@ def _keyring(settings: Settings) -> Keyring:
 class Front:
     """The process that answers HTTP, from its first second to its last; it holds no model."""
 
-    def __init__(self, settings: Settings, keyring: Keyring) -> None:
+    def __init__(self, settings: Settings, keyring: Keyring, database: Engine | None) -> None:
         self._settings = settings
-        self._database = _open_database(settings)
-        self._kept, self._webhooks = _keep(self._database, settings)
+        self._kept, self._webhooks = _keep(database, settings)
         self._engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
         self._serving = Serving(health=self.health, shutdown=self._stop)
         self._metrics = Metrics(self._serving, self._engine_counts)
@@ -317,22 +313,8 @@ def _tell_who_may_call(keyring: Keyring, settings: Settings) -> None:
         logger.warning("no API key is asked for, and anybody who reaches %s can call (--insecure)", settings.host)
 
 
-def _open_database(settings: Settings) -> Engine | None:
-    """Where webhooks, uploads and secrets are kept. A cache that can't be written is no reason not to serve."""
-    path = settings.cache_folder / "lavatube.db"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds secrets
-        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": DATABASE_BUSY_S})
-        metadata.create_all(engine)
-    except (OSError, SQLAlchemyError) as error:
-        logger.warning("there is no database (%s): no webhooks, and no Replicate API", type(error).__name__)
-        return None
-    return engine
-
-
 def _keep(database: Engine | None, settings: Settings) -> tuple[Kept | None, Webhooks | None]:
-    """What needs the database."""
+    """What needs the database: webhooks, uploads and their secrets, and with them Replicate's routes."""
     if database is None:
         return None, None
     secrets = Secrets(database)
