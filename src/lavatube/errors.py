@@ -35,6 +35,7 @@
     │  ├─ Draining               503  draining                  (retryable)
     │  ├─ DeadlineExceeded       504  deadline_exceeded
     │  ├─ EngineCrashed          500  engine_crashed            (retryable)
+    │  ├─ EngineCrashPoison      500  engine_crash_poison
     │  ├─ EngineNumericalError   500  engine_numerical_error
     │  └─ InternalError          500  internal
     └─ OperatorError           what was asked of this machine can't be done: fix the setting, the weights or the disk
@@ -314,6 +315,12 @@ class EngineCrashed(ServiceError):
 
     code = "engine_crashed"
     is_retryable = True
+
+
+class EngineCrashPoison(ServiceError):
+    """The engine died whenever it worked on this prediction, which is therefore not tried again."""
+
+    code = "engine_crash_poison"
 
 
 class EngineNumericalError(ServiceError):

@@ -24,12 +24,12 @@ def test_every_line_in_the_course_of_a_request_has_its_id(tiny: Server) -> None:
     body = {"input": {"image": "http://127.0.0.1/cat.png", "prompt": "What?"}}
     response = httpx.post(f"{tiny.url}/predictions", json=body, headers={"X-Request-Id": "of-this-test"})
     assert response.json()["detail"][0]["code"] == "image_url_forbidden", response.text
-    until_logged(tiny, " WARNING of-this-test refused to fetch a picture")
+    until_logged(tiny, " WARNING of-this-test refused to call 127.0.0.1")
     until_logged(tiny, " INFO of-this-test POST /predictions 422")
     pictures = [{"type": "image_url", "image_url": {"url": f"http://127.0.0.1/{name}.png"}} for name in "ab"]
     chat = {"model": "tiny", "messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": "?"}]}]}
     httpx.post(f"{tiny.url}/v1/chat/completions", json=chat, headers={"X-Request-Id": "of-two"}, timeout=60)
-    until_logged(tiny, " WARNING of-two refused to fetch a picture")
+    until_logged(tiny, " WARNING of-two refused to call 127.0.0.1")
     until_logged(tiny, " INFO - listening on")
 
 

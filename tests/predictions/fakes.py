@@ -16,7 +16,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from lavatube.engine.wire import Done, Failed, Logprobs, RequestEvent, Sampling, Submit, Tokens
+from lavatube.engine.wire import Done, Failed, Logprobs, Ready, RequestEvent, Sampling, Submit, Tokens
 from lavatube.errors import EngineCrashed, ImageFetchFailed, ImageRejected, InvalidImageUrl, PromptTooLong
 from lavatube.geometry import Cut, ImagePlan
 from lavatube.prompt.chat import Chat, Generation, Text
@@ -113,6 +113,8 @@ class EchoEngine:
         self.num_tokens = 0
         self.submitted: list[Submit] = []
         self.aborted: list[str] = []
+        self.failure: EngineCrashed | None = None
+        self.num_crashes_left = 1 << 30
         self.aborted_choices: list[tuple[str, int]] = []
         self.running: set[str] = set()
         self._ids: dict[str, tuple[int, ...]] = {}
@@ -121,6 +123,12 @@ class EchoEngine:
         """Learn how the prompts that ask for trouble are spelled."""
         self._ids = {text: tuple(preparer.tokenizer.encode(text)) for text in (CRASH, FAIL, CRASH_LATER)}
         return self
+
+    async def wait_ready(self) -> Ready:
+        """It is back at once, unless it has `failure`."""
+        if self.failure is not None:
+            raise self.failure
+        return Ready("cpu", "float32", 0.0, 1, 1)
 
     async def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
         self.submitted.append(request)
@@ -145,9 +153,11 @@ class EchoEngine:
             yield Failed(request.request_id, "engine_numerical_error", "The model's numbers are not finite.")
             return
         sampling = request.sampling
-        for position in range(sampling.max_tokens):
+        begun = len(request.begun[0] or []) if request.begun else 0
+        for position in range(begun, sampling.max_tokens):
             await asyncio.sleep(self.token_s)
-            if position == 5 and ids == self._ids.get(CRASH_LATER):
+            if position == 5 and self.num_crashes_left and ids == self._ids.get(CRASH_LATER):
+                self.num_crashes_left -= 1
                 raise EngineCrashed("The engine ended.", remedy="Try again.")
             for choice in range(sampling.num_choices):
                 self.num_tokens += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lavatube.errors import Conflict, Draining, NotFound, Overloaded
+from lavatube.errors import Conflict, Draining, EngineCrashed, NotFound, Overloaded
 from lavatube.predictions.events import Status
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.service import PredictionService, ServiceLimits
@@ -115,7 +115,7 @@ async def test_a_refused_picture_fails_before_the_start(service: PredictionServi
 
 @pytest.mark.parametrize(
     ("prompt", "code", "text"),
-    [(CRASH_LATER, "engine_crashed", "crash"), (FAIL, "engine_numerical_error", ""), (DEFECT, "internal", "")],
+    [(CRASH_LATER, "engine_crash_poison", "crash"), (FAIL, "engine_numerical_error", ""), (DEFECT, "internal", "")],
 )
 async def test_failures_keep_their_code_and_the_output_so_far(
     service: PredictionService, prompt: str, code: str, text: str
@@ -126,6 +126,42 @@ async def test_failures_keep_their_code_and_the_output_so_far(
     assert prediction.error is not None
     assert (prediction.error.code, prediction.text) == (code, text)
     assert "secret" not in prediction.error.sentence
+
+
+async def test_an_answer_goes_on_in_the_next_engine(service: PredictionService, engine: EchoEngine) -> None:
+    engine.num_crashes_left = 0
+    whole = ask(service, CRASH_LATER, max_tokens=50)
+    await whole.wait(5)
+    engine.num_crashes_left = 1
+    prediction = ask(service, CRASH_LATER, max_tokens=50)
+    await prediction.wait(5)
+    assert (prediction.status, prediction.text) == (Status.SUCCEEDED, whole.text)
+    assert prediction.usage == whole.usage
+    assert [len(submit.begun[0] or []) for submit in engine.submitted if submit.begun] == [5]
+
+
+async def test_an_engine_that_stays_down_is_told_of(service: PredictionService, engine: EchoEngine) -> None:
+    engine.num_crashes_left, engine.token_s = 1, 0.01
+    prediction = ask(service, CRASH_LATER, max_tokens=50)
+    await until(lambda: prediction.has_output)
+    engine.failure = EngineCrashed("The engine crashed again and again.")
+    await prediction.wait(5)
+    assert prediction.status is Status.FAILED
+    assert prediction.error is not None
+    assert (prediction.error.code, prediction.text) == ("engine_crashed", "crash")
+
+
+async def test_neighbours_of_the_one_that_brings_the_engine_down_go_on(
+    service: PredictionService, engine: EchoEngine
+) -> None:
+    engine.token_s = 0.01
+    others = [ask(service, max_tokens=20) for _ in range(3)]
+    culprit = ask(service, CRASH_LATER, max_tokens=50)
+    for prediction in (culprit, *others):
+        await prediction.wait(5)
+    assert culprit.error is not None
+    assert culprit.error.code == "engine_crash_poison"
+    assert [other.status for other in others] == [Status.SUCCEEDED] * 3
 
 
 async def test_cancel_stops_the_engine_at_the_next_step(service: PredictionService, engine: EchoEngine) -> None:

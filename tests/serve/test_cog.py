@@ -245,7 +245,7 @@ def test_a_failure_after_the_start_is_a_result(shared_client: httpx.Client) -> N
     answer = shared_client.post("/predictions", json=body(CRASH_LATER, max_tokens=50))
     assert answer.status_code == 200
     failed = answer.json()
-    assert (failed["status"], failed["code"]) == ("failed", "engine_crashed")
+    assert (failed["status"], failed["code"]) == ("failed", "engine_crash_poison")
     assert "".join(failed["output"]) == CRASH_LATER[:5]
     assert isinstance(failed["error"], str)
     seen = stream(shared_client, "POST", "/predictions", json=body(FAIL), headers=SSE)

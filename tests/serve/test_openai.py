@@ -387,14 +387,14 @@ def test_errors_arrive_typed(stock: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_a_crash_before_the_first_token_is_a_status_that_clients_retry(shared: LiveServer, is_stream: bool) -> None:
+def test_the_cause_of_two_crashes_is_a_status_that_clients_do_not_retry(shared: LiveServer, is_stream: bool) -> None:
     num_before = len(shared.engine.submitted)
     with connect(shared) as client, pytest.raises(openai.InternalServerError) as crash:
         client.with_options(max_retries=1).chat.completions.create(
             model="echo", messages=ask(CRASH), max_tokens=5, stream=is_stream
         )
-    assert crash.value.code == "engine_crashed"
-    assert crash.value.response.headers["x-should-retry"] == "true"
+    assert crash.value.code == "engine_crash_poison"
+    assert crash.value.response.headers["x-should-retry"] == "false"
     assert len(shared.engine.submitted) == num_before + 2
 
 
@@ -404,7 +404,7 @@ def test_a_crash_in_mid_stream_is_an_error_event_and_no_done(stock: openai.OpenA
     with pytest.raises(openai.APIError) as crash:
         got.extend(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in got) == CRASH_LATER[:5]
-    assert crash.value.code == "engine_crashed"
+    assert crash.value.code == "engine_crash_poison"
     assert "[DONE]" not in post(stock, messages=ask(CRASH_LATER), max_tokens=50, stream=True).text
 
 

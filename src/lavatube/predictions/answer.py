@@ -19,8 +19,12 @@ class Answer:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, stop)
         self._held: list[TokenLogprob] = []
-        self.num_tokens = 0
+        self.token_ids: list[int] = []
         self.is_over = False
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
 
     @property
     def has_stopped(self) -> bool:
@@ -28,7 +32,7 @@ class Answer:
         return self._detokenizer.has_stopped
 
     def push(self, tokens: Tokens) -> Piece:
-        self.num_tokens += len(tokens.token_ids)
+        self.token_ids += tokens.token_ids
         self._held += map(self._spell, tokens.token_ids, tokens.logprobs)
         text = self._detokenizer.push(tokens.token_ids)
         return (text, self._release()) if text else ("", ())

@@ -10,29 +10,26 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
-from lavatube.engine.wire import Done, Failed, RequestEvent, Submit, Tokens
 from lavatube.errors import (
     Conflict,
     DeadlineExceeded,
     Draining,
-    EngineCrashed,
     InternalError,
     InvalidInput,
     LavatubeError,
     NotFound,
-    from_code,
 )
 from lavatube.predictions.answer import Answer
-from lavatube.predictions.events import FinishReason
 from lavatube.predictions.gate import Gate
+from lavatube.predictions.generation import Engine, Generator
 from lavatube.predictions.line import Line, Ticket
 from lavatube.predictions.observers import Observer
 from lavatube.predictions.owners import NO_LIMITS, OPERATOR, OwnerLimits
@@ -58,14 +55,6 @@ class Prepares(Protocol):
     def prepare(self, chat: Chat, generation: Generation) -> Prepared: ...
 
     def estimate(self, chat: Chat, sizes: Sequence[tuple[int, int]]) -> Estimate: ...
-
-
-class Engine(Protocol):
-    """What the service asks of engine.client.EngineClient: closing the stream aborts the request."""
-
-    def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]: ...
-
-    def abort_choice(self, request_id: str, choice: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +83,10 @@ class PredictionService:
         """`limits_of` says what an owner may use."""
         self.observers: list[Observer] = []
         self._preparer = preparer
-        self._engine = engine
         self._limits = limits
         self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes, limits_of)
         # A few wait in the engine itself, so that a row that gets free is taken in the very next step.
+        self._generator = Generator(engine, self._tell_written, is_sharing_caches=limits.is_sharing_caches)
         self._engine_gate = Gate(limits.max_running + math.ceil(limits.max_running / AHEAD))
         self._prepare_gate, self._fetch_gate = Gate(limits.prepare_threads), Gate(limits.prepare_threads)
         self._retention = Retention(limits.retention)
@@ -273,7 +262,9 @@ class PredictionService:
                 prediction.start(prepared.prompt_tokens, prepared.image_tokens)
                 for observer in self.observers:
                     observer.started(prediction)
-                await self._generate(prediction, prepared)
+                answers = [Answer(self._preparer.tokenizer, prepared.stop) for _ in range(prediction.num_choices)]
+                await self._generator.run(prediction, prepared, answers)
+                prediction.succeed(prediction.usage)
         except TimeoutError:
             seconds = self._limits.timeout_s
             late = f"The prediction was not finished within {seconds:g} s."
@@ -291,53 +282,9 @@ class PredictionService:
         self._preparing[prediction] = future
         return future
 
-    async def _generate(self, prediction: Prediction, prepared: Prepared) -> None:
-        """Write what the engine says until all answers are over."""
-        usage = prediction.usage
-        answers = [Answer(self._preparer.tokenizer, prepared.stop) for _ in range(prediction.num_choices)]
-        if prepared.sampling.max_tokens == 0:
-            for choice in range(len(answers)):
-                prediction.end_choice(choice, "length")
-            prediction.succeed(usage)
-            return
-        salt = b"" if self._limits.is_sharing_caches else prediction.owner.encode()
-        submit = Submit(prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling, salt=salt)
-        try:
-            async with aclosing(self._engine.submit(submit)) as events:
-                async for event in events:
-                    if isinstance(event, Failed):
-                        raise from_code(event.code, event.message, param=event.param or None)
-                    if isinstance(event, Done):
-                        usage = replace(usage, cached_tokens=event.cached_tokens)
-                    self._hear(prediction, answers[event.choice], event)
-                    if all(answer.is_over for answer in answers):
-                        completion_tokens = sum(answer.num_tokens for answer in answers)
-                        prediction.succeed(replace(usage, completion_tokens=completion_tokens))
-                        return
-        finally:  # also of one that fails or is cancelled: its tokens were computed
-            completion_tokens = sum(answer.num_tokens for answer in answers)
-            prediction.usage = replace(usage, completion_tokens=completion_tokens)
-        raise EngineCrashed("The engine ended the stream without a result.", remedy="Try again.")
-
-    def _hear(self, prediction: Prediction, answer: Answer, event: Tokens | Done) -> None:
-        """One event of one answer, whose text goes into the log."""
-        if answer.is_over:
-            return  # it has met a stop string, and the engine did not know yet
-        text, logprobs = answer.push(event) if isinstance(event, Tokens) else answer.finish()
-        if text or logprobs:
-            prediction.write(text, event.choice, logprobs)
-            for observer in self.observers:
-                observer.written(prediction)
-        if answer.has_stopped:
-            reason: FinishReason = "stop"
-        elif isinstance(event, Done):
-            reason = _finish_reason(event)
-        else:
-            return
-        answer.is_over = True
-        prediction.end_choice(event.choice, reason)
-        if isinstance(event, Tokens) and prediction.num_choices > 1:
-            self._engine.abort_choice(prediction.id, event.choice)
+    def _tell_written(self, prediction: Prediction) -> None:
+        for observer in self.observers:
+            observer.written(prediction)
 
     def _finish(self, prediction: Prediction, ticket: Ticket, _task: asyncio.Task[None]) -> None:
         """The task is over, even one that was cancelled before it began."""
@@ -380,14 +327,6 @@ def _fail(prediction: Prediction, error: LavatubeError) -> None:
     """An error of the way down from a cancellation changes nothing: the prediction has its end."""
     if not prediction.status.is_terminal:
         prediction.fail(error)
-
-
-def _finish_reason(done: Done) -> FinishReason:
-    match done.reason:
-        case "stop" | "length":
-            return done.reason
-        case _:
-            raise EngineCrashed("The engine stopped before the answer was complete.", remedy="Try again.")
 
 
 def _draining(message: str) -> Draining:
