@@ -16,7 +16,7 @@ from train.pool import Pool
 from train.tokenizer import train_tokenizer
 
 STAGES = (
-    Stage("tower", 1450, 32, tower_rate=2e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
+    Stage("tower", 2900, 32, tower_rate=2e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
     Stage(
         "language",
         5000,
@@ -27,9 +27,9 @@ STAGES = (
         is_bfloat16=True,
         starts_projector=True,
     ),
-    Stage("joint", 1230, 8, tower_rate=1e-4, decoder_rate=5e-4, dense_weight=0.3, is_bfloat16=True),
+    Stage("joint", 5000, 12, tower_rate=1e-4, decoder_rate=1e-3, dense_weight=0.5, is_bfloat16=True, tower_every=3),
 )
-NUM_SHARDS = 30
+NUM_SHARDS = 60
 HELD_OUT_SHARD_SEED = 900_001
 SAVE_EVERY_S = 120.0
 HERE = Path(__file__).parent

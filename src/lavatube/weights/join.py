@@ -70,8 +70,8 @@ def _pinned_part(part: Part, pinned: Manifest | None) -> Manifest | None:
 
 def _check_complete(whole: Provisioned, pinned: Manifest, cache: Cache) -> None:
     ready = cache.find(whole.set_digest)
-    there = set(ready.manifest.files) if ready else set()
-    absent = sorted(file.path for file in pinned.files if file not in there)
+    there = {(file.path, file.sha256) for file in ready.manifest.files} if ready else set()
+    absent = sorted(file.path for file in pinned.files if (file.path, file.sha256) not in there)
     if absent:
         raise SourceUnavailable(
             f"{whole.source} has no {absent[0]}, which the lock file lists.",
