@@ -321,7 +321,6 @@ def _keep(database: Engine | None, settings: Settings) -> tuple[Kept | None, Web
     postman = Postman(settings.webhook_urls, settings.webhook_auth_token)
     files = FileStore(database, FileLimits(max_bytes=settings.max_image_mib * MIB))
     hooks = Webhooks(postman, Outbox(database), secrets, {cog.ORIGIN: cog.render, replicate.ORIGIN: replicate.render})
-    hooks.keep = hooks.keep_soon
     return Kept(secrets, files, postman), hooks
 
 

@@ -115,7 +115,14 @@ class Settings:
     decode_workers: int = _option(2, "processes that decode pictures", least=1)
     api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
     database: str = _option(
-        "", "where keys are kept: sqlite:///PATH, postgresql://…, or off; default: a file beside the cache's folder"
+        "",
+        "where keys, uploads and webhooks are kept: sqlite:///PATH, postgresql://…, or off; default: a file beside the "
+        "cache's folder",
+    )
+    public_url: str = _option(
+        "",
+        "the server's own URL as clients see it, for the URLs in its answers; default: what they say in Host",
+        pattern=r"|https?://[^\s/]\S*",
     )
     insecure: bool = _option(False, "listen beyond this machine without asking for a key")
     allowed_hosts: str = _option(

@@ -13,7 +13,7 @@ import pytest
 import standardwebhooks
 from sqlalchemy import Engine, create_engine, select
 
-from lavatube.predictions.outbox import DELIVERIES, Outbox, add_delivery
+from lavatube.predictions.outbox import DELIVERIES, Outbox
 from lavatube.predictions.postman import Postman
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.server_secrets import Secrets
@@ -76,16 +76,11 @@ def write(hooks: Webhooks, prediction: Prediction, text: str = "token ") -> None
     hooks.written(prediction)
 
 
-def end(hooks: Webhooks, prediction: Prediction, database: Engine) -> None:
-    """As the service does it: the end and what is to be told of it in one transaction, then the news of that."""
+def end(hooks: Webhooks, prediction: Prediction) -> None:
+    """As the service does it."""
     prediction.end_choice(0, "stop")
     prediction.succeed(prediction.usage)
     hooks.ended(prediction)
-    delivery = hooks.last_word(prediction)
-    if delivery is not None:
-        with database.begin() as connection:
-            add_delivery(connection, delivery)
-        hooks.stored(delivery)
 
 
 async def until(is_true: Callable[[], object], timeout_s: float = 20) -> None:
@@ -110,7 +105,7 @@ async def test_start_output_and_end_come_in_order_and_signed(receiver: Receiver,
         for _ in range(150):
             write(hooks, prediction)
             await asyncio.sleep(0.01)
-        end(hooks, prediction, database)
+        end(hooks, prediction)
         await until(lambda: has_ended(receiver))
         await until(lambda: states(database) == [("delivered", 1)])
         secret = Secrets(database).webhook("")
@@ -134,7 +129,7 @@ async def test_400_tokens_cost_less_than_20_kb(receiver: Receiver, database: Eng
         for _ in range(400):
             write(hooks, prediction)
             await asyncio.sleep(0.005)
-        end(hooks, prediction, database)
+        end(hooks, prediction)
         await until(lambda: has_ended(receiver))
     assert len(receiver.posts[-1].body["output"]) == 400
     assert sum(len(post.raw) for post in receiver.posts) < 20_000
@@ -156,7 +151,7 @@ async def test_only_what_was_asked_for_is_told(
         await until(lambda: "start" not in events or receiver.posts)
         write(hooks, prediction)
         await asyncio.sleep(0.7)
-        end(hooks, prediction, database)
+        end(hooks, prediction)
         await until(lambda: "completed" not in events or has_ended(receiver))
     assert {post.body["status"] for post in receiver.posts} == wanted
     assert len(receiver.posts) == len(wanted)
@@ -177,7 +172,7 @@ async def test_the_end_waits_for_news_that_are_under_way(receiver: Receiver, dat
         prediction = begin(hooks, receiver.url())
         await until(lambda: receiver.posts)
         write(hooks, prediction)
-        end(hooks, prediction, database)
+        end(hooks, prediction)
         await until(lambda: "succeeded" in finished)
         await asyncio.sleep(0.8)
     assert finished == ["processing", "succeeded"]
@@ -187,7 +182,7 @@ async def test_the_end_is_told_again_by_the_schedule_with_the_same_id(receiver: 
     clock = Clock()
     receiver.answer = lambda post: (500 if len(receiver.posts) < 3 else 204, {})
     async with running(database, receiver, clock) as hooks:
-        end(hooks, begin(hooks, receiver.url(), "completed"), database)
+        end(hooks, begin(hooks, receiver.url(), "completed"))
         await until(lambda: states(database) == [("pending", 1)])
         assert len(receiver.posts) == 1, "not before its time"
         for attempts, passed_s in ((2, 6), (3, 340)):
@@ -202,33 +197,32 @@ async def test_the_end_is_told_again_by_the_schedule_with_the_same_id(receiver: 
 async def test_a_receiver_that_is_gone_is_not_told_again(receiver: Receiver, database: Engine) -> None:
     receiver.answer = lambda post: (410, {})
     async with running(database, receiver) as hooks:
-        end(hooks, begin(hooks, receiver.url(), "completed"), database)
+        end(hooks, begin(hooks, receiver.url(), "completed"))
         await until(lambda: states(database) == [("gone", 1)])
 
 
 async def test_what_a_process_left_is_told_by_the_next(receiver: Receiver, database: Engine) -> None:
-    """It was stored with the end, and nobody was told: as after a kill between the two."""
+    """It was stored, and nobody was told: as after a kill between the two."""
     left = Webhooks(Postman(receiver.host), Outbox(database), Secrets(database), {"test": render})
     prediction = begin(left, receiver.url(), "completed")
-    prediction.end_choice(0, "stop")
-    prediction.succeed(prediction.usage)
-    delivery = left.last_word(prediction)
-    with database.begin() as connection:
-        add_delivery(connection, delivery)
+    end(left, prediction)
+    await until(lambda: states(database) == [("pending", 0)])
     await left.close(0)
     assert not receiver.posts
+    with database.connect() as connection:
+        stored = connection.execute(select(DELIVERIES)).one()
     clock = Clock()
-    clock.now = delivery.not_before_s + 1
+    clock.now = stored.not_before_s + 1
     async with running(database, receiver, clock):
         await until(lambda: states(database) == [("delivered", 1)])
-    assert [post.id for post in receiver.posts] == [delivery.id]
+    assert [post.id for post in receiver.posts] == [stored.id]
 
 
 async def test_two_servers_tell_it_once(receiver: Receiver, database: Engine) -> None:
     async with running(database, receiver) as one, running(database, receiver) as other:
         for number in range(20):
             hooks = (one, other)[number % 2]
-            end(hooks, begin(hooks, receiver.url(), "completed"), database)
+            end(hooks, begin(hooks, receiver.url(), "completed"))
         await until(lambda: states(database) == [("delivered", 1)] * 20)
     assert len(receiver.posts) == 20
 
@@ -246,8 +240,8 @@ async def test_a_silent_host_does_not_hold_up_another(receiver: Receiver, databa
         hooks = Webhooks(Postman(f"{slow.host},{receiver.host}"), Outbox(database), Secrets(database), {"test": render})
         hooks.start()
         for _ in range(10):
-            end(hooks, begin(hooks, slow.url(), "completed"), database)
-        end(hooks, begin(hooks, receiver.url(), "completed"), database)
+            end(hooks, begin(hooks, slow.url(), "completed"))
+        end(hooks, begin(hooks, receiver.url(), "completed"))
         await until(lambda: receiver.posts)
         assert len(slow.posts) <= 4, "at most so many at once to one host"
         release.set()
@@ -259,7 +253,7 @@ async def test_closing_tells_what_has_ended(receiver: Receiver, database: Engine
     hooks = Webhooks(Postman(receiver.host), Outbox(database), Secrets(database), {"test": render})
     hooks.start()
     for _ in range(8):
-        end(hooks, begin(hooks, receiver.url(), "completed"), database)
+        end(hooks, begin(hooks, receiver.url(), "completed"))
     await hooks.close(grace_s=20)
     assert len(receiver.posts) == 8
 

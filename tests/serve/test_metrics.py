@@ -30,7 +30,6 @@ def scraped(text: str) -> dict[str, float]:
 
 
 def test_what_happens_is_counted(server: LiveServer, client: httpx.Client) -> None:
-    server.metrics.add_gauge("journal_rows", "rows that wait", lambda: 3)
     for _ in range(2):
         assert client.post("/predictions", json=GOOD).status_code == 200
     assert client.post("/predictions", json={"input": {}}).status_code == 422
@@ -49,7 +48,6 @@ def test_what_happens_is_counted(server: LiveServer, client: httpx.Client) -> No
     assert found["lavatube_active_predictions[]"] == 0
     assert found["lavatube_ready[]"] == 1
     assert found["lavatube_phase[('phase', 'ready')]"] == 1
-    assert found["lavatube_journal_rows[]"] == 3
 
 
 def test_no_client_can_make_series(server: LiveServer, client: httpx.Client) -> None:

@@ -52,6 +52,13 @@ def inputs(prompt: str = "hello ", **more: object) -> dict[str, object]:
     return {"image": PNG, "prompt": prompt, "max_tokens": 12} | more
 
 
+def test_urls_are_those_that_the_operator_names(tmp_path: Path, kept: Kept) -> None:
+    """Behind a proxy that speaks TLS, what a client says in Host is not enough."""
+    with LiveServer(tmp_path, kept=kept, public_url="https://llava.example.com/") as server:
+        created = httpx.post(f"{server.url}/v1/models/{MODEL}/predictions", json={"input": inputs()}).json()
+    assert {url.partition("/v1/")[0] for url in created["urls"].values()} == {"https://llava.example.com"}
+
+
 def test_run_gives_the_output(stock: replicate.Client) -> None:
     assert "".join(stock.run(MODEL, input=inputs())) == "hello hello "
 

@@ -71,10 +71,10 @@ class Line:
         """More than can run at once."""
         return max(self.num_requests - self._max_running, 0)
 
-    def enter(self, size_bytes: int, owner: str = OPERATOR, *, priority: int = 0, cost: int = 1) -> Ticket:
+    def enter(self, size_bytes: int, owner: str = OPERATOR, *, cost: int = 1) -> Ticket:
         """Raises Overloaded when the line is full, RateLimited when the owner has its share of it.
 
-        A first request is let in whatever its size. `priority` is added to the owner's own.
+        A first request is let in whatever its size.
         """
         if self.num_requests >= self._max_requests:
             raise self._refusal(f"{self.num_requests} predictions are running or waiting; no more are taken.")
@@ -85,7 +85,7 @@ class Line:
         self.num_requests += 1
         self.num_bytes += size_bytes
         limits = self._owners.limits(owner)
-        claim = Claim(owner, limits.priority + priority, limits.weight, min(cost, self._max_running))
+        claim = Claim(owner, limits.priority, limits.weight, min(cost, self._max_running))
         return Ticket(size_bytes, claim)
 
     def release_bytes(self, ticket: Ticket) -> None:

@@ -8,10 +8,7 @@ from lavatube.predictions.prediction import Prediction
 
 
 class Observer(Protocol):
-    """Of a durable prediction, what `created` and `ended` post to the journal is one transaction with the event itself.
-
-    When `ended` is called the prediction has its end, but no reader has been told yet.
-    """
+    """When `ended` is called the prediction has its end, and its readers may have been told."""
 
     def created(self, prediction: Prediction) -> None: ...
 

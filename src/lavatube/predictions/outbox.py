@@ -1,4 +1,4 @@
-"""The ends that webhooks are still to be told, in the database: written with the end itself, tried until they are told.
+"""The ends that webhooks are still to be told, in the database: written when they come, tried until they are told.
 
 Blocking. Several servers may share the table: whoever claims a row has it alone until its lease is over.
 """
@@ -14,7 +14,6 @@ from typing import Final
 
 from sqlalchemy import (
     Column,
-    Connection,
     Engine,
     Float,
     Index,
@@ -69,22 +68,17 @@ def new_delivery_id() -> str:
     return "msg_" + base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
 
 
-def add_delivery(connection: Connection, delivery: Delivery) -> None:
-    """In the transaction of the end that it tells."""
-    values = {name: getattr(delivery, name) for name in Delivery.__dataclass_fields__}
-    connection.execute(insert(DELIVERIES).values(state=DeliveryState.PENDING, **values))
-
-
 class Outbox:
-    """The table's one user but for `add_delivery`. `clock` is Unix time: it outlives the process."""
+    """The table's one user. `clock` is Unix time: it outlives the process."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         self._engine = engine
         self._clock = clock
 
     def add(self, delivery: Delivery) -> None:
+        values = {name: getattr(delivery, name) for name in Delivery.__dataclass_fields__}
         with self._engine.begin() as connection:
-            add_delivery(connection, delivery)
+            connection.execute(insert(DELIVERIES).values(state=DeliveryState.PENDING, **values))
 
     def claim(self, limit: int, at_once: Collection[str] = ()) -> list[Delivery]:
         """Up to so many that are due, and of these whatever they say; nobody else gets them for LEASE_S."""

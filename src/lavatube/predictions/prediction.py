@@ -35,7 +35,7 @@ class Prediction:
     """Written by the service's one task for it, read by any number of views.
 
     `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads;
-    `is_durable` ones outlive the server; those that are not `is_kept` are forgotten when they end. `owner` made it,
+    those that are not `is_kept` are forgotten when they end. `owner` made it,
     through the protocol `origin`, whose view needs `details`: JSON values, small ones.
     """
 
@@ -45,22 +45,21 @@ class Prediction:
         *,
         fingerprint: bytes = b"",
         is_detached: bool = False,
-        is_durable: bool = False,
         is_kept: bool = True,
         owner: str = "",
         origin: str = "",
         details: Mapping[str, Any] | None = None,
+        webhook: Webhook | None = None,
         num_choices: int = 1,
     ) -> None:
         self.id = prediction_id
         self.fingerprint = fingerprint
         self.is_detached = is_detached
-        self.is_durable = is_durable
         self.is_kept = is_kept
         self.owner = owner
         self.origin = origin
         self.details: Mapping[str, Any] = details or {}
-        self.webhook: Webhook | None = None
+        self.webhook = webhook
         self.log = EventLog()
         self.status = Status.STARTING
         self.usage = Usage()

@@ -85,8 +85,8 @@ class PredictionService:
         self._preparer = preparer
         self._limits = limits
         self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes, limits_of)
-        # A few wait in the engine itself, so that a row that gets free is taken in the very next step.
         self._generator = Generator(engine, self._tell_written, is_sharing_caches=limits.is_sharing_caches)
+        # A few wait in the engine itself, so that a row that gets free is taken in the very next step.
         self._engine_gate = Gate(limits.max_running + math.ceil(limits.max_running / AHEAD))
         self._prepare_gate, self._fetch_gate = Gate(limits.prepare_threads), Gate(limits.prepare_threads)
         self._retention = Retention(limits.retention)
@@ -153,7 +153,6 @@ class PredictionService:
         prediction_id: str | None = None,
         fingerprint: bytes = b"",
         is_detached: bool = False,
-        is_durable: bool = False,
         is_kept: bool = True,
         owner: str = "",
         origin: str = "",
@@ -182,14 +181,13 @@ class PredictionService:
             prediction_id or new_id(),
             fingerprint=fingerprint,
             is_detached=is_detached,
-            is_durable=is_durable,
             is_kept=is_kept,
             owner=owner,
             origin=origin,
             details=details,
+            webhook=webhook,
             num_choices=generation.num_choices,
         )
-        prediction.webhook = webhook
         self._retention.add(prediction)
         for observer in self.observers:
             observer.created(prediction)

@@ -52,7 +52,6 @@ class Webhooks:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._keeping: set[asyncio.Task[None]] = set()
-        self.keep: Callable[[Delivery], None] | None = None  # what `ended` does with an end that is to be told
         self._forgot_s = float("-inf")
         self._running: asyncio.Task[None] | None = None
 
@@ -90,11 +89,11 @@ class Webhooks:
     def ended(self, prediction: Prediction) -> None:
         """From here on nothing but its end is sent."""
         self._hear(prediction)
-        if self.keep is not None and (delivery := self.last_word(prediction)) is not None:
-            self.keep(delivery)
+        if (delivery := self._last_word(prediction)) is not None:
+            self._keep(delivery)
 
-    def keep_soon(self, delivery: Delivery) -> None:
-        """For ends that are in no journal: their telling has a transaction of its own."""
+    def _keep(self, delivery: Delivery) -> None:
+        """Into the database, in a thread. Until it is there, a server that is killed forgets it."""
         self._mine.add(delivery.id)
         task = asyncio.create_task(self._in_thread(lambda: self._outbox.add(delivery)))
         self._keeping.add(task)
@@ -106,8 +105,8 @@ class Webhooks:
             logger.error("an end can't be stored (%s); its webhook is not told", type(error).__name__)
         self._wake.set()
 
-    def last_word(self, prediction: Prediction) -> Delivery | None:
-        """What is to be told of a prediction that has ended; to be stored together with that end."""
+    def _last_word(self, prediction: Prediction) -> Delivery | None:
+        """What is to be told of a prediction that has ended."""
         hook = prediction.webhook
         if hook is None or not hook.wants(HookEvent.COMPLETED):
             return None
@@ -115,11 +114,6 @@ class Webhooks:
         others_s = time.time() + NEWS_TIMEOUT_S
         body = self._render(prediction)
         return Delivery(new_delivery_id(), prediction.id, prediction.owner, hook.url, body, not_before_s=others_s)
-
-    def stored(self, delivery: Delivery) -> None:
-        """It is in the database: send it."""
-        self._mine.add(delivery.id)
-        self._wake.set()
 
     def _render(self, prediction: Prediction) -> bytes:
         return self._renders[prediction.origin](prediction)

@@ -87,9 +87,11 @@ def _replicate(serving: Serving, bodies: BodyReader, settings: Settings, kept: K
     if kept is None:
         return []
     model, limit = ServedModel.of(settings), settings.max_new_tokens
-    predictions = ReplicateRoutes(serving, bodies, model, kept, max_new_tokens=limit)
-    catalogue = CatalogueRoutes(serving, model, kept, max_new_tokens=limit)
-    return [*predictions.routes(), *catalogue.routes(), *FileRoutes(bodies, kept.files).routes()]
+    url = settings.public_url
+    predictions = ReplicateRoutes(serving, bodies, model, kept, max_new_tokens=limit, public_url=url)
+    catalogue = CatalogueRoutes(serving, model, kept, max_new_tokens=limit, public_url=url)
+    files = FileRoutes(bodies, kept.files, public_url=url)
+    return [*predictions.routes(), *catalogue.routes(), *files.routes()]
 
 
 def _as_ours(request: Request, error: Exception) -> Response:

@@ -47,7 +47,6 @@ class Metrics:
     def __init__(self, serving: Serving, engine: Callable[[], EngineCounts] = EngineCounts) -> None:
         self._serving = serving
         self._engine = engine
-        self._more: list[tuple[str, str, Callable[[], float]]] = []
         self._last_output: dict[Prediction, float] = {}
         self.registry = CollectorRegistry()
         ProcessCollector(namespace="lavatube_front", registry=self.registry)
@@ -60,10 +59,6 @@ class Metrics:
         self.between_s = self._histogram("inter_token_seconds", "between pieces of text of one answer", BETWEEN_S)
         self.whole_s = self._histogram("prediction_seconds", "from the request to the end", WHOLE_S)
         self.registry.register(self)
-
-    def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A figure of a part that is not there in every server; `read` is called at each scrape."""
-        self._more.append((name, text, read))
 
     def route(self) -> Route:
         return Route("/metrics", self.show, methods=["GET"])
@@ -122,8 +117,6 @@ class Metrics:
             "lavatube_engine_restarts", "times the engine was started again", value=engine.num_restarts
         )
         yield _late_tokens(engine.late_tokens)
-        for name, text, read in self._more:
-            yield _gauge(name, text, read())
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"lavatube_{name}", text, labels, registry=self.registry)

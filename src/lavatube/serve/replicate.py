@@ -56,7 +56,7 @@ class ReplicateRoutes:
         kept: Kept,
         *,
         max_new_tokens: int,
-        public_url: str = "",
+        public_url: str,
     ) -> None:
         self._serving = serving
         self._bodies = bodies

@@ -26,7 +26,7 @@ class CatalogueRoutes:
     """The handlers."""
 
     def __init__(
-        self, serving: Serving, model: ServedModel, kept: Kept, *, max_new_tokens: int, public_url: str = ""
+        self, serving: Serving, model: ServedModel, kept: Kept, *, max_new_tokens: int, public_url: str
     ) -> None:
         self._serving = serving
         self._model = model

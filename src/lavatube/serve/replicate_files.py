@@ -37,7 +37,7 @@ def own_file(url: str, base: str) -> str | None:
 class FileRoutes:
     """The handlers."""
 
-    def __init__(self, bodies: BodyReader, files: FileStore, *, public_url: str = "") -> None:
+    def __init__(self, bodies: BodyReader, files: FileStore, *, public_url: str) -> None:
         self._bodies = bodies
         self._files = files
         self._public_url = public_url

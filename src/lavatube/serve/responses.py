@@ -120,7 +120,6 @@ class ResponsesRoutes:
             Chat((*wanted.opening, *before, *asked.turns)),
             wanted.generation(self._max_new_tokens),
             is_detached=bool(wanted.background),
-            is_durable=bool(wanted.background),
             is_kept=wanted.is_stored,
             owner=owner,
             origin="openai",

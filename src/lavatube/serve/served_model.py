@@ -17,11 +17,11 @@ _FULL_NAME: Final = re.compile(r"(?:hf://)?([A-Za-z0-9_.-]+)/([A-Za-z0-9_.-]+)(?
 _STRANGE: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """`names` are OpenAI's, the first is the one that is reported; `owner`/`name` is Replicate's.
 
-    `version` names the weights. boot.py sets it once they are there; until then it is that of the name alone.
+    `version` is a digest of what MODEL is called, not of its weights: clients are told it before those are there.
     """
 
     names: tuple[str, ...]
