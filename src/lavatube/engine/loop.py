@@ -9,9 +9,17 @@ from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Abort, Command, RequestEvent, Shutdown, Submit
 
 
-def run(core: EngineCore, commands: SimpleQueue[Command], emit: Callable[[list[RequestEvent]], None]) -> None:
-    """Until Shutdown. `emit` gets all events of one step at once. Raises what a step raises."""
+def run(
+    core: EngineCore,
+    commands: SimpleQueue[Command],
+    emit: Callable[[list[RequestEvent]], None],
+    read: Callable[[], None] = lambda: None,
+) -> None:
+    """Until Shutdown. `emit` gets all events of one step at once; `read` puts what has come into `commands`, so that an
+    abort that was sent during a step is known before the next. Raises what a step raises.
+    """
     while True:
+        read()
         for command in _drain(commands, is_patient=not core.has_work):
             match command:
                 case Submit():

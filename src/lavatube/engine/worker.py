@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -46,11 +47,17 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Connection:
-    """The socket to the front: any thread sends, one reads. When it breaks, the process ends."""
+    """The socket to the front: any thread sends; what comes is put into `commands`. When it breaks, the process ends.
+
+    It is read by a thread that waits and by the engine between two steps, for that thread may get its turn steps late.
+    """
 
     def __init__(self, descriptor: int) -> None:
+        self.commands: SimpleQueue[Command] = SimpleQueue()
         self._socket = socket.socket(fileno=descriptor)
+        self._frames = Frames()
         self._send_lock = threading.Lock()
+        self._read_lock = threading.Lock()
 
     def send(self, *events: Event) -> None:
         """All events in one piece."""
@@ -61,13 +68,23 @@ class Connection:
         except OSError:
             os._exit(0)
 
-    def read_into(self, commands: SimpleQueue[Command]) -> None:
-        """Until the front goes away; then end this process, whatever its other threads are doing."""
-        frames = Frames()
+    def listen(self) -> None:
+        """For ever; when the front goes away this process ends, whatever its other threads are doing."""
+        arrival = select.poll()
+        arrival.register(self._socket, select.POLLIN)
+        while True:
+            arrival.poll()
+            self.read()
+
+    def read(self) -> None:
+        """What has come; nothing is waited for."""
         try:
-            while data := self._socket.recv(_READ_BYTES):
-                for body in frames.feed(data):
-                    commands.put(decode_command(body))
+            with self._read_lock:
+                while data := self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT):
+                    for body in self._frames.feed(data):
+                        self.commands.put(decode_command(body))
+        except BlockingIOError:
+            return
         except (OSError, ValueError, msgspec.DecodeError):
             logger.exception("the front sent something that is no command")
         os._exit(0)
@@ -95,19 +112,18 @@ def main() -> None:
     )
     _die_with_parent()
     connection = Connection(arguments.socket)
-    commands: SimpleQueue[Command] = SimpleQueue()
     heart = Heart(connection)
-    for target in (lambda: connection.read_into(commands), heart.beat):
+    for target in (connection.listen, heart.beat):
         threading.Thread(target=target, daemon=True).start()
     try:
-        status = _serve(connection, commands, heart, arguments.threads)
+        status = _serve(connection, heart, arguments.threads)
     except Exception:
         logger.exception("the engine died")
         status = 1
     os._exit(status)  # an orderly end would ask a device that may be in an error state
 
 
-def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart, threads: int) -> int:
+def _serve(connection: Connection, heart: Heart, threads: int) -> int:
     """Import, load, run until told to end; the process's exit status."""
     # Not at the top: this takes seconds, and by now the front knows that we live.
     import torch
@@ -116,7 +132,7 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
     from lavatube.engine.load import choose_threads, load_core
     from lavatube.engine.loop import run
 
-    order = commands.get()
+    order = connection.commands.get()
     if not isinstance(order, Load):
         return 0
     begun_s = time.monotonic()
@@ -134,7 +150,7 @@ def _serve(connection: Connection, commands: SimpleQueue[Command], heart: Heart,
     load_s = time.monotonic() - begun_s
     layer_s = layer_limit_s(spec, core.device, order.max_step_tokens)
     connection.send(Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens, layer_s))
-    run(core, commands, lambda events: connection.send(*events))
+    run(core, connection.commands, lambda events: connection.send(*events), connection.read)
     return 0
 
 
