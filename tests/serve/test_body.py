@@ -55,6 +55,7 @@ async def test_what_is_no_object_and_what_the_route_refuses_is_raised(padding: b
     assert reader.held_bytes == 0
 
 
+@pytest.mark.slow  # it looks at a clock: not for a machine that does something else
 @pytest.mark.parametrize(
     "text",
     [
@@ -80,10 +81,7 @@ def test_the_probes_answer_while_dense_bodies_are_read(server: LiveServer, text:
     prober = threading.Thread(target=probe)
     prober.start()
     LiveServer.until(lambda: bool(latencies))
-    started = time.monotonic()
     httpx.post(f"{server.url}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
-    request_s = time.monotonic() - started
     is_done.set()
     prober.join()
-    # A probe may wait for its turn on a busy machine, but not for the body.
-    assert max(latencies) < max(2.0, request_s / 2)
+    assert max(latencies) < 0.4, "0.1 s on a machine that has nothing else to do"
