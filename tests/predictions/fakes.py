@@ -115,6 +115,7 @@ class EchoEngine:
         self.aborted: list[str] = []
         self.failure: EngineCrashed | None = None
         self.num_crashes_left = 1 << 30
+        self._crash: EngineCrashed | None = None
         self.aborted_choices: list[tuple[str, int]] = []
         self.running: set[str] = set()
         self._ids: dict[str, tuple[int, ...]] = {}
@@ -148,17 +149,20 @@ class EchoEngine:
     async def _events(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
         ids = tuple(request.token_ids)
         if ids == self._ids.get(CRASH):
-            raise EngineCrashed("The engine ended.", remedy="Try again.")
+            raise self._die()
         if ids == self._ids.get(FAIL):
             yield Failed(request.request_id, "engine_numerical_error", "The model's numbers are not finite.")
             return
         sampling = request.sampling
         begun = len(request.begun[0] or []) if request.begun else 0
+        crash = self._crash
         for position in range(begun, sampling.max_tokens):
             await asyncio.sleep(self.token_s)
             if position == 5 and self.num_crashes_left and ids == self._ids.get(CRASH_LATER):
                 self.num_crashes_left -= 1
-                raise EngineCrashed("The engine ended.", remedy="Try again.")
+                raise self._die()
+            if self._crash is not crash:
+                raise self._crash or AssertionError
             for choice in range(sampling.num_choices):
                 self.num_tokens += 1
                 yield self._tokens(request, position, choice)
@@ -166,6 +170,11 @@ class EchoEngine:
         for choice in range(sampling.num_choices):
             num_left = sampling.num_choices - choice - 1
             yield Done(request.request_id, "length", len(ids), 1, num, 0.0, 0.0, 0.0, choice, num_left)
+
+    def _die(self) -> EngineCrashed:
+        """All that run are told of it, by the same object."""
+        self._crash = EngineCrashed("The engine ended.", remedy="Try again.")
+        return self._crash
 
     def _tokens(self, request: Submit, position: int, choice: int) -> Tokens:
         """Each choice begins one token later in the prompt; the next id is the second likeliest of two."""

@@ -154,6 +154,7 @@ async def test_an_engine_that_stays_down_is_told_of(service: PredictionService, 
 async def test_neighbours_of_the_one_that_brings_the_engine_down_go_on(
     service: PredictionService, engine: EchoEngine
 ) -> None:
+    """It goes in alone the second time, so that they are told of one crash only, and go on where they were."""
     engine.token_s = 0.01
     others = [ask(service, max_tokens=20) for _ in range(3)]
     culprit = ask(service, CRASH_LATER, max_tokens=50)
@@ -162,6 +163,9 @@ async def test_neighbours_of_the_one_that_brings_the_engine_down_go_on(
     assert culprit.error is not None
     assert culprit.error.code == "engine_crash_poison"
     assert [other.status for other in others] == [Status.SUCCEEDED] * 3
+    begun = [submit.request_id for submit in engine.submitted if submit.begun]
+    assert sorted(begun) == sorted(prediction.id for prediction in (culprit, *others))
+    assert len({other.text for other in others}) == 1
 
 
 async def test_cancel_stops_the_engine_at_the_next_step(service: PredictionService, engine: EchoEngine) -> None:

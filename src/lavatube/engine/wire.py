@@ -68,8 +68,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """One request: its token ids, each image already expanded to its placeholders, and its images in order.
 
     `begun` has the tokens of each choice of an answer that was begun elsewhere and goes on here as if it had never
-    stopped; None for a choice that is over. Empty: nothing was begun. What was
-    computed for one `salt` is not used for another.
+    stopped; None for a choice that is over. Empty: nothing was begun. What was computed for one `salt` is not used for
+    another.
     """
 
     request_id: str

@@ -1,4 +1,4 @@
-"""One prediction's conversation with the engine: Prepared in, steps out, until all its answers are over.
+"""One prediction's conversation with the engine: Prepared in, text into its log, until all its answers are over.
 
 When the engine dies meanwhile, another one is told the prompt and the tokens so far, and goes on: whoever reads sees a
 pause and then the text that would have come. A prediction that brings the engine down each time is failed as the cause.
@@ -62,7 +62,7 @@ class Generator:
         """One engine after the other, if need be."""
         num_crashes, is_suspect = 0, False
         while not all(answer.is_over for answer in answers):
-            await self._wait_ready(num_crashes)
+            await self._wait_ready(has_begun=num_crashes > 0 or any(answer.token_ids for answer in answers))
             async with self._quarantine.visit(is_suspect=is_suspect) as visit:
                 try:
                     await self._converse(prediction, prepared, answers, visit)
@@ -80,14 +80,14 @@ class Generator:
                     num_tokens = sum(answer.num_tokens for answer in answers)
                     logger.warning("prediction %s: goes on after %d tokens", prediction.id, num_tokens)
 
-    async def _wait_ready(self, num_crashes: int) -> None:
+    async def _wait_ready(self, *, has_begun: bool) -> None:
         """Raises: EngineCrashed, or NotReady if nothing was begun, when it does not come back."""
         try:
             await self._engine.wait_ready()
         except Draining:
             raise
         except LavatubeError as failure:
-            if num_crashes:
+            if has_begun:
                 raise EngineCrashed(failure.message, remedy="Try again later.") from None
             raise NotReady("The engine has failed.", remedy="The server's log says why.") from None
 
