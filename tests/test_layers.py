@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"inspection"},
     {"flags", "pulling", "terminal"},
     {"predictor", "boot"},
+    {"cache_command", "keys_command"},
     {"platforms", "cli"},
 ]
 ALLOWED = {("model.load", "weights.composite")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import socket
@@ -35,6 +34,7 @@ from lavatube.serve import cog, replicate
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.boundary import RequestId
+from lavatube.serve.exposure import check_exposure, tell_who_may_call
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.kept import Kept
 from lavatube.serve.metrics import EngineCounts, Metrics
@@ -64,7 +64,7 @@ def serve(settings: Settings) -> NoReturn:
     Postman(settings.webhook_urls)
     database = open_database(settings.database_url) if settings.database_url else None
     keyring = _keyring(settings, database)
-    _check_exposure(keyring, settings)
+    check_exposure(keyring, settings)
     status = asyncio.run(_run(settings, keyring, database))
     logging.shutdown()
     os._exit(status)  # a thread that still waits for some picture's host must not hold the exit
@@ -126,7 +126,7 @@ class Front:
             await asyncio.sleep(0.005)
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         logger.info("listening on %s", self._url)
-        _tell_who_may_call(self._keyring, self._settings)
+        tell_who_may_call(self._keyring, self._settings)
         background = [asyncio.create_task(self._keyring.keep_fresh()), asyncio.create_task(self._watch_for_failure())]
         if self._webhooks is not None:
             self._webhooks.start()
@@ -285,32 +285,6 @@ class Front:
     def _on_signal(self) -> None:
         """The first one begins the end, the second one means now. The loop may be asleep when a signal comes."""
         self._loop.call_soon_threadsafe(self._hurrying.set if self._stopping.is_set() else self._stopping.set)
-
-
-def _check_exposure(keyring: Keyring, settings: Settings) -> None:
-    """Raises: InvalidSetting, where anybody on the network could use the server without a key."""
-    if keyring.is_asking or settings.insecure or _is_this_machine(settings.host):
-        return
-    raise InvalidSetting(
-        f"Others could use the server at {settings.host} without any key.",
-        remedy="Set LAVATUBE_API_KEY or use `lavatube keys add`; where you trust the network, --insecure allows it.",
-    )
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _tell_who_may_call(keyring: Keyring, settings: Settings) -> None:
-    if keyring.is_asking:
-        logger.info("an API key is asked for; %d are valid", keyring.num_valid)
-    elif _is_this_machine(settings.host):
-        logger.info("no API key is asked for: only this machine can call; LAVATUBE_API_KEY or `lavatube keys` set one")
-    else:
-        logger.warning("no API key is asked for, and anybody who reaches %s can call (--insecure)", settings.host)
 
 
 def _keep(database: Engine | None, settings: Settings) -> tuple[Kept | None, Webhooks | None]:

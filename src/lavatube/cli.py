@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from lavatube.cache_command import add_cache
 from lavatube.errors import InvalidSetting, LavatubeError
 from lavatube.flags import add_command, add_settings, image_size, settings_of
-from lavatube.settings import MIB, Settings, options
+from lavatube.keys_command import add_keys
+from lavatube.settings import Settings, options
 
 PROVISION = (
     "cache", "base_cache", "verify", "lock", "allow_unverified", "mirrors", "bucket_endpoint", "bucket_unsigned",
@@ -103,56 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_settings(lock, PROVISION)
 
-    cache = add_command(commands, "cache", _cache_list, "list what is in the cache, or remove from it", _CACHE_EXAMPLES)
-    actions = cache.add_subparsers(metavar="ACTION")
-    remove = add_command(actions, "rm", _cache_remove, "remove one set of weights")
-    remove.add_argument("set", help="its name, its source, or the first 6 digits of its digest")
-    collect = add_command(actions, "gc", _cache_collect, "remove what no set of weights needs")
-    collect.add_argument(
-        "--max-size", type=_size, metavar="SIZE", help="and sets, least recently used first, until it fits; 50G, 500MiB"
-    )
-    for action in (cache, add_command(actions, "ls", _cache_list, "list the sets of weights"), remove, collect):
-        add_settings(action, ("cache",))
-    _add_keys(commands)
+    add_cache(commands)
+    add_keys(commands)
     return parser
-
-
-def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    keys = add_command(commands, "keys", _keys_list, "make API keys, list them, or revoke one", _KEYS_EXAMPLES)
-    actions = keys.add_subparsers(metavar="ACTION")
-    add = add_command(actions, "add", _keys_add, "make a key, and show it once")
-    add.add_argument("name", help="whose it is, in up to 64 letters, digits and . _ -")
-    for flag, text in (
-        ("--max-streams", "predictions at once"),
-        ("--requests-per-minute", "requests in a minute"),
-        ("--tokens-per-minute", "tokens, read and written, in a minute"),
-    ):
-        add.add_argument(flag, type=_number(0), default=0, metavar="N", help=f"{text}; 0: as the server's settings say")
-    add.add_argument(
-        "--weight", type=_number(1), default=1, metavar="N", help="turns it has for each of a key with 1 (default: 1)"
-    )
-    add.add_argument(
-        "--priority",
-        type=_number(-4),
-        default=0,
-        metavar="N",
-        help="-4 to 4; one more is eight turns for each of the next lower one (default: 0)",
-    )
-    add.add_argument("--operator", action="store_true", help="may also read /metrics and stop the server")
-    revoke = add_command(actions, "revoke", _keys_revoke, "make a key open nothing any more")
-    revoke.add_argument("name", help="the name it was made with")
-    for action in (keys, add, add_command(actions, "ls", _keys_list, "list the keys, without their secrets"), revoke):
-        add_settings(action, ("database", "cache"))
-
-
-def _number(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        number = int(text)
-        if not least <= number < 2**53:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return number
-
-    return parse
 
 
 def _help(parser: argparse.ArgumentParser) -> int:
@@ -179,17 +133,6 @@ _INSPECT_EXAMPLES = """examples:
 _LOCK_EXAMPLES = """examples:
   lavatube lock ./my-checkpoint                     writes ./my-checkpoint/lavatube.lock.json
   lavatube lock llava-hf/llava-1.5-7b-hf            pins what the hub has now, in ./lavatube.lock.json"""
-_CACHE_EXAMPLES = """examples:
-  lavatube cache ls
-  lavatube cache rm llava-1.5-7b-hf
-  lavatube cache gc --max-size 50G                  and forgets the sets that were used longest ago"""
-
-
-_KEYS_EXAMPLES = """examples:
-  lavatube keys add phone-app --max-streams 4 --requests-per-minute 60
-  lavatube keys add scraper --operator              may read /metrics
-  lavatube keys ls
-  lavatube keys revoke phone-app                    a running server knows it within seconds"""
 
 
 def _serve(arguments: argparse.Namespace) -> NoReturn:
@@ -275,16 +218,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _size(text: str) -> int:
-    number, power = text.upper().removesuffix("B").removesuffix("I"), 0
-    if number[-1:] in ("K", "M", "G", "T"):
-        number, power = number[:-1], "KMGT".index(number[-1]) + 1
-    try:
-        return int(float(number) * 1024**power)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 50G") from None
-
-
 def _lock(arguments: argparse.Namespace) -> int:
     from lavatube.assembly import provision_options
     from lavatube.terminal import progress_bar
@@ -307,81 +240,6 @@ def _lock(arguments: argparse.Namespace) -> int:
         ) from error
     print(f"{output}: {len(manifest.files)} files, set digest {manifest.set_digest}")
     return 0
-
-
-def _cache_list(arguments: argparse.Namespace) -> int:
-    from lavatube.terminal import show_cache
-    from lavatube.weights.cache import Cache
-    from lavatube.weights.upkeep import list_sets
-
-    cache = Cache(settings_of(arguments).cache_folder)
-    show_cache(cache.root, list_sets(cache))
-    return 0
-
-
-def _cache_remove(arguments: argparse.Namespace) -> int:
-    from lavatube.weights.cache import Cache
-    from lavatube.weights.upkeep import remove_set
-
-    removed, freed_bytes = remove_set(Cache(settings_of(arguments).cache_folder), arguments.set)
-    print(f"removed {removed.name} ({removed.set_digest:.12}), {freed_bytes / MIB:.1f} MiB")
-    return 0
-
-
-def _cache_collect(arguments: argparse.Namespace) -> int:
-    from lavatube.weights.cache import Cache
-    from lavatube.weights.upkeep import collect
-
-    cache = Cache(settings_of(arguments).cache_folder)
-    print(f"removed {collect(cache, max_bytes=arguments.max_size) / MIB:.1f} MiB")
-    return 0
-
-
-def _keys_list(arguments: argparse.Namespace) -> int:
-    from lavatube.terminal import show_keys
-
-    with _key_store(arguments) as store:
-        show_keys(store.all())
-    return 0
-
-
-def _keys_add(arguments: argparse.Namespace) -> int:
-    from lavatube.predictions.owners import OwnerLimits
-
-    limits = OwnerLimits(
-        max_streams=arguments.max_streams,
-        requests_per_minute=arguments.requests_per_minute,
-        tokens_per_minute=arguments.tokens_per_minute,
-        weight=arguments.weight,
-        priority=arguments.priority,
-    )
-    with _key_store(arguments) as store:
-        _, text = store.add(arguments.name, limits, is_operator=arguments.operator)
-    print("This is the only time that the key is shown:", file=sys.stderr)
-    print(text)
-    return 0
-
-
-def _keys_revoke(arguments: argparse.Namespace) -> int:
-    with _key_store(arguments) as store:
-        store.revoke(arguments.name)
-    print(f"revoked {arguments.name}")
-    return 0
-
-
-@contextmanager
-def _key_store(arguments: argparse.Namespace) -> Iterator[Any]:
-    from lavatube.predictions.database import open_database
-    from lavatube.predictions.keys import KeyStore
-
-    url = settings_of(arguments).database_url
-    if not url:
-        raise InvalidSetting("Keys are kept in the database, and it is off.", remedy="Name one with --database.")
-    engine = open_database(url)
-    try:
-        yield KeyStore(engine)
-    finally:
-        engine.dispose()
 
 
 if __name__ == "__main__":

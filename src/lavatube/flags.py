@@ -6,16 +6,17 @@ import argparse
 import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from lavatube.errors import InvalidSetting
 from lavatube.settings import Option, Settings, options, read_settings
 
 _WIDTH: Final = 100
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: Commands,
     name: str,
     run: Callable[[argparse.Namespace], int],
     summary: str,
