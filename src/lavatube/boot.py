@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final, NoReturn
 
+import msgspec
 from sqlalchemy import Engine
 
 from lavatube import assembly
@@ -188,6 +189,7 @@ class Front:
             waiting=beat.waiting if beat else 0,
             free_cache_tokens=beat.free_cache_tokens if beat else 0,
             cache_tokens=ready.kv_cache_tokens if ready else 0,
+            **(msgspec.structs.asdict(beat.caches) if beat else {}),
         )
 
     def _phase(self) -> Phase:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
+
+import httpx
 from openai import OpenAI
 
 from tests.flow.conftest import data_url
@@ -25,3 +29,7 @@ def test_a_follow_up_question_reports_what_was_there(tiny: Server) -> None:
         details = usage.prompt_tokens_details
         assert details.image_tokens - BLOCK_SIZE < details.cached_tokens < usage.prompt_tokens
     assert answers[1] == answers[2]
+    deadline = time.monotonic() + 20
+    while not re.search(r"lavatube_engine_cached_tokens_total [1-9]", httpx.get(f"{tiny.url}/metrics").text):
+        assert time.monotonic() < deadline, "the engine's next heartbeat tells"
+        time.sleep(0.1)

@@ -39,6 +39,10 @@ class EngineCounts:
     waiting: int = 0
     free_cache_tokens: int = 0
     cache_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    image_hits: int = 0
+    image_misses: int = 0
 
 
 class Metrics:
@@ -113,9 +117,11 @@ class Metrics:
         yield _gauge("engine_waiting", "answers that wait in the engine", engine.waiting)
         yield _gauge("engine_cache_tokens", "tokens that the cache holds", engine.cache_tokens)
         yield _gauge("engine_cache_tokens_free", "of them, free ones", engine.free_cache_tokens)
-        yield CounterMetricFamily(
-            "lavatube_engine_restarts", "times the engine was started again", value=engine.num_restarts
-        )
+        yield _counted("engine_restarts", "times the engine was started again", engine.num_restarts)
+        yield _counted("engine_prompt_tokens", "tokens of prompts that this engine began", engine.prompt_tokens)
+        yield _counted("engine_cached_tokens", "of them, found in the cache", engine.cached_tokens)
+        yield _counted("engine_image_hits", "pictures that this engine found encoded", engine.image_hits)
+        yield _counted("engine_image_misses", "pictures that it encoded", engine.image_misses)
         yield _late_tokens(engine.late_tokens)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -123,6 +129,10 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"lavatube_{name}", text, buckets=buckets, registry=self.registry)
+
+
+def _counted(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"lavatube_{name}", text, value=value)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
