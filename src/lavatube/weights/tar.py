@@ -1,7 +1,8 @@
 """The members of a tar archive, read once from front to back. Only plain files and folders; the rest is refused.
 
 Headers are hostile: lengths are bounded, names are handed on as they are (whoever stores them checks them). Nothing is
-written here. Source: POSIX.1-2001 pax; GNU tar's long names.
+written here. The standard library's tarfile is not used because it reads an extended header of any length into memory,
+and reads what is skipped, where a range of the source need only not be asked for. Source: POSIX.1-2001 pax; GNU tar's long names.
 """
 
 from __future__ import annotations
