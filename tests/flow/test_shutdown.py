@@ -67,6 +67,21 @@ def test_readiness_falls_first_and_what_runs_is_finished(endless: Server) -> Non
     until_gone(family)
 
 
+def test_a_signal_that_reaches_the_engine_too_ends_no_stream(endless_folder: Path, cache: Path) -> None:
+    """As service managers send it, to every process of a service."""
+    with Server(str(endless_folder), cache) as server:
+        server.wait_ready()
+        with httpx.stream("POST", f"{server.url}/predictions", json=long(1500), headers=STREAM, timeout=60) as response:
+            received = events(response)
+            next(received)
+            for pid in (server.worker_pid(), server.process.pid):
+                os.kill(pid, signal.SIGTERM)
+            *_, last = received
+        assert (last.data["status"], last.data["metrics"]["output_token_count"]) == ("succeeded", 1500)
+        assert server.process.wait(20) == 0
+        assert "crashed" not in server.text
+
+
 def test_who_waits_in_line_is_served_too(endless_folder: Path, cache: Path) -> None:
     with Server(str(endless_folder), cache, "--max-sequences", "1") as server, ThreadPoolExecutor(4) as threads:
         server.wait_ready()

@@ -105,7 +105,9 @@ class Heart:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
+    # Ctrl-C reaches the whole group, and a service manager's SIGTERM the whole service; the front decides.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     arguments = _parse_arguments()
     logging.basicConfig(
         stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s engine: %(message)s"

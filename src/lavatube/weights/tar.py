@@ -2,7 +2,9 @@
 
 Headers are hostile: lengths are bounded, names are handed on as they are (whoever stores them checks them). Nothing is
 written here. The standard library's tarfile is not used because it reads an extended header of any length into memory,
-and reads what is skipped, where a range of the source need only not be asked for. Source: POSIX.1-2001 pax; GNU tar's long names.
+and reads what is skipped, where a range of the source need only not be asked for.
+
+Source: POSIX.1-2001 pax; GNU tar's long names.
 """
 
 from __future__ import annotations
