@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from tests.serve.live import LiveServer
@@ -22,9 +23,22 @@ def client(server: LiveServer) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def shared_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """Of one server a module: for tests that leave it as they found it."""
-    with LiveServer(tmp_path_factory.mktemp("shared")) as server, server.client() as client:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One server a module: for tests that leave it as they found it."""
+    with LiveServer(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_client(shared: LiveServer) -> Iterator[httpx.Client]:
+    with shared.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stock(shared: LiveServer) -> Iterator[openai.OpenAI]:
+    """The stock client, which does not try again."""
+    with openai.OpenAI(base_url=f"{shared.url}/v1", api_key="any", max_retries=0, timeout=20) as client:
         yield client
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import time
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -22,18 +21,6 @@ from tests.serve.live import LiveServer
 
 def connect(server: LiveServer, **options: object) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=20, **options)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path_factory.mktemp("shared")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def stock(shared: LiveServer) -> Iterator[openai.OpenAI]:
-    with connect(shared) as client:
-        yield client
 
 
 def ask(text: str = "hello ", image: str = PNG) -> list[dict]:

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from hashlib import sha256
-from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai.types.responses import Response
 
-from tests.predictions.fakes import CRASH_LATER, FAIL, PNG, SLOW_PREPARE
+from tests.predictions.fakes import PNG
 from tests.serve.live import LiveServer
+from tests.serve.responses import DELTA, ask, events_of, post, text_of
 
-DELTA = "response.output_text.delta"
 LOGPROBS = "message.output_text.logprobs"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path_factory.mktemp("shared")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def stock(shared: LiveServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{shared.url}/v1", api_key="any", max_retries=0, timeout=20) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def http(shared: LiveServer) -> Iterator[httpx.Client]:
-    with shared.client() as client:
-        yield client
-
-
-def ask(text: str = "hello ", image: str = PNG) -> list[dict[str, Any]]:
-    parts = [
-        {"type": "input_text", "text": text},
-        {"type": "input_image", "image_url": image, "detail": "high"},
-    ]
-    return [{"role": "user", "content": parts}]
-
-
-def post(http: httpx.Client, **body: object) -> httpx.Response:
-    return http.post("/v1/responses", json={"model": "echo", "input": "hello ", "max_output_tokens": 4} | body)
-
-
-def events_of(text: str) -> list[dict[str, Any]]:
-    """What a stream said; each event is named twice."""
-    events = []
-    for block in text.strip().split("\n\n"):
-        name, data = block.split("\n")
-        event = json.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
-        events.append(event)
-    return events
-
-
-def text_of(events: list[dict[str, Any]]) -> str:
-    return "".join(event["delta"] for event in events if event["type"] == DELTA)
 
 
 def test_a_whole_response_with_usage(stock: openai.OpenAI) -> None:
@@ -96,8 +48,8 @@ def test_a_stop_text_completes_it(stock: openai.OpenAI) -> None:
     assert response.completed_at is not None
 
 
-def test_a_stream_tells_every_event_in_order(http: httpx.Client) -> None:
-    events = events_of(post(http, stream=True, max_output_tokens=2).text)
+def test_a_stream_tells_every_event_in_order(shared_client: httpx.Client) -> None:
+    events = events_of(post(shared_client, stream=True, max_output_tokens=2).text)
     assert [event["type"] for event in events] == [
         "response.created",
         "response.in_progress",
@@ -254,37 +206,37 @@ def test_a_page_of_pictures_is_bounded(server: LiveServer) -> None:
         assert shown_url(http, second, place=2) is None
 
 
-def shown_url(http: httpx.Client, response_id: str, place: int = 0) -> str | None:
+def shown_url(shared_client: httpx.Client, response_id: str, place: int = 0) -> str | None:
     """Of the picture in an item of the list, the latest first."""
     query = {"include[]": "message.input_image.image_url"}
-    listed = http.get(f"/v1/responses/{response_id}/input_items", params=query).json()
+    listed = shared_client.get(f"/v1/responses/{response_id}/input_items", params=query).json()
     url: str | None = listed["data"][place]["content"][1]["image_url"]
     return url
 
 
-def test_resuming_a_stream_is_exact(http: httpx.Client) -> None:
+def test_resuming_a_stream_is_exact(shared_client: httpx.Client) -> None:
     """From wherever one goes on, the rest is byte for byte what it was."""
     for body in ({"stream": True}, {"stream": True, "background": True}):
-        whole = post(http, **body, max_output_tokens=3).text
+        whole = post(shared_client, **body, max_output_tokens=3).text
         response_id = events_of(whole)[0]["response"]["id"]
         frames = [f"{block}\n\n" for block in whole.split("\n\n")[:-1]]
         assert len(frames) >= 11
         for seen in range(len(frames) - 1):
             query = {"stream": "true", "starting_after": str(seen)}
-            rest = http.get(f"/v1/responses/{response_id}", params=query).text
+            rest = shared_client.get(f"/v1/responses/{response_id}", params=query).text
             assert rest == "".join(frames[seen + 1 :])
-        assert http.get(f"/v1/responses/{response_id}", params={"stream": "true"}).text == whole
-        past = http.get(f"/v1/responses/{response_id}", params={"stream": "true", "starting_after": "99"})
+        assert shared_client.get(f"/v1/responses/{response_id}", params={"stream": "true"}).text == whole
+        past = shared_client.get(f"/v1/responses/{response_id}", params={"stream": "true", "starting_after": "99"})
         assert (past.status_code, past.text) == (200, ": keep-alive\n\n")
 
 
-def test_what_was_seen_is_not_told_again_in_a_larger_piece(http: httpx.Client) -> None:
+def test_what_was_seen_is_not_told_again_in_a_larger_piece(shared_client: httpx.Client) -> None:
     """A reader that is far behind may get several pieces as one; from any number the rest of the text is exact."""
-    whole = events_of(post(http, stream=True, background=True, max_output_tokens=90).text)
+    whole = events_of(post(shared_client, stream=True, background=True, max_output_tokens=90).text)
     response_id = whole[0]["response"]["id"]
     for place, event in enumerate(whole):
         query = {"stream": "true", "starting_after": str(event["sequence_number"])}
-        text = http.get(f"/v1/responses/{response_id}", params=query).text
+        text = shared_client.get(f"/v1/responses/{response_id}", params=query).text
         rest = [] if text == ": keep-alive\n\n" else events_of(text)
         numbers = [event["sequence_number"], *(one["sequence_number"] for one in rest)]
         assert numbers == sorted(set(numbers))
@@ -292,223 +244,3 @@ def test_what_was_seen_is_not_told_again_in_a_larger_piece(http: httpx.Client) -
         assert [one for one in rest if one["type"] != DELTA] == [
             one for one in whole[place + 1 :] if one["type"] != DELTA
         ]
-
-
-def test_the_background_goes_on_without_a_reader(server: LiveServer) -> None:
-    server.engine.token_s = 0.02
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=20) as stock:
-        stream = stock.responses.create(
-            model="echo", input="hello ", max_output_tokens=20, background=True, stream=True
-        )
-        seen = []
-        for event in stream:
-            seen.append(event)
-            if event.type == "response.output_text.delta":
-                break
-        stream.close()
-        assert [event.type for event in seen[:3]] == ["response.created", "response.queued", "response.in_progress"]
-        response_id = seen[0].response.id
-        rest = list(stock.responses.retrieve(response_id, stream=True, starting_after=seen[-1].sequence_number))
-        numbers = [event.sequence_number for event in (*seen, *rest)]
-        assert numbers == sorted(set(numbers))
-        deltas = [event.delta for event in (*seen, *rest) if event.type == "response.output_text.delta"]
-        assert "".join(deltas) == ("hello " * 4)[:20]
-        assert rest[-1].type == "response.incomplete"
-        with stock.responses.stream(response_id=response_id, starting_after=2) as again:
-            assert next(event.sequence_number for event in again) == 3
-
-
-def test_a_background_response_is_polled_and_cancelled(server: LiveServer) -> None:
-    server.engine.token_s = 0.02
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=20) as stock:
-        response = stock.responses.create(model="echo", input="hello ", max_output_tokens=2000, background=True)
-        assert (response.status, response.output, response.background) == ("queued", [], True)
-        server.until(lambda: stock.responses.retrieve(response.id).output_text != "")
-        assert stock.responses.retrieve(response.id).status == "in_progress"
-        cancelled = stock.responses.cancel(response.id)
-        assert cancelled.status == "cancelled"
-        assert cancelled.output_text
-        server.until(lambda: not server.engine.running)
-        num_tokens = server.engine.num_tokens
-        assert num_tokens < 2000
-        assert stock.responses.cancel(response.id).model_dump() == cancelled.model_dump()
-        events = list(stock.responses.retrieve(response.id, stream=True))
-        assert events[-1].type == "error"
-        assert events[-1].sequence_number == events[-2].sequence_number + 1
-
-
-def test_only_the_background_is_cancelled(stock: openai.OpenAI) -> None:
-    response = stock.responses.create(model="echo", input="x", max_output_tokens=1)
-    with pytest.raises(openai.BadRequestError, match="background"):
-        stock.responses.cancel(response.id)
-
-
-def test_deleting_what_runs_ends_it(server: LiveServer) -> None:
-    server.engine.token_s = 0.02
-    with server.client() as http:
-        response_id = post(http, background=True, max_output_tokens=2000).json()["id"]
-        server.until(lambda: bool(server.engine.running))
-        deleted = http.delete(f"/v1/responses/{response_id}")
-        assert deleted.json() == {"id": response_id, "object": "response", "deleted": True}
-        assert http.get(f"/v1/responses/{response_id}").status_code == 404
-        server.until(lambda: not server.engine.running)
-
-
-def test_a_reader_that_leaves_ends_its_response(server: LiveServer) -> None:
-    server.engine.token_s = 0.02
-    with server.client() as http:
-        with http.stream(
-            "POST",
-            "/v1/responses",
-            json={"model": "echo", "input": "hello ", "max_output_tokens": 2000, "stream": True},
-        ) as response:
-            next(response.iter_text())
-        server.until(lambda: bool(server.engine.aborted))
-        assert server.engine.num_tokens < 1000
-
-
-def test_a_failure_is_a_status_until_the_first_token(stock: openai.OpenAI, http: httpx.Client) -> None:
-    for stream in (False, True):
-        with pytest.raises(openai.InternalServerError) as crashed:
-            stock.responses.create(model="echo", input=FAIL, stream=stream)
-        assert crashed.value.code == "engine_numerical_error"
-        bad = post(http, input=ask(image="data:image/png;base64,???"), stream=stream)
-        assert (bad.status_code, bad.json()["error"]["param"]) == (400, "input.0.content.1.image_url")
-        long = post(http, input="long " * 1000, stream=stream)
-        assert (long.status_code, long.json()["error"]["param"]) == (400, "input")
-
-
-def test_a_later_failure_is_an_event(stock: openai.OpenAI, http: httpx.Client) -> None:
-    events = list(stock.responses.create(model="echo", input=CRASH_LATER, stream=True))
-    assert events[-1].type == "response.failed"
-    failed = events[-1].response
-    assert failed.status == "failed"
-    assert failed.output_text.startswith(CRASH_LATER[:5])
-    assert failed.error is not None
-    assert failed.error.code == "server_error"
-    assert stock.responses.retrieve(failed.id).status == "failed"
-    with pytest.raises(openai.BadRequestError, match="no answer"):
-        stock.responses.create(model="echo", input="x", previous_response_id=failed.id)
-
-
-def test_a_failure_in_the_background_is_the_result(stock: openai.OpenAI, shared: LiveServer) -> None:
-    response = stock.responses.create(model="echo", input=ask(image="data:image/png;base64,???"), background=True)
-    shared.until(lambda: stock.responses.retrieve(response.id).status == "failed")
-    error = stock.responses.retrieve(response.id).error
-    assert error is not None
-    assert (error.code, error.param) == ("invalid_image", "input.0.content.1.image_url")
-    kinds = [event.type for event in stock.responses.retrieve(response.id, stream=True)]
-    assert kinds == ["response.created", "response.queued", "response.failed"]
-
-
-def test_a_response_that_is_not_done_is_not_gone_on_from(server: LiveServer) -> None:
-    with server.client() as http:
-        running = post(http, input=SLOW_PREPARE, background=True).json()
-        assert running["status"] == "queued"
-        refused = post(http, previous_response_id=running["id"])
-        assert refused.json()["error"]["param"] == "previous_response_id"
-
-
-def test_parameters_without_effect_and_those_that_ask_for_nothing(http: httpx.Client) -> None:
-    response = post(
-        http,
-        user="u",
-        safety_identifier="s",
-        prompt_cache_key="k",
-        service_tier="auto",
-        parallel_tool_calls=True,
-        tools=[],
-        tool_choice="auto",
-        truncation="disabled",
-        reasoning={"effort": None, "summary": None},
-        text={"format": {"type": "text"}, "verbosity": "medium"},
-        include=["reasoning.encrypted_content"],
-        conversation=None,
-        stream=False,
-    )
-    assert response.status_code == 200, response.text
-
-
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"tools": [{"type": "web_search"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"conversation": "conv_1"}, "conversation"),
-        ({"prompt": {"id": "p"}}, "prompt"),
-        ({"reasoning": {"effort": "high"}}, "reasoning"),
-        ({"truncation": "auto"}, "truncation"),
-        ({"max_tool_calls": 3}, "max_tool_calls"),
-        ({"moderation": {"model": "m"}}, "moderation"),
-        ({"background": True, "store": False}, "background"),
-        ({"stream_options": {}}, "stream_options"),
-        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"max_output_tokens": 5000}, "max_output_tokens"),
-        ({"temperature": 2.5}, "temperature"),
-        ({"top_logprobs": 21}, "top_logprobs"),
-        ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
-        ({"include": ["everything"]}, "include.0"),
-        ({"previous_response_id": "../etc"}, "previous_response_id"),
-        ({"previous_response_id": "resp_unknown"}, "previous_response_id"),
-        ({"text": {"verbosity": "low"}}, "text.verbosity"),
-        ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
-        ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
-        ({"max_tokens": 3}, "max_tokens"),
-        ({"messages": []}, "messages"),
-        ({"input": []}, "input"),
-        ({"input": None}, "input"),
-        ({"input": 7}, "input"),
-        ({"input": [7]}, "input.0"),
-        ({"input": [{"role": "tool", "content": "x"}]}, "input.0.role"),
-        ({"input": [{"role": "user"}]}, "input.0.content"),
-        ({"input": [{"role": "assistant", "content": "x"}]}, "input.0.role"),
-        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input.0.type"),
-        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input.0.content.0.type"),
-        (
-            {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f", "image_url": "x"}]}]},
-            "input.0.content.0.file_id",
-        ),
-        (
-            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
-            "input.0.content.0.image_url",
-        ),
-        (
-            {"input": [{"role": "system", "content": ask()[0]["content"]}, {"role": "user", "content": "x"}]},
-            "input.0.content.1.image_url",
-        ),
-        ({"input": [{"id": "a b", "role": "user", "content": "x"}]}, "input.0.id"),
-    ],
-)
-def test_what_is_wrong_is_named(http: httpx.Client, change: dict[str, object], param: str) -> None:
-    response = post(http, **change)
-    assert response.status_code == 400, response.text
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["param"] == param
-    assert error["message"].rstrip()[-1] in ".?"
-
-
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
-        ({"starting_after": "3"}, "starting_after"),
-        ({"stream": "true", "starting_after": "-1"}, "starting_after"),
-        ({"stream": "true", "starting_after": "x"}, "starting_after"),
-        ({"stream": "maybe"}, "stream"),
-        ({"include_obfuscation": "true"}, "include_obfuscation"),
-        ({"include[]": "everything"}, "include.0"),
-        ({"wait": "3"}, "wait"),
-    ],
-)
-def test_what_is_wrong_with_a_query_is_named(http: httpx.Client, query: dict[str, str], param: str) -> None:
-    response_id = post(http).json()["id"]
-    response = http.get(f"/v1/responses/{response_id}", params=query)
-    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
-
-
-def test_no_id_reaches_beyond_what_is_kept(http: httpx.Client) -> None:
-    for response_id in ("resp_unknown", "a" * 5000, "..%2F..%2Fetc", "resp_%00", "%F0%9F%8C%8B"):
-        for path in (f"/v1/responses/{response_id}", f"/v1/responses/{response_id}/input_items"):
-            assert http.get(path).status_code == 404
