@@ -1,12 +1,26 @@
-"""Parameters of an API that are known and not served: refused by name, unless their value asks for nothing."""
+"""Parameters of OpenAI's that are known: those without effect, and those refused unless their value asks for nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from lavatube.serve.fields import Problem, invalid
 
 NotServed = Mapping[str, tuple[tuple[object, ...], str]]
+
+# Labels, hints for billing and caching: nothing about the answer depends on them.
+LABELS: Final = frozenset(
+    {
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "user",
+    }
+)
 
 
 def refuse_not_served(body: Mapping[str, object], not_served: NotServed) -> None:

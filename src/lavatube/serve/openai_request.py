@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from lavatube.geometry import Detail
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Structure, Text, Turn
 from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, misfit, validate
-from lavatube.serve.not_served import NotServed, refuse_not_served
+from lavatube.serve.not_served import LABELS, NotServed, refuse_not_served
 from lavatube.serve.openai_sampling import SamplingFields, too_large
 from lavatube.serve.openai_structure import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs, TextFormat
 
@@ -25,19 +25,8 @@ MAX_MESSAGES: Final = 1024
 MAX_PARTS: Final = 256
 MAX_BIASES: Final = 1024
 
-# Labels, hints for billing and caching: nothing about the answer depends on them.
-WITHOUT_EFFECT: Final = frozenset(
-    {
-        "metadata",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "user",
-    }
-)
+# Of a response the metadata are told again; a completion is not kept.
+WITHOUT_EFFECT: Final = LABELS | {"metadata"}
 
 # Parameters that are not served: the values that ask for nothing, and what the parameter would be for.
 NOT_SERVED: Final[NotServed] = {

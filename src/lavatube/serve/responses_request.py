@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lavatube.prompt.chat import Generation, Role, Structure, Text, Turn
 from lavatube.serve.fields import StrictModel, at_most, invalid, misfit, validate
-from lavatube.serve.not_served import NotServed, refuse_not_served
+from lavatube.serve.not_served import LABELS, NotServed, refuse_not_served
 from lavatube.serve.openai_request import StreamOptions
 from lavatube.serve.openai_sampling import SamplingFields, too_large
 from lavatube.serve.openai_structure import JsonObjectFormat, NamedSchema, TextFormat
@@ -26,18 +26,7 @@ IMAGE_URLS: Final = "message.input_image.image_url"
 FORMAT: Final = "text.format"
 MAX_METADATA: Final = 16
 
-# Labels, hints for billing and caching: nothing about the answer depends on them.
-WITHOUT_EFFECT: Final = frozenset(
-    {
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "user",
-    }
-)
+WITHOUT_EFFECT: Final = LABELS
 
 # Parameters that are not served: the values that ask for nothing, and what the parameter would be for.
 NOT_SERVED: Final[NotServed] = {
