@@ -1,4 +1,4 @@
-"""Parameters of OpenAI's that are known: labels without effect, and what is refused unless its value asks for nothing."""
+"""Parameters that OpenAI's API has: labels without effect, and those refused unless their value asks for nothing."""
 
 from __future__ import annotations
 
