@@ -97,7 +97,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     kv_cache_bytes 0: what the device has to spare. num_token_ids is how many ids the tokenizer knows, so that the
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
-    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed.
+    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `quantize` is none,
+    int8 or int4, as the setting.
     """
 
     folder: str
@@ -111,6 +112,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     fidelity: Choice = "auto"
     image_cache_bytes: int = 0
     is_reusing: bool = True
+    quantize: str = "none"
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
