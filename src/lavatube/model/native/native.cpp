@@ -24,6 +24,9 @@ const Kernels& kernels(int level) {
     return portable_kernels;
 }
 
+// Of rows that are over before another thread has begun.
+int threads_for(int64_t rows, int threads) { return rows < 16 ? 1 : threads; }
+
 }  // namespace
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -170,4 +173,35 @@ EXPORT int lavatube_attend_all(int level, int threads, const uint16_t* query, co
             if (!chosen.attend(a)) has_failed = true;
         }
     return has_failed;
+}
+
+// RMSNorm of rows. Shapes: input and output (rows, size), weight (size,), bfloat16.
+EXPORT void lavatube_normalize(int level, int threads, const uint16_t* input, const uint16_t* weight, float epsilon,
+                               uint16_t* output, int64_t rows, int64_t size) {
+    const Kernels& chosen = kernels(level);
+#pragma omp parallel for num_threads(threads_for(rows, threads)) schedule(static)
+    for (int64_t row = 0; row < rows; ++row)
+        chosen.normalize(input + row * size, weight, epsilon, size, output + row * size);
+}
+
+// x · sigmoid(linear · x + cubic · x³): SiLU, and GELU as two approximate it. Gated, a row holds x and what it is
+// multiplied with. Shapes: input (rows, size), gated (rows, 2 · size); output (rows, size); bfloat16.
+EXPORT void lavatube_gate(int level, int threads, const uint16_t* input, int is_gated, float linear, float cubic,
+                          uint16_t* output, int64_t rows, int64_t size) {
+    const Kernels& chosen = kernels(level);
+#pragma omp parallel for num_threads(threads_for(rows, threads)) schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        const uint16_t* values = input + row * size * (is_gated ? 2 : 1);
+        chosen.gate(values, is_gated ? values + size : nullptr, linear, cubic, size, output + row * size);
+    }
+}
+
+// Rotary embedding, in place. Shapes: rows (rows, heads, head_dim) bfloat16, of any stride from row to row; cosines and
+// sines (rows, head_dim / 2) float32.
+EXPORT void lavatube_rotate(int level, int threads, uint16_t* rows, int64_t stride, const float* cosines,
+                            const float* sines, int64_t count, int64_t heads, int64_t head_dim) {
+    const Kernels& chosen = kernels(level);
+#pragma omp parallel for num_threads(threads_for(count, threads)) schedule(static)
+    for (int64_t row = 0; row < count; ++row)
+        chosen.rotate(rows + row * stride, cosines + row * head_dim / 2, sines + row * head_dim / 2, heads, head_dim);
 }
