@@ -120,6 +120,19 @@ def test_the_matrix_is_what_was_put_in_piece_by_piece(kind: Kind, most: float) -
     assert torch.equal(panels.rows(ids).float(), panels.unpack()[ids])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("inputs", [1, 63, 330, 2048])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_and_torch_quantise_alike(kind: Kind, inputs: int, dtype: torch.dtype, kernels: Native) -> None:
+    matrix = random_rows(75, inputs).to(dtype)
+    ours, plain = Panels(75, inputs, kind), Panels(75, inputs, kind)
+    for first, last in ((19, 75), (0, 19)):
+        ours.put_by_kernels(kernels, first, matrix[first:last])
+        plain.put_by_torch(first, matrix[first:last])
+    assert torch.equal(ours.weight.view(torch.uint8), plain.weight.view(torch.uint8))
+    assert ours.scales is None or torch.equal(ours.scales, plain.scales)
+
+
 def test_zeros_and_the_tiniest_values_are_quantised_without_a_division_by_zero() -> None:
     matrix = torch.zeros(3, 64)
     matrix[1], matrix[2] = 1e-40, 3e38

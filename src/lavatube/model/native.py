@@ -25,6 +25,8 @@ class Native:
         self.level = level
         self._product = library.lavatube_product
         self._product.argtypes = [*[_INT] * 3, *[_POINTER] * 5, *[_LONG] * 5, *[_INT] * 2]
+        self._fill = library.lavatube_fill
+        self._fill.argtypes = [*[_INT] * 3, *[_POINTER] * 3, *[_LONG] * 5, _INT]
         self._attend = library.lavatube_attend
         self._attend.argtypes = [
             *[_INT] * 2, *[_POINTER] * 3, *[_LONG] * 3, *[_POINTER] * 3, _LONG, _POINTER, *[_LONG] * 2, *[_POINTER] * 3,
@@ -74,6 +76,27 @@ class Native:
         )
         if failed:
             raise MemoryError("no memory for the rows of a product")
+
+    def fill(
+        self, rows: Tensor, weight: Tensor, scales: Tensor | None, *, kind: int, first: int, words: int, group: int
+    ) -> None:
+        """Put the weights of the outputs from `first` on into panels. Shapes: rows (n, inputs) float32 or bfloat16."""
+        rows = rows.contiguous()
+        failed = self._fill(
+            self.level,
+            torch.get_num_threads(),
+            kind,
+            rows.data_ptr(),
+            weight.data_ptr(),
+            None if scales is None else scales.data_ptr(),
+            first,
+            *rows.shape,
+            words,
+            group,
+            rows.dtype == torch.bfloat16,
+        )
+        if failed:
+            raise MemoryError("no memory to quantise with")
 
     def attend(
         self,

@@ -49,12 +49,33 @@ class Panels(nn.Module):
         return sum(parameter.nbytes for parameter in self.parameters())
 
     def put(self, first: int, rows: Tensor) -> None:
-        """Outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
-        for piece in torch.split(
-            rows, max(1, _WEIGHTS_AT_ONCE // self.inputs)
-        ):  # some MiB each, whatever the matrix has
-            self._put(first, piece)
+        """The weights of the outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
+        kernels = native() if self.weight.device.type == "cpu" else None
+        for piece in torch.split(rows, max(1, _WEIGHTS_AT_ONCE // self.inputs)):  # bounds the memory that this takes
+            if kernels is None:
+                self.put_by_torch(first, piece)
+            else:
+                self.put_by_kernels(kernels, first, piece)
             first += len(piece)
+
+    def put_by_kernels(self, kernels: Native, first: int, rows: Tensor) -> None:
+        rows = rows.float() if rows.dtype == torch.float16 else rows
+        kind, words = _KINDS.index(self.kind), self.weight.shape[1]
+        kernels.fill(rows, self.weight, self.scales, kind=kind, first=first, words=words, group=self._group)
+
+    def put_by_torch(self, first: int, rows: Tensor) -> None:
+        outputs = torch.arange(first, first + len(rows), device=self.weight.device)
+        panels, lanes = outputs // LANES, outputs % LANES
+        if self.scales is None:
+            padded = functional.pad(rows.to(self.weight.device, torch.bfloat16), (0, self._padded - self.inputs))
+            self.weight[panels, :, lanes] = torch.unflatten(padded, 1, (-1, 2))
+            return
+        scales, levels = quantize(rows.to(self.weight.device, torch.float32), self._group, _LARGEST[self.kind])
+        self.scales[panels, :, lanes] = scales
+        words = torch.unflatten(levels[:, : self._padded], 1, (-1, _WORD_INPUTS[self.kind]))
+        if self.kind == "int4":
+            words = words[:, :, :4] | words[:, :, 4:] << 4
+        self.weight[panels, :, lanes] = words
 
     def unpack(self) -> Tensor:
         """The matrix that the product is with. Shapes: out (outputs, inputs) float32."""
@@ -106,20 +127,6 @@ class Panels(nn.Module):
             group_steps=self._group // step_inputs,
         )
         return out.view(*hidden.shape[:-1], self.outputs)
-
-    def _put(self, first: int, rows: Tensor) -> None:
-        outputs = torch.arange(first, first + len(rows), device=self.weight.device)
-        panels, lanes = outputs // LANES, outputs % LANES
-        if self.scales is None:
-            padded = functional.pad(rows.to(self.weight.device, torch.bfloat16), (0, self._padded - self.inputs))
-            self.weight[panels, :, lanes] = torch.unflatten(padded, 1, (-1, 2))
-            return
-        scales, levels = quantize(rows.to(self.weight.device, torch.float32), self._group, _LARGEST[self.kind])
-        self.scales[panels, :, lanes] = scales
-        words = torch.unflatten(levels[:, : self._padded], 1, (-1, _WORD_INPUTS[self.kind]))
-        if self.kind == "int4":
-            words = words[:, :, :4] | words[:, :, 4:] << 4
-        self.weight[panels, :, lanes] = words
 
 
 def quantize(rows: Tensor, group: int, largest: int) -> tuple[Tensor, Tensor]:

@@ -127,9 +127,10 @@ struct Vector {
 
 #include "kernels.inc"
 #include "attention.inc"
+#include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, normalize, gate, rotate};
+const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -78,9 +78,10 @@ struct Vector {
 
 #include "kernels.inc"
 #include "attention.inc"
+#include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, normalize, gate, rotate};
+const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <omp.h>
 
 #include "kernels.h"
 #include "scratch.h"
@@ -69,6 +70,28 @@ EXPORT int lavatube_product(int level, int threads, int kind, const void* weight
 #pragma omp for schedule(dynamic, 1)
         for (int64_t panel = 0; panel < panels; panel += at_once)
             chosen.multiply(p, panel, std::min(panel + at_once, panels));
+    }
+    return 0;
+}
+
+// Weights of some outputs, from `first` on, into the panels that `lavatube_product` reads. Returns as that.
+EXPORT int lavatube_fill(int level, int threads, int kind, const void* rows, void* weights, void* scales, int64_t first,
+                         int64_t count, int64_t inputs, int64_t words, int64_t group, int is_bfloat16) {
+    const Kernels& chosen = kernels(level);
+    const Filling f{static_cast<Kind>(kind), rows, static_cast<uint8_t*>(weights), static_cast<uint16_t*>(scales), first,
+                    count, inputs, words, group, is_bfloat16 != 0};
+    const int64_t padded = words * 8;
+    char* memory = scratch.reserve(threads * padded * 5);
+    if (!memory) return 1;
+    const int64_t from = first / LANES, to = (first + count + LANES - 1) / LANES;
+#pragma omp parallel num_threads(threads)
+    {
+        char* own = memory + omp_get_thread_num() * padded * 5;
+        // By the panel: threads that wrote to the same lines would wait for each other.
+#pragma omp for schedule(static)
+        for (int64_t panel = from; panel < to; ++panel)
+            for (int64_t output = std::max(first, panel * LANES); output < std::min(first + count, (panel + 1) * LANES); ++output)
+                chosen.fill(f, output - first, reinterpret_cast<float*>(own), reinterpret_cast<uint8_t*>(own + 4 * padded));
     }
     return 0;
 }
