@@ -44,7 +44,7 @@ def plan(sizes: Sequence[int], done: Sequence[Sequence[int]], chunk_bytes: int) 
     """The chunks that are missing, in the order they are wanted.
 
     Files of one chunk come first (they say what the checkpoint is), then the first chunk of each other file (the names
-    of its tensors lie there), then the rest in turn, since the bytes of one file can only be hashed one after the other.
+    of its tensors lie there), then the rest in turn, since one file's bytes are hashed one after the other.
     `done` has one truth value a chunk.
     """
     missing = [
