@@ -8,9 +8,10 @@ from collections.abc import Callable
 from lavatube.engine.admission import admit
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
+from lavatube.engine.compiling import Compiled, GrammarQueue
 from lavatube.engine.encoder import Encoder
 from lavatube.engine.features import FeatureCache
-from lavatube.engine.grammar import Grammars
+from lavatube.engine.grammar import Grammars, Matcher
 from lavatube.engine.pace import Pace, Work
 from lavatube.engine.runner import Runner
 from lavatube.engine.sampler import Choice, Sampler
@@ -53,7 +54,7 @@ class EngineCore:
         self._runner = Runner(model, Encoder(model, self._features), cache, sampler)
         blocks = BlockAllocator(num_blocks, BLOCK_SIZE)
         self._scheduler = Scheduler(blocks, max_sequences, max_step_tokens, is_reusing=is_reusing)
-        self._grammars = Grammars(token_texts or [], spec.stop_token_ids, vocab_size)
+        self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
         self._pace = Pace()
         self._outbox: list[RequestEvent] = []
@@ -63,7 +64,7 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether a step would compute or say something."""
-        return bool(self._outbox) or self._scheduler.has_work
+        return bool(self._outbox) or self._scheduler.has_work or len(self._grammars) > 0
 
     @property
     def progress(self) -> int:
@@ -106,18 +107,15 @@ class EngineCore:
         assert submit.request_id not in self._requests, f"request {submit.request_id} is already here"
         try:
             sequences = admit(submit, self._spec, self.max_context_tokens, self._clock())
-            over = [sequence for sequence in sequences if self._constrain(sequence)]
         except RequestError as error:
             self._outbox.append(_failed(submit.request_id, error))
             return
         self._requests[submit.request_id] = [one for sequence in sequences for one in (sequence, *sequence.siblings)]
+        if submit.sampling.grammar:
+            self._grammars.add(submit.request_id, submit.sampling.grammar, sequences)
+            return
         for sequence in sequences:
-            self._scheduler.add(sequence)
-        for sequence in sequences:  # an answer may be whole, of which only the end was not heard
-            if sequence in over:
-                self._finish(sequence, "stop")
-            elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
-                self._finish(sequence, "length")
+            self._begin(sequence)
 
     def abort(self, request_id: str, choice: int | None = None, sent_s: float = 0.0) -> None:
         """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter.
@@ -134,6 +132,8 @@ class EngineCore:
 
         Raises: whatever the model raises; then nothing here can be trusted, and the process should end.
         """
+        for compiled in self._grammars.take(is_idle=not self._outbox and not self._scheduler.has_work):
+            self._constrain(compiled)
         begun_s = self._clock()
         is_awaited = self._scheduler.is_decoding
         work = self._begin_prompts() if is_awaited else None
@@ -225,16 +225,26 @@ class EngineCore:
         elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
             self._finish(sequence, "length")
 
-    def _constrain(self, sequence: Sequence) -> bool:
-        """Give the choices of a request their matchers; whether nothing may follow. Raises: InvalidInput."""
-        is_over = False
-        if sequence.sampling.grammar:
-            matcher = self._grammars.matcher(sequence.sampling.grammar)
-            for token_id in sequence.token_ids[sequence.num_prompt_tokens :]:
-                is_over = matcher.ends_with(token_id)
-            for one in (sequence, *sequence.siblings):
-                one.matcher = matcher.copy()
-        return is_over
+    def _begin(self, sequence: Sequence, *, is_over: bool = False) -> None:
+        """Put it into the queue. An answer may be whole, of which only the end was not heard."""
+        self._scheduler.add(sequence)
+        if is_over:
+            self._finish(sequence, "stop")
+        elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
+            self._finish(sequence, "length")
+
+    def _constrain(self, compiled: Compiled) -> None:
+        """Begin a request whose grammar is ready: each of its choices with a matcher of its own."""
+        matcher = compiled.matcher
+        if not isinstance(matcher, Matcher):
+            self._fail(compiled.sequences[0], matcher)
+            return
+        for sequence in compiled.sequences:
+            sequence.matcher = matcher.copy()
+            is_over = sequence.matcher.follow(sequence.token_ids[sequence.num_prompt_tokens :])
+            for sibling in sequence.siblings:
+                sibling.matcher = sequence.matcher.copy()
+            self._begin(sequence, is_over=is_over)
 
     def _finish(self, sequence: Sequence, reason: str, late_tokens: int = 0) -> None:
         num_left = self._forget(sequence)
@@ -267,6 +277,7 @@ class EngineCore:
         choices.remove(sequence)
         if not choices:
             del self._requests[sequence.request_id]
+            self._grammars.discard(sequence.request_id)
         return len(choices)
 
 

@@ -61,6 +61,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the queue; it must fit the cache when it is alone."""
         assert sequence.num_prompt_tokens + sequence.sampling.max_tokens <= self.blocks.num_tokens
+        sequence.move(SequenceState.WAITING)
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence) -> None:

@@ -20,7 +20,7 @@ from lavatube.geometry import ImagePlan
 class SequenceState(Enum):
     """WAITING holds nothing on the device; RUNNING holds blocks; FINISHED is for ever.
 
-    EXPECTED, too, holds nothing, and is in no queue: it begins when the prompt that it shares is computed.
+    EXPECTED, too, holds nothing, and is in no queue: it waits for its grammar, or for the prompt that it shares.
     """
 
     WAITING = auto()
@@ -78,7 +78,7 @@ class Sequence:
     scheduled_s: float | None = None
     first_token_s: float | None = None
     recent_tokens_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
-    state: SequenceState = SequenceState.WAITING
+    state: SequenceState = SequenceState.EXPECTED
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
     block_table: BlockTable = field(default_factory=list)
