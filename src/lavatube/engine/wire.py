@@ -1,7 +1,7 @@
 """Everything that crosses the border between the front and the engine, in both directions, and how it is framed.
 
 Ids, numbers and bytes only: text never enters the engine, tensors never leave it. A frame is a 4-byte big-endian
-length and that many bytes of MessagePack. Knows no sockets and no torch.
+length and that many bytes of MessagePack: one command, or a list of events. Knows no sockets and no torch.
 """
 
 from __future__ import annotations
@@ -235,12 +235,20 @@ def is_last(event: RequestEvent) -> bool:
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _command_decoder: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
-_event_decoder: Final[msgspec.msgpack.Decoder[Event]] = msgspec.msgpack.Decoder(Event)
+_events_decoder: Final[msgspec.msgpack.Decoder[list[Event]]] = msgspec.msgpack.Decoder(list[Event])
 
 
-def frame(message: Command | Event) -> bytes:
-    """One message as bytes to send."""
-    body = _encoder.encode(message)
+def frame(command: Command) -> bytes:
+    """One command as bytes to send."""
+    return _frame(_encoder.encode(command))
+
+
+def frame_events(*events: Event) -> bytes:
+    """All events of a step as bytes to send: one frame, so that each costs its own few bytes and no more."""
+    return _frame(_encoder.encode(events))
+
+
+def _frame(body: bytes) -> bytes:
     if len(body) > MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body
@@ -275,6 +283,6 @@ def decode_command(body: bytes) -> Command:
     return _command_decoder.decode(body)
 
 
-def decode_event(body: bytes) -> Event:
-    """Raises msgspec.DecodeError for bytes that are not an event."""
-    return _event_decoder.decode(body)
+def decode_events(body: bytes) -> list[Event]:
+    """Raises msgspec.DecodeError for bytes that are not events."""
+    return _events_decoder.decode(body)

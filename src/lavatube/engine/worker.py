@@ -34,7 +34,7 @@ from lavatube.engine.wire import (
     Loading,
     Ready,
     decode_command,
-    frame,
+    frame_events,
 )
 from lavatube.errors import OperatorError
 
@@ -61,7 +61,7 @@ class Connection:
 
     def send(self, *events: Event) -> None:
         """All events in one piece."""
-        data = b"".join(map(frame, events))
+        data = frame_events(*events)
         try:
             with self._send_lock:
                 self._socket.sendall(data)

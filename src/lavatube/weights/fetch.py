@@ -44,7 +44,8 @@ def plan(sizes: Sequence[int], done: Sequence[Sequence[int]], chunk_bytes: int) 
     """The chunks that are missing, in the order they are wanted.
 
     Files of one chunk come first (they say what the checkpoint is), then the first chunk of each other file (the names
-    of its tensors lie there), then the rest, file after file. `done` has one truth value a chunk.
+    of its tensors lie there), then the rest in turn, since one file's bytes are hashed one after the other.
+    `done` has one truth value a chunk.
     """
     missing = [
         Span(file, chunk * chunk_bytes, min((chunk + 1) * chunk_bytes, size))
@@ -52,7 +53,7 @@ def plan(sizes: Sequence[int], done: Sequence[Sequence[int]], chunk_bytes: int) 
         for chunk, is_done in enumerate(done[file])
         if not is_done
     ]
-    return sorted(missing, key=lambda span: (sizes[span.file] > chunk_bytes) + (span.start > 0))
+    return sorted(missing, key=lambda span: (sizes[span.file] > chunk_bytes, span.start))
 
 
 def fetch(

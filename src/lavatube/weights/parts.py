@@ -6,6 +6,7 @@ them from doing so twice. The map is a hint that outlives a kill: only the diges
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -21,6 +22,7 @@ from lavatube.weights.filesystems import has_locks
 
 _MAGIC: Final = b"LTMAP001"
 _HEADER: Final = struct.Struct("<8sQQ")  # magic, size of the file, size of a chunk
+_SYNC_FILE_RANGE_WRITE: Final = 2
 _UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
@@ -66,7 +68,8 @@ class Part:
             start += count
 
     def mark(self, chunk: int) -> None:
-        """Remember that a chunk is whole."""
+        """Remember that a chunk is whole, and let the disk begin with it: what is left for the end is little."""
+        _begin_write_back(self._descriptor, *self.span(chunk))
         self.done[chunk] = 1
         with cache_border(f"{self._map_path} can't be written"):
             os.pwrite(self._map, b"\1", _HEADER.size + chunk)
@@ -150,6 +153,13 @@ def cache_border(what: str) -> Iterator[None]:
     except OSError as error:
         remedy = "Free some space, or set another --cache." if error.errno == errno.ENOSPC else "Check --cache."
         raise CacheUnusable(f"{what}: {error.strerror or error}.", remedy=remedy) from error
+
+
+def _begin_write_back(descriptor: int, start: int, stop: int) -> None:
+    """Where the system has no such call it writes when it sees fit."""
+    sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if sync_file_range is not None:
+        sync_file_range(descriptor, ctypes.c_int64(start), ctypes.c_int64(stop - start), _SYNC_FILE_RANGE_WRITE)
 
 
 def _claim(folder: Path, name: str) -> tuple[Path, int]:
