@@ -12,6 +12,7 @@ from bench.table import show
 from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Sampling, Submit
 from lavatube.model.attention import KVCache, Layout
+from lavatube.model.linear import Table
 
 STREAMS = 32
 STEPS = 200
@@ -28,7 +29,7 @@ class Stub(nn.Module):
         super().__init__()
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.language = nn.Module()
-        self.language.embed_tokens = nn.Embedding(vocab_size, 1)
+        self.language.embed_tokens = Table(vocab_size, 1)
         self._logits = spread * torch.randn(STREAMS, vocab_size)
         self.spent_s = 0.0
 

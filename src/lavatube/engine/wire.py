@@ -97,7 +97,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     kv_cache_bytes 0: what the device has to spare. num_token_ids is how many ids the tokenizer knows, so that the
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
-    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed.
+    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
+    of an answer are guessed ahead and checked; 0: none.
     """
 
     folder: str
@@ -111,6 +112,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     fidelity: Choice = "auto"
     image_cache_bytes: int = 0
     is_reusing: bool = True
+    max_guess: int = 0
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -151,6 +153,13 @@ class CacheCounts(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
 
 
+class GuessCounts(msgspec.Struct, frozen=True):
+    """Since the start: tokens that were guessed ahead, and those of them that were right."""
+
+    made: int = 0
+    right: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
 
@@ -159,6 +168,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     waiting: int
     free_cache_tokens: int
     caches: CacheCounts = CacheCounts()
+    guesses: GuessCounts = GuessCounts()
 
 
 class Logprobs(msgspec.Struct, frozen=True):
