@@ -18,7 +18,7 @@ STREAMS = 32
 STEPS = 200
 PROMPT_TOKENS = 594
 PEAKED = 5.0
-"""Standard deviation of the logits with which a few tokens have nearly all of the probability, as in a language model."""
+"""Standard deviation of the logits: with this one a few tokens have nearly all probability, as in a language model."""
 FLAT = 1.0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,33 +44,35 @@ class Sampler:
     def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[Choice | None]:
         """The next token of each row; None where the logits have a NaN or an infinity: any choice from it is noise.
 
-        Shapes: logits (rows, vocabulary) float32.
+        Shapes: logits (rows, vocabulary) float32, used up: what can't be said is -inf afterwards.
         """
-        is_finite = logits.amin(dim=-1).isfinite() & logits.amax(dim=-1).isfinite()  # both are NaN where anything is
-        is_sound = bool(is_finite.all())
-        if is_sound and all(row.is_plain for row in rows):
-            chosen = argmax(logits)
-            if self._forbidden.isdisjoint(chosen):
-                return [Choice(token_id) for token_id in chosen]
-        sayable = logits.index_fill(1, self._forbidden_ids, -torch.inf)
-        if not is_sound:
-            sayable[~is_finite] = 0.0
-        chosen = _choose(adjust(sayable, rows), rows)
-        logprobs = _logprobs(sayable, chosen, rows)
-        found = zip(chosen, logprobs, is_finite.tolist(), strict=True)
+        chosen, is_finite = _scan(logits)
+        if all(is_finite) and self._forbidden.isdisjoint(chosen) and all(row.is_plain for row in rows):
+            return [Choice(token_id) for token_id in chosen]
+        logits.index_fill_(1, self._forbidden_ids, -torch.inf)
+        if not all(is_finite):
+            logits[[index for index, is_good in enumerate(is_finite) if not is_good]] = 0.0
+        chosen = _choose(adjust(logits, rows), rows)
+        found = zip(chosen, _logprobs(logits, chosen, rows), is_finite, strict=True)
         return [Choice(token_id, likely) if is_good else None for token_id, likely, is_good in found]
 
 
-def argmax(logits: Tensor) -> list[int]:
-    """Of each row. torch's own takes ten times as long on a CPU."""
-    found: list[int] = (logits.numpy() if logits.device.type == "cpu" else logits).argmax(-1).tolist()
-    return found
+def _scan(logits: Tensor) -> tuple[list[int], list[bool]]:
+    """The likeliest of each row, and whether the row is of numbers only: NaN is both least and most where it is."""
+    if logits.device.type == "cpu":  # by rows, which are read from memory once; torch's argmax takes ten times as long
+        chosen, is_finite = [], []
+        for row in logits.numpy():
+            chosen.append(int(row.argmax()))
+            is_finite.append(bool(row.min() > -np.inf and row[chosen[-1]] < np.inf))
+        return chosen, is_finite
+    is_good = logits.amin(dim=-1).isfinite() & logits.amax(dim=-1).isfinite()
+    return logits.argmax(dim=-1).tolist(), is_good.tolist()
 
 
 def _choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """The likeliest of each row, or one that is drawn. Shapes: logits (rows, vocabulary), as the rows want them."""
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
-    chosen = argmax(logits) if len(drawn) < len(rows) else [0] * len(rows)
+    chosen = _scan(logits)[0] if len(drawn) < len(rows) else [0] * len(rows)
     if drawn:
         samplings = [rows[index].sampling for index in drawn]
         points = [uniform(rows[index].sampling.seed, rows[index].position) for index in drawn]

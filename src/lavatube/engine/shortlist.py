@@ -146,10 +146,15 @@ def _blocks(logits: Tensor) -> Tensor:
 
 def _block_sums(blocks: Tensor, top: Array, temperatures: Array) -> Array:
     """Of the weights, in single precision within a block. Shapes: out (rows, blocks) float64."""
-    rates = torch.from_numpy((1 / temperatures).astype(np.float32))[:, :, None]
-    weights = (blocks - torch.from_numpy(top.astype(np.float32))[:, :, None]).mul_(rates)
-    np.exp(weights.numpy(), out=weights.numpy())  # not torch's, which is slow where results are next to nothing
-    return weights.sum(dim=2).double().numpy()
+    sums = np.empty(blocks.shape[:2])
+    weights = torch.empty(blocks.shape[1:])
+    scratch = weights.numpy()
+    for row, values in enumerate(blocks.numpy()):  # one by one: a row stays in the processor's cache
+        np.subtract(values, np.float32(top[row, 0]), out=scratch)
+        np.multiply(scratch, np.float32(1 / temperatures[row, 0]), out=scratch)
+        np.exp(scratch, out=scratch)
+        sums[row] = weights.sum(dim=1).numpy()
+    return sums
 
 
 def _weights(logits: Array, top: Array, temperatures: Array) -> Array:
