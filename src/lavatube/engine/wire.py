@@ -181,7 +181,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     top: list[tuple[int, float]]
 
 
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+class Tokens(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
     """New ids of one choice; `position` is the index of the first among its completion tokens.
 
     `logprobs` has one for each id where they were asked for, else none.
