@@ -15,7 +15,7 @@ from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting
 from lavatube.fidelity import with_fidelity
 from lavatube.model.load import load_model
-from lavatube.spec import DTYPE_BYTES, ModelSpec
+from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
 
 SMALL_MODEL_PARAMETERS: Final = 50_000_000
 
@@ -29,8 +29,9 @@ def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done
     spec = with_fidelity(read_spec(folder), order.fidelity)
     device = choose_device(order.device)
     dtype = choose_dtype(order.dtype, spec.dtype, device)
+    quantize = choose_quantize(order.quantize, device)
     try:
-        model = load_model(spec, folder, device, getattr(torch, dtype), on_progress)
+        model = load_model(spec, folder, device, getattr(torch, dtype), on_progress, quantize)
         num_blocks = num_cache_blocks(
             spec, dtype, device, max_sequences=order.max_sequences, kv_cache_bytes=order.kv_cache_bytes
         )
@@ -76,6 +77,21 @@ def choose_device(name: str) -> torch.device:
     if int(index or 0) >= torch.cuda.device_count():
         raise InvalidSetting(f"device: there is no {name}; {torch.cuda.device_count()} CUDA devices are visible.")
     return torch.device("cuda", int(index or 0))
+
+
+def choose_quantize(name: str, device: torch.device) -> Quantize:
+    """Raises: InvalidSetting for what there is not, on this device."""
+    match name:
+        case "none":
+            return "none"
+        case "int8" | "int4" as quantize:
+            if device.type == "cpu":
+                return quantize
+            raise InvalidSetting(
+                f"quantize: {name} weights run on CPUs only, so far.",
+                remedy="Leave quantize out, or set device to cpu.",
+            )
+    raise InvalidSetting(f"quantize: {name!r} is none of none, {', '.join(QUANTIZED_GROUPS)}.")
 
 
 def explain_dtype(name: str, stored: str, dtype: str) -> str:
