@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavatube.errors import CacheUnusable, SourceUnavailable
-from lavatube.weights.fetch import Span, plan
 from lavatube.weights.options import Policy
 from lavatube.weights.parts import Part
 from lavatube.weights.patience import Patience, Transient, parse_retry_after
+from lavatube.weights.spans import Span, plan
 
 
 def test_plan_takes_small_files_and_headers_first() -> None:

@@ -36,7 +36,7 @@ class Runner:
         """
         self._encode_images(chunks)
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
-        last_id = self._model.language.embed_tokens.num_embeddings - 1
+        last_id = self._model.language.embed_tokens.outputs - 1
         embeddings = self._model.embed_tokens(batch.token_ids.clamp(max=last_id))  # (T, hidden)
         splice_features(embeddings, chunks)
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
