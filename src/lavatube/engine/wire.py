@@ -15,6 +15,8 @@ from lavatube.fidelity import Choice
 from lavatube.geometry import Detail
 
 MAX_FRAME_BYTES: Final = 512 * 1024 * 1024
+GAP_LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper limits of the classes in which gaps between tokens are counted; one more class has what is longer."""
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -161,6 +163,13 @@ class GuessCounts(msgspec.Struct, frozen=True):
     right: int = 0
 
 
+class GapCounts(msgspec.Struct, frozen=True):
+    """Since the start: how often a stream waited so long for its next token, by the classes of GAP_LIMITS_S."""
+
+    counts: list[int] = []
+    sum_s: float = 0.0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
 
@@ -170,6 +179,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     free_cache_tokens: int
     caches: CacheCounts = CacheCounts()
     guesses: GuessCounts = GuessCounts()
+    gaps: GapCounts = GapCounts()
 
 
 class Logprobs(msgspec.Struct, frozen=True):

@@ -147,7 +147,13 @@ def _serve(connection: Connection, heart: Heart, threads: int) -> int:
         connection.send(LoadFailed(error.code, error.sentence))
         return 1
     heart.measure = lambda: Heartbeat(
-        core.progress, core.num_running, core.num_waiting, core.free_cache_tokens, core.caches, core.guesses
+        core.progress,
+        core.num_running,
+        core.num_waiting,
+        core.free_cache_tokens,
+        core.caches,
+        core.guesses,
+        core.gaps,
     )
     load_s = time.monotonic() - begun_s
     layer_s = layer_limit_s(spec, core.device, order.max_step_tokens)
