@@ -130,7 +130,10 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Phase 2 is over; requests are taken. `layer_s` is how long one layer of a full step may take on this device."""
+    """Requests are taken. `layer_s` is how long one layer of a full step may take on this device.
+
+    Phase 2 is over, unless the engine `is_trailing`: then weights still come in, and `Loaded` follows.
+    """
 
     device: str
     dtype: str
@@ -138,6 +141,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     kv_cache_tokens: int
     max_context_tokens: int
     layer_s: float = 0.0
+    is_trailing: bool = False
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """Phase 2 of an engine that trailed is over: every weight is in place, and verified."""
+
+    load_s: float
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -235,7 +245,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Command = Submit | Abort | Load | Shutdown
-Event = Loading | Ready | LoadFailed | Heartbeat | Tokens | Done | Failed
+Event = Loading | Ready | Loaded | LoadFailed | Heartbeat | Tokens | Done | Failed
 RequestEvent = Tokens | Done | Failed
 
 
