@@ -94,7 +94,14 @@ class Settings:
     share_caches: bool = _option(
         False, "let API keys find each other's prompts in the caches: faster, but the speed tells who asked what"
     )
+    speculate: int = _option(
+        0,
+        "tokens that are guessed ahead of an answer, from what it and its prompt have said; the answer stays the same",
+    )
     max_queue: int = _option(64, "requests that wait; one more is refused with 429")
+    queue_while_starting: bool = _option(
+        False, "let requests wait while the server starts, up to max_queue, instead of refusing them with 503"
+    )
     max_new_tokens: int = _option(4096, "most tokens one answer may have", least=1)
     request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed", least=1)
     max_body_mib: int = _option(32, "largest request body, MiB", least=1)

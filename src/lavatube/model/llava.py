@@ -64,7 +64,8 @@ class Llava(nn.Module):
     @torch.inference_mode()
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """Shapes: in (T,), out (T, hidden)."""
-        return self.language.embed_tokens.look_up(token_ids, self.dtype)
+        embeddings: Tensor = self.language.embed_tokens(token_ids)
+        return embeddings.to(self.dtype)
 
     @torch.inference_mode()
     def forward(self, embeddings: Tensor, cache: KVCache, layout: Layout) -> Tensor:
