@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from lavatube.engine.wire import Logprobs, Tokens
 from lavatube.predictions.events import TokenLogprob
+from lavatube.predictions.records import Piece
 from lavatube.prompt.detokenize import Detokenizer
 from lavatube.prompt.tokenizer import Tokenizer
 
-Piece = tuple[str, tuple[TokenLogprob, ...]]
+Spoken = tuple[str, tuple[TokenLogprob, ...]]
 
 
 class Answer:
@@ -20,6 +21,7 @@ class Answer:
         self._detokenizer = Detokenizer(tokenizer, stop)
         self._held: list[TokenLogprob] = []
         self.token_ids: list[int] = []
+        self._num_taken = 0
         self.is_over = False
 
     @property
@@ -31,13 +33,26 @@ class Answer:
         """A stop string is complete."""
         return self._detokenizer.has_stopped
 
-    def push(self, tokens: Tokens) -> Piece:
+    def resume(self, piece: Piece) -> None:
+        """Go on after a piece that was written before."""
+        self.token_ids += piece.token_ids
+        self._detokenizer.push(piece.token_ids)
+        self._num_taken = len(self.token_ids)
+        self.is_over = piece.reason is not None
+
+    def take(self) -> list[int]:
+        """The tokens since the last time."""
+        taken = self.token_ids[self._num_taken :]
+        self._num_taken = len(self.token_ids)
+        return taken
+
+    def push(self, tokens: Tokens) -> Spoken:
         self.token_ids += tokens.token_ids
         self._held += map(self._spell, tokens.token_ids, tokens.logprobs)
         text = self._detokenizer.push(tokens.token_ids)
         return (text, self._release()) if text else ("", ())
 
-    def finish(self) -> Piece:
+    def finish(self) -> Spoken:
         """What was held back."""
         return self._detokenizer.finish(), self._release()
 

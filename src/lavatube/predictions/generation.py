@@ -7,7 +7,7 @@ pause and then the text that would have come. A prediction that brings the engin
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final, Protocol
@@ -18,6 +18,7 @@ from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.quarantine import Quarantine, Visit
+from lavatube.predictions.records import Piece
 from lavatube.prompt.prepare import Prepared
 
 logger = logging.getLogger(__name__)
@@ -38,33 +39,50 @@ class Engine(Protocol):
     def abort_choice(self, request_id: str, choice: int) -> None: ...
 
 
-class Generator:
-    """All conversations with one engine. `on_written` is told of each piece of text."""
+class Listener(Protocol):
+    """Who is told how a prediction comes along."""
 
-    def __init__(self, engine: Engine, on_written: Callable[[Prediction], None], *, is_sharing_caches: bool) -> None:
+    async def submitting(self, prediction: Prediction) -> None:
+        """It is about to be given to an engine, and is not before this returns."""
+
+    def written(self, prediction: Prediction, piece: Piece) -> None: ...
+
+
+class Generator:
+    """All conversations with one engine."""
+
+    def __init__(self, engine: Engine, listener: Listener, *, is_sharing_caches: bool) -> None:
         self._engine = engine
         self._is_sharing_caches = is_sharing_caches
-        self._on_written = on_written
+        self._listener = listener
         self._quarantine = Quarantine()
 
-    async def run(self, prediction: Prediction, prepared: Prepared, answers: Sequence[Answer]) -> None:
-        """Until all answers are over. Raises: the error that ends it; EngineCrashed if the engine stays down."""
+    async def run(
+        self, prediction: Prediction, prepared: Prepared, answers: Sequence[Answer], *, is_suspect: bool = False
+    ) -> None:
+        """Until all answers are over; one that may have brought a server down goes in alone at first.
+
+        Raises: the error that ends it; EngineCrashed if the engine stays down.
+        """
         if prepared.sampling.max_tokens == 0:
             for choice, answer in enumerate(answers):
                 self._end(prediction, answer, choice, "length")
         try:
-            await self._write_all(prediction, prepared, answers)
+            await self._write_all(prediction, prepared, answers, is_suspect=is_suspect)
         finally:  # also of one that fails or is cancelled: its tokens were computed
             completion_tokens = sum(answer.num_tokens for answer in answers)
             prediction.usage = replace(prediction.usage, completion_tokens=completion_tokens)
 
-    async def _write_all(self, prediction: Prediction, prepared: Prepared, answers: Sequence[Answer]) -> None:
+    async def _write_all(
+        self, prediction: Prediction, prepared: Prepared, answers: Sequence[Answer], *, is_suspect: bool
+    ) -> None:
         """One engine after the other, if need be."""
-        num_crashes, is_suspect = 0, False
+        num_crashes = 0
         while not all(answer.is_over for answer in answers):
             await self._wait_ready(has_begun=num_crashes > 0 or any(answer.token_ids for answer in answers))
             async with self._quarantine.visit(is_suspect=is_suspect) as visit:
                 try:
+                    await self._listener.submitting(prediction)
                     await self._converse(prediction, prepared, answers, visit)
                 except NotReady:
                     continue  # it went down between the two
@@ -125,7 +143,7 @@ class Generator:
         text, logprobs = answer.push(event) if isinstance(event, Tokens) else answer.finish()
         if text or logprobs:
             prediction.write(text, event.choice, logprobs)
-            self._on_written(prediction)
+            self._listener.written(prediction, Piece(event.choice, answer.take(), text, logprobs))
         if isinstance(event, Done):
             prediction.usage = replace(prediction.usage, cached_tokens=event.cached_tokens)
         if answer.has_stopped:
@@ -140,6 +158,7 @@ class Generator:
     def _end(self, prediction: Prediction, answer: Answer, choice: int, reason: FinishReason) -> None:
         answer.is_over = True
         prediction.end_choice(choice, reason)
+        self._listener.written(prediction, Piece(choice, answer.take(), reason=reason))
 
 
 def _finish_reason(done: Done) -> FinishReason:

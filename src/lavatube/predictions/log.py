@@ -23,6 +23,7 @@ class EventLog:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._arrival = asyncio.Event()
+        self._is_closed = False
         self.size_bytes = 0
 
     @property
@@ -50,6 +51,14 @@ class EventLog:
         if isinstance(event, Output):
             num_logprobs = sum(1 + len(logprob.top) for logprob in event.logprobs)
             self.size_bytes += len(event.text) * 4 + num_logprobs * LOGPROB_BYTES
+        self._wake()
+
+    def close(self) -> None:
+        """Its readers are let go, without an end: the rest is written elsewhere."""
+        self._is_closed = True
+        self._wake()
+
+    def _wake(self) -> None:
         arrival, self._arrival = self._arrival, asyncio.Event()
         arrival.set()
 
@@ -66,6 +75,8 @@ class EventLog:
             if self.has_ended:
                 if after >= len(self._events):
                     yield self._events[-1]
+                return
+            if self._is_closed:
                 return
             try:
                 async with asyncio.timeout(idle_s):
