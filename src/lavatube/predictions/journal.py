@@ -19,6 +19,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    Select,
     String,
     Table,
     cast,
@@ -116,10 +117,8 @@ class Journal:
 
     def adopt(self, connection: Connection, holder: str, model: str, but: Collection[str], limit: int) -> list[Row]:
         """Up to so many of a model that nobody holds, the oldest first; also what this holder knows nothing of."""
-        is_free = PREDICTIONS.c.holder.is_(None) | ((PREDICTIONS.c.holder == holder) & PREDICTIONS.c.id.not_in(but))
-        free = select(PREDICTIONS.c.id).where(_IS_RUNNING & is_free & (PREDICTIONS.c.model == model))
-        free = free.order_by(PREDICTIONS.c.created_s).limit(limit)
-        found = list(connection.execute(free).scalars())
+        free = _free(holder, model, but).order_by(PREDICTIONS.c.created_s).limit(limit)
+        found: list[str] = list(connection.scalars(free))
         taken = [one for one in found if self._take(connection, one, holder)]
         query = select(*_ROW).where(PREDICTIONS.c.id.in_(taken)).order_by(PREDICTIONS.c.created_s)
         return [_row(row) for row in connection.execute(query)] if taken else []
@@ -146,6 +145,11 @@ class Journal:
         for start in range(0, len(forgotten), 500):
             self.forget(connection, forgotten[start : start + 500])
         return len(forgotten)
+
+    def has_free(self, holder: str, model: str, but: Collection[str]) -> bool:
+        """Whether there is something to adopt."""
+        with self._engine.connect() as connection:
+            return connection.execute(_free(holder, model, but).limit(1)).first() is not None
 
     def cancelled(self, holder: str) -> list[str]:
         """Those of a holder that somebody has cancelled elsewhere."""
@@ -222,6 +226,13 @@ def end_of(prediction: Prediction) -> dict[str, Any]:
         "request": b"",
         "state": encode_state(prediction),
     }
+
+
+def _free(holder: str, model: str, but: Collection[str]) -> Select[str]:
+    """The ids of what nobody holds, or this holder without knowing of it."""
+    is_unknown = (PREDICTIONS.c.holder == holder) & PREDICTIONS.c.id.not_in(but)
+    is_free = _IS_RUNNING & (PREDICTIONS.c.model == model) & (PREDICTIONS.c.holder.is_(None) | is_unknown)
+    return select(PREDICTIONS.c.id).where(is_free)
 
 
 def _row(found: Any) -> Row:

@@ -80,10 +80,6 @@ class Outbox:
         self._clock = clock
         self._holder = holder
 
-    def add(self, delivery: Delivery) -> None:
-        with self._engine.begin() as connection:
-            self.store(connection, delivery)
-
     def store(self, connection: Connection, delivery: Delivery) -> None:
         """In the transaction that makes it true. Twice does no harm."""
         values = {name: getattr(delivery, name) for name in Delivery.__dataclass_fields__}

@@ -54,16 +54,16 @@ class Scribe:
         self,
         engine: Engine,
         outbox: Outbox,
+        leases: Leases,
         *,
         last_word: Callable[[Prediction], Delivery | None] = lambda _: None,
         model: str = "",
         limits: JournalLimits | None = None,
-        leases: Leases | None = None,
     ) -> None:
         self.on_lost: Callable[[], None] = lambda: None
         self._journal = Journal(engine)
         self._outbox = outbox
-        self._leases = leases or Leases(engine)
+        self._leases = leases
         self._writer = Writer(engine, self._journal, self._leases, lambda: self.on_lost())
         self._last_word = last_word
         self._model = model
@@ -150,6 +150,9 @@ class Scribe:
         for server_id, beats in await self._read(self._leases.dead):
             if await self._writer.change(lambda connection: self._bury(connection, server_id, beats)):  # noqa: B023
                 logger.warning("another server has died: what it had is taken on")
+        holder = self._leases.holder
+        if not limit or not await self._read(lambda: self._journal.has_free(holder, self._model, held)):
+            return []
         rows = await self._writer.change(
             lambda connection: self._journal.adopt(connection, self._leases.holder, self._model, held, limit)
         )
@@ -159,7 +162,7 @@ class Scribe:
         return stored
 
     async def keep_up(self) -> None:
-        """To be called every second or so: show that this server lives, forget what is old."""
+        """To be called every second or so: show that this server lives, forget what is old. Raises: LeaseLost."""
         now_s = time.monotonic()
         if now_s - self._beat_s >= BEAT_S:
             self._beat_s = now_s
@@ -172,13 +175,17 @@ class Scribe:
             )
 
     async def release(self) -> None:
-        """What was not finished here may be taken on elsewhere."""
-        await self._writer.change(
-            lambda connection: self._journal.free(connection, self._leases.holder, has_died=False), is_patient=False
-        )
+        """What was not finished here may be taken on elsewhere; whatever the database says."""
+        try:
+            await self._writer.change(
+                lambda connection: self._journal.free(connection, self._leases.holder, has_died=False),
+                is_patient=False,
+            )
+        except (StorageUnavailable, LeaseLost):
+            logger.warning("what runs is not handed over; others find out that this server has gone")
 
     async def close(self) -> None:
-        """Leave the servers. What still waits to be written gets one more attempt."""
+        """Leave the servers. What still waits to be written gets one more attempt. Raises: StorageUnavailable."""
         for follower in self._followers:
             follower.cancel()
         try:

@@ -340,6 +340,8 @@ class PredictionService:
             await asyncio.wait(list(self._tasks.values()))
         while self._settling:
             await asyncio.wait(list(self._settling.values()))
+        if self._scribe is not None:
+            await self._scribe.release()
         for threads in (self._threads, self._fetchers):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -470,7 +472,7 @@ class PredictionService:
         self._retention.drop(prediction)
         prediction.release()
         for observer in self.observers:
-            observer.ended(prediction)
+            observer.released(prediction)
 
     def _conclude(self, prediction: Prediction) -> None:
         self._retention.finish(prediction)
