@@ -310,7 +310,7 @@ async def test_a_failure_that_passes_is_run_anew_under_its_id(service: Predictio
 async def test_a_place_is_taken_until_its_thread_is_free(preparer: EchoPreparer, engine: EchoEngine) -> None:
     service = PredictionService(preparer, engine, ServiceLimits(max_running=1, max_waiting=0))
     left = await ask(service, SLOW_PREPARE)
-    await until(lambda: bool(service._preparing))
+    await until(lambda: bool(service._preparation._running))
     await asyncio.sleep(0.05)
     num_bytes = service._line.num_bytes
     assert num_bytes
@@ -327,7 +327,7 @@ async def test_a_place_is_taken_until_its_thread_is_free(preparer: EchoPreparer,
 async def test_pictures_that_are_fetched_hold_up_no_others(preparer: EchoPreparer, engine: EchoEngine) -> None:
     service = PredictionService(preparer, engine, ServiceLimits(max_running=8, prepare_threads=1))
     slow = await service.create(single_turn(SLOW_PREPARE, "http://example.com/a.png"), Generation(max_tokens=1))
-    await until(lambda: bool(service._preparing))
+    await until(lambda: bool(service._preparation._running))
     quick = await ask(service)
     await quick.wait(5)
     assert quick.status is Status.SUCCEEDED

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary, ref
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from lavatube.errors import StorageUnavailable
+from lavatube.errors import Conflict, StorageUnavailable
 from lavatube.predictions.events import Status
 from lavatube.predictions.journal import Journal, end_of, row_of, start_of
 from lavatube.predictions.leases import BEAT_S, LeaseLost, Leases
@@ -72,8 +72,8 @@ class Scribe:
         self._followers: set[asyncio.Task[None]] = set()
         self._beat_s = self._swept_s = float("-inf")
 
-    async def accept(self, prediction: Prediction, request: Request, *, replaces: bool) -> bool:
-        """False if the id is in use. Raises: StorageUnavailable; then there is no such prediction."""
+    async def accept(self, prediction: Prediction, request: Request, *, replaces: bool) -> None:
+        """Raises: Conflict if the id is in use; StorageUnavailable, and then there will be no such prediction."""
 
         def work(connection: Connection) -> bool:
             values = row_of(prediction, request, self._model, self._leases.holder)
@@ -81,9 +81,14 @@ class Scribe:
 
         self._writer.begin(prediction.id, 0)
         try:
-            return await self._writer.change(work, is_patient=False)
+            is_new = await self._writer.change(work, is_patient=False)
         except LeaseLost:
             raise unavailable() from None
+        except StorageUnavailable:  # it may have been committed all the same
+            self._forget_later(prediction.id)
+            raise
+        if not is_new:
+            raise Conflict("This id was used a moment ago.", param="id", remedy="Send the request again.")
 
     async def submit(self, prediction: Prediction, prepared: Prepared | None) -> None:
         """It goes to an engine, and nobody reads a word of it before this is stored. `prepared`: when that is new."""
@@ -144,6 +149,11 @@ class Scribe:
 
     async def forget(self, prediction_id: str) -> None:
         await self._writer.change(lambda connection: self._journal.forget(connection, [prediction_id]))
+
+    def _forget_later(self, prediction_id: str) -> None:
+        task = asyncio.create_task(self.forget(prediction_id))
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
 
     async def adopt(self, held: Collection[str], limit: int) -> list[Stored]:
         """Take on what is nobody's, also that of servers that have died meanwhile, but for what is held here."""
