@@ -86,7 +86,8 @@ class Journal:
         """`values` are those of `row_of`. False if the id is in use, and not to be replaced."""
         if replaces:
             self.forget(connection, [values["id"]])
-        return connection.execute(insert_new(connection, PREDICTIONS).values(values)).rowcount == 1
+        adding = insert_new(connection, PREDICTIONS).values(values).returning(PREDICTIONS.c.id)
+        return connection.execute(adding).first() is not None
 
     def submit(self, connection: Connection, prediction_id: str, start: dict[str, Any]) -> None:
         """It goes to an engine: if this server dies before another word is written, it may be the cause.

@@ -38,12 +38,16 @@ class LeaseLost(Exception):
 
 
 class Leases:
-    """One server's own lease, and its view of the others'. `clock` is monotonic."""
+    """One server's own lease, and its view of the others'.
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+    `clock` is monotonic. Processes of one `host` can look each other up; "" is nobody's.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic, host: str | None = None) -> None:
         self.holder = ""
         self._engine = engine
         self._clock = clock
+        self._host = _this_host() if host is None else host
         self._seen: dict[str, tuple[int, float]] = {}
 
     def hold(self, connection: Connection) -> None:
@@ -63,14 +67,14 @@ class Leases:
         """
         with self._engine.connect() as connection:
             others = connection.execute(select(SERVERS).where(SERVERS.c.id != self.holder)).all()
-        now_s, here = self._clock(), _host()
+        now_s = self._clock()
         seen, self._seen = self._seen, {}
         found = []
         for server in others:
             beats, since_s = seen.get(server.id, (-1, now_s))
             since_s = since_s if beats == server.beats else now_s
             self._seen[server.id] = server.beats, since_s
-            is_here = bool(here) and server.host == here
+            is_here = bool(self._host) and server.host == self._host
             has_gone = _process_start(server.pid) != server.started if is_here else now_s - since_s > LEASE_S
             if has_gone:
                 found.append((server.id, server.beats))
@@ -88,12 +92,12 @@ class Leases:
     def _register(self, connection: Connection) -> str:
         """Under a new name each time: what was lost under the old one stays lost."""
         holder, pid = secrets.token_hex(16), os.getpid()
-        values = {"id": holder, "host": _host(), "pid": pid, "started": _process_start(pid) or 0, "beats": 0}
+        values = {"id": holder, "host": self._host, "pid": pid, "started": _process_start(pid) or 0, "beats": 0}
         connection.execute(insert(SERVERS).values(values))
         return holder
 
 
-def _host() -> str:
+def _this_host() -> str:
     """The same for two processes only if each can look the other up; empty where that can't be told."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()

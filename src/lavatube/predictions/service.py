@@ -208,7 +208,10 @@ class PredictionService:
             try:
                 await job.accept(request, replaces=known is not None)
             except Conflict:  # another server has this id since a moment ago
-                return await self._known(prediction_id, fingerprint, owner) or prediction
+                known = await self._known(prediction_id, fingerprint, owner)
+                if known is None:
+                    raise
+                return known
         else:
             job.begin(request)
         return prediction
