@@ -12,6 +12,7 @@ from bench.table import show
 from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Sampling, Submit
 from lavatube.model.attention import KVCache, Layout
+from lavatube.model.linear import Table
 
 STREAMS = 32
 STEPS = 200
@@ -25,7 +26,7 @@ class Stub(nn.Module):
         super().__init__()
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.language = nn.Module()
-        self.language.embed_tokens = nn.Embedding(vocab_size, 1)
+        self.language.embed_tokens = Table(vocab_size, 1)
         self._logits = torch.randn(1, vocab_size)
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:

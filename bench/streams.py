@@ -25,6 +25,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from bench.processes import family
 from lavatube.serve.openapi import openapi_document
 
 PERIOD_S = 0.05
@@ -270,7 +271,7 @@ def _listeners(root: int, port: int) -> list[int]:
         if words[1].endswith(f":{port:04X}") and words[3] == "0A"
     }
     wanted = {f"socket:[{inode}]" for inode in inodes}
-    return [pid for pid in _family(root) if wanted & _descriptors(pid)]
+    return [pid for pid in family(root) if wanted & _descriptors(pid)]
 
 
 def _descriptors(pid: int) -> set[str]:
@@ -279,18 +280,6 @@ def _descriptors(pid: int) -> set[str]:
         with contextlib.suppress(OSError):
             found.add(str(link.readlink()))
     return found
-
-
-def _family(root: int) -> list[int]:
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    family = [root]
-    for pid in family:
-        family += [child for child, parent in parents.items() if parent == pid]
-    return family
 
 
 def _cpu_s(pid: int) -> float:

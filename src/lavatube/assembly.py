@@ -58,6 +58,7 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         fidelity=_fidelity(settings),
         image_cache_bytes=settings.image_cache_mib * MIB,
         is_reusing=settings.prefix_cache,
+        max_guess=settings.speculate,
     )
 
 

@@ -89,6 +89,10 @@ class Settings:
     share_caches: bool = _option(
         False, "let API keys find each other's prompts in the caches: faster, but the speed tells who asked what"
     )
+    speculate: int = _option(
+        0,
+        "tokens that are guessed ahead of an answer, from what it and its prompt have said; the answer stays the same",
+    )
     max_queue: int = _option(64, "requests that wait; one more is refused with 429")
     max_new_tokens: int = _option(4096, "most tokens one answer may have", least=1)
     request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed", least=1)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+QUANTIZED_GROUPS: Final = {"int8": 256, "int4": 64}
+"""Inputs of a linear map whose weights share a scale."""
 
 VisionKind = Literal["clip", "siglip"]
 LanguageKind = Literal["llama", "mistral", "qwen2"]

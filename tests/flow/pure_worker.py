@@ -24,7 +24,7 @@ from lavatube.engine.wire import (
     Submit,
     Tokens,
     decode_command,
-    frame,
+    frame_events,
 )
 
 BEAT_S = 0.5
@@ -56,7 +56,7 @@ class PureWorker:
                 next_beat_s = time.monotonic() + BEAT_S
                 events.append(Heartbeat(self._steps, len(self._answers), 0, 1000))
             if events:
-                self._socket.sendall(b"".join(map(frame, events)))
+                self._socket.sendall(frame_events(*events))
             wait_s = self._period_s if self._answers else BEAT_S
             if select.select([self._socket], [], [], wait_s)[0] and not self._listen():
                 return
@@ -77,14 +77,14 @@ class PureWorker:
             match command:
                 case Load():
                     self._num_token_ids = command.num_token_ids
-                    self._socket.sendall(frame(Ready("none", "none", 0.0, 10**6, 10**6)))
+                    self._socket.sendall(frame_events(Ready("none", "none", 0.0, 10**6, 10**6)))
                 case Submit():
                     seed = repr((command.sampling.seed, command.token_ids)).encode()
                     begun = len(command.begun[0] or []) if command.begun else 0
                     self._answers[command.request_id] = Answer(seed, command.sampling.max_tokens, begun)
                 case Abort():
                     if self._answers.pop(command.request_id, None):
-                        self._socket.sendall(frame(Done(command.request_id, "abort", 1, 0, 0, 0.0, 0.0, 0.0)))
+                        self._socket.sendall(frame_events(Done(command.request_id, "abort", 1, 0, 0, 0.0, 0.0, 0.0)))
         return bool(data)
 
 

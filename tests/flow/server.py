@@ -35,7 +35,7 @@ class Server:
         self._reader.start()
 
     def __enter__(self) -> Self:
-        assert self._listening.wait(20), self.text
+        assert self._listening.wait(60), self.text
         self.url = next(match[1] for line in self.log if (match := LISTENING.search(line)))
         return self
 

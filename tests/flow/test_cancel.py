@@ -11,30 +11,41 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.flow.conftest import ENDLESS_TOKENS, endless_server
 from tests.flow.server import Server
 from tests.flow.sse import events
 from tests.flow.test_shutdown import CHAT, STREAM, long
+from tests.waiting import waiting_client
 
-LONG_CHAT = {**CHAT, "max_tokens": 3500}
+ENDLESS = long(ENDLESS_TOKENS)
+ENDLESS_CHAT = {**CHAT, "max_tokens": ENDLESS_TOKENS, "min_tokens": ENDLESS_TOKENS}
 
 
-def aborted(server: Server) -> dict[str, float]:
-    """Of the histogram of tokens computed after an abort: how many in all, and in the buckets."""
+def histogram(server: Server, name: str) -> dict[str, float]:
+    """How many observations it has in all (`count`), and in its buckets."""
     text = httpx.get(f"{server.url}/metrics").text
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    samples = families["lavatube_engine_tokens_after_abort"].samples
+    samples = families[f"lavatube_{name}"].samples
     return {sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value for sample in samples}
 
 
+def until_more(server: Server, name: str, count: float) -> dict[str, float]:
+    deadline = time.monotonic() + 60
+    while (found := histogram(server, name))["count"] < count:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+    return found
+
+
 def cog_stream_left(server: Server) -> None:
-    with httpx.stream("POST", f"{server.url}/predictions", json=long(3500), headers=STREAM) as response:
+    with httpx.stream("POST", f"{server.url}/predictions", json=ENDLESS, headers=STREAM) as response:
         received = events(response)
         for _ in range(4):
             next(received)
 
 
 def cog_canceled(server: Server) -> None:
-    created = httpx.post(f"{server.url}/predictions", json=long(3500), headers={"Prefer": "respond-async"})
+    created = httpx.post(f"{server.url}/predictions", json=ENDLESS, headers={"Prefer": "respond-async"})
     assert created.status_code == 202
     url = f"{server.url}/predictions/{created.json()['id']}"
     with httpx.stream("GET", f"{url}/stream") as response:
@@ -46,12 +57,14 @@ def cog_canceled(server: Server) -> None:
 
 
 def waiting_client_left(server: Server, path: str, body: dict[str, object]) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}{path}", json=body, timeout=1.0)
+    """It goes once its answer is being written."""
+    num_begun = histogram(server, "time_to_first_token_seconds")["count"]
+    with waiting_client(f"{server.url}{path}", body):
+        until_more(server, "time_to_first_token_seconds", num_begun + 1)
 
 
 def chat_stream_left(server: Server) -> None:
-    body = {**LONG_CHAT, "stream": True}
+    body = {**ENDLESS_CHAT, "stream": True}
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:
         lines = (line for line in response.iter_lines() if line.startswith("data: "))
         for _ in range(4):
@@ -61,42 +74,34 @@ def chat_stream_left(server: Server) -> None:
 WAYS: dict[str, Callable[[Server], None]] = {
     "cog, stream left": cog_stream_left,
     "cog, canceled": cog_canceled,
-    "cog, waiting client left": lambda server: waiting_client_left(server, "/predictions", long(3500)),
+    "cog, waiting client left": lambda server: waiting_client_left(server, "/predictions", ENDLESS),
     "openai, stream left": chat_stream_left,
-    "openai, waiting client left": lambda server: waiting_client_left(server, "/v1/chat/completions", LONG_CHAT),
+    "openai, waiting client left": lambda server: waiting_client_left(server, "/v1/chat/completions", ENDLESS_CHAT),
 }
 
 
 @pytest.fixture(scope="module")
 def server(endless_folder: Path, cache: Path) -> Iterator[Server]:
-    with Server(str(endless_folder), cache, "--model-name", "endless") as server:
+    with endless_server(endless_folder, cache) as server:
         server.wait_ready()
         yield server
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_at_most_one_token_is_computed_after_the_end(server: Server, way: str) -> None:
-    before = aborted(server)
+    before = histogram(server, "engine_tokens_after_abort")
     for _ in range(3):
         WAYS[way](server)
-    after = _until_more(server, before["count"] + 3)
+    after = until_more(server, "engine_tokens_after_abort", before["count"] + 3)
     assert after["1.0"] - before["1.0"] == 3, after
 
 
 def test_a_deadline_stops_it_too(endless_folder: Path, cache: Path) -> None:
-    with Server(str(endless_folder), cache, "--request-timeout-s", "1") as server:
+    with endless_server(endless_folder, cache, "--request-timeout-s", "1") as server:
         server.wait_ready()
-        answer = httpx.post(f"{server.url}/predictions", json=long(3900), timeout=30)
+        answer = httpx.post(f"{server.url}/predictions", json=ENDLESS, timeout=60)
         assert answer.json()["code"] == "deadline_exceeded"
-        assert _until_more(server, 1)["1.0"] == 1
+        assert until_more(server, "engine_tokens_after_abort", 1)["1.0"] == 1
         text = httpx.get(f"{server.url}/metrics").text
         assert 'lavatube_predictions_total{code="deadline_exceeded",origin="cog",status="failed"} 1.0' in text
         assert re.search(r'lavatube_tokens_total\{kind="completion"\} [1-9]', text)
-
-
-def _until_more(server: Server, count: float) -> dict[str, float]:
-    deadline = time.monotonic() + 20
-    while (found := aborted(server))["count"] < count:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
-    return found

@@ -16,11 +16,16 @@ from openai import OpenAI
 from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.uri import EMBEDDED
 from tests.cdn import Cdn
-from tests.flow.conftest import data_url
+from tests.flow.conftest import ENDLESS_TOKENS, data_url
 from tests.flow.server import Server
 from tests.flow.sse import events
 
-LONG = {"image": data_url("shapes.png"), "prompt": "Describe the picture.", "temperature": 0, "max_tokens": 3500}
+LONG = {
+    "image": data_url("shapes.png"),
+    "prompt": "Describe the picture.",
+    "temperature": 0,
+    "max_tokens": ENDLESS_TOKENS,
+}
 SHORT = {**LONG, "max_tokens": 5}
 STREAM = {"Accept": "text/event-stream"}
 

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from lavatube.checkpoint import read_spec
 from lavatube.errors import UnsupportedCheckpoint
+from lavatube.model.linear import Linear
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
+from lavatube.model.panels import Panels
 from tests.checkpoints import write_checkpoint
 from tests.random_weights import write_tensors
 
@@ -36,6 +38,17 @@ def changed(folder: Path, change: Change, **overrides: object) -> Path:
     change(tensors)
     write_tensors(folder, tensors)
     return folder
+
+
+def weights(model: Llava) -> dict[str, Tensor]:
+    """All of them, whether or not they are in panels."""
+    plain = {name: weight for name, weight in model.state_dict().items() if ".panels." not in name}
+    maps = {f"{path}.weight": module for path, module in model.named_modules() if isinstance(module, Linear)}
+    return plain | {name: unpack(module.panels) for name, module in maps.items() if module.panels is not None}
+
+
+def unpack(panels: Panels) -> Tensor:
+    return panels.rows(torch.arange(panels.outputs))
 
 
 def assert_same(one: Llava, other: Llava) -> None:
@@ -79,7 +92,9 @@ def test_stored_and_computed_precision_are_independent(tmp_path: Path) -> None:
     wide = write_checkpoint(tmp_path / "wide")
     narrow = load(wide, torch.bfloat16)
     assert {weight.dtype for weight in narrow.parameters()} == {torch.bfloat16}
-    torch.testing.assert_close(narrow.state_dict(), {k: v.bfloat16() for k, v in load(wide).state_dict().items()})
+    torch.testing.assert_close(
+        weights(narrow), {name: weight.bfloat16() for name, weight in weights(load(wide)).items()}
+    )
     assert narrow.vision.levels.dtype == torch.float32, "constants stay exact"
     assert narrow.language.inverse_frequencies.dtype == torch.float32
     assert_same(load(write_checkpoint(tmp_path / "narrow", dtype="bfloat16"), torch.bfloat16), narrow)

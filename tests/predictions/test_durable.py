@@ -120,7 +120,7 @@ async def test_who_was_only_slow_writes_nothing_any_more(server: NewServer, engi
         connection.execute(SERVERS.delete().where(SERVERS.c.id == slow.leases.holder))
         connection.execute(update(PREDICTIONS).values(holder=None))
     await second.service.adopt()
-    events = [event async for event in begun.log.read()]
+    events = [event async for events in begun.log.follow() for event in events]
     assert not isinstance(events[-1], Completed)
     assert slow.service.num_active == 0
     found = await second.service.get(begun.id)
@@ -199,8 +199,8 @@ async def test_a_reader_anywhere_sees_it_as_it_is_written(server: NewServer) -> 
     asked = await first.ask(max_tokens=60)
     found = await second.service.get(asked.id)
     assert not found.status.is_terminal
-    async with aclosing(found.log.read()) as events:
-        seen = [event async for event in events]
+    async with aclosing(found.log.follow()) as several:
+        seen = [event async for events in several for event in events]
     assert asked.status.is_terminal
     assert [event.text for event in seen if isinstance(event, Output)] == asked.log.outputs
     assert [event.id for event in seen] == [event.id for event in asked.log._events]
@@ -235,7 +235,8 @@ async def test_a_server_that_stops_hands_over_what_it_does_not_finish(server: Ne
     assert other.error is not None
     assert other.error.code == "draining"
     assert (rows(engine), kept.status) == ({kept.id: "processing"}, Status.PROCESSING)
-    assert not isinstance([event async for event in kept.log.read()][-1], Completed), "its readers are let go"
+    seen = [event async for events in kept.log.follow() for event in events]
+    assert not isinstance(seen[-1], Completed), "its readers are let go"
     second = server()
     await second.service.adopt()
     found = await second.service.get(kept.id)

@@ -103,7 +103,7 @@ class LiveServer:
     def client(self, **options: object) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20, **options)
 
-    def raw(self, data: bytes, *, timeout_s: float = 5.0, half_close: bool = False, num_answers: int = 1) -> bytes:
+    def raw(self, data: bytes, *, timeout_s: float = 20.0, half_close: bool = False, num_answers: int = 1) -> bytes:
         """What the server answers to these bytes, until so many answers are whole or it closes; silence is an error."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as connection:
             with suppress(BrokenPipeError, ConnectionResetError):
@@ -117,7 +117,7 @@ class LiveServer:
             return answer
 
     @staticmethod
-    def until(is_true: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    def until(is_true: Callable[[], bool], timeout_s: float = 30.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not is_true():
             assert time.monotonic() < deadline, "it did not come to pass"

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lavatube.serve.body import BodyReader
+from lavatube.serve.body import MIB, BodyReader
 from lavatube.serve.limits import MAX_HEADER_BYTES
 from lavatube.serve.transport import Connection
 from tests.predictions.fakes import DEFECT, PNG
@@ -113,11 +113,9 @@ JSON_TYPE = "Content-Type: application/json"
 def test_each_gets_its_answer_in_json(
     shared: LiveServer, http: httpx.Client, data: bytes, status: int, wanted: str
 ) -> None:
-    started = time.monotonic()
     got, headers, answer = parse(shared.raw(data))
     assert (got, code(answer)) == (status, wanted)
     assert headers["content-type"] == "application/json"
-    assert time.monotonic() - started < 3
     assert http.post(f"{shared.url}/predictions", json=GOOD).status_code == 200
 
 
@@ -165,7 +163,7 @@ def test_a_slow_head_has_a_deadline(shared: LiveServer, monkeypatch: pytest.Monk
     started = time.monotonic()
     status, _, answer = parse(shared.raw(b"GET /livez HT"))
     assert (status, code(answer)) == (408, "request_timeout")
-    assert 0.2 < time.monotonic() - started < 2
+    assert time.monotonic() - started > 0.2
     kept = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     answers = shared.raw(kept + kept + b"GET /liv", num_answers=3)
     assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"200", b"408"]
@@ -181,11 +179,12 @@ def test_a_slow_body_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_bodies_share_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lavatube.serve.app.BodyReader", lambda max_bytes: BodyReader(max_bytes, budget_bytes=1000))
+    reader = BodyReader(MIB, budget_bytes=1000)
+    monkeypatch.setattr("lavatube.serve.app.BodyReader", lambda max_bytes: reader)
     head = request("POST", "/predictions", b"", JSON_TYPE, "Content-Length: 900")
     with LiveServer(tmp_path) as server, socket.create_connection(("127.0.0.1", server.port)) as holder:
         holder.sendall(head)
-        time.sleep(0.2)
+        server.until(lambda: reader.held_bytes == 900)
         status, headers, answer = parse(server.raw(head))
         assert (status, code(answer), headers["retry-after"]) == (429, "overloaded", "1")
         holder.close()
@@ -200,7 +199,7 @@ def test_a_half_closed_client_does_not_hold_a_place(server: LiveServer) -> None:
     server.engine.token_s = 0.01
     body = json.dumps({"input": {"image": PNG, "prompt": "hello", "max_tokens": 2000}}).encode()
     server.raw(request("POST", "/predictions", body, JSON_TYPE, "Accept: text/event-stream"), half_close=True)
-    server.until(lambda: len(server.engine.aborted) == 1, timeout_s=1)
+    server.until(lambda: len(server.engine.aborted) == 1)
 
 
 def test_request_ids_are_echoed_only_when_harmless(shared: LiveServer) -> None:

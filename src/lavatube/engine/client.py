@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from lavatube.engine.inbox import Inbox
 from lavatube.engine.process import WorkerProcess, start_worker, worker_command
 from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy, Watchdog
 from lavatube.engine.wire import (
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 TRY_AGAIN: Final = "Try again in a moment."
 LAST_WORDS_S: Final = 0.5
 """How long a worker's remaining events are read once its process has ended, or the other way round."""
-
-Inbox = asyncio.Queue[RequestEvent | LavatubeError]
 
 
 class EngineClient:
@@ -99,6 +98,8 @@ class EngineClient:
     async def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
         """The events of one request, up to its last Done or Failed. To close the iterator is to abort.
 
+        Tokens that came while nobody asked are one event.
+
         Raises: NotReady; EngineCrashed if the worker dies meanwhile; Draining; Conflict for an id in use.
         """
         worker = self._worker
@@ -106,12 +107,12 @@ class EngineClient:
             raise self._refusal()
         if request.request_id in self._streams:
             raise Conflict(f"Request {request.request_id} is running already.", param="request_id")
-        inbox: Inbox = asyncio.Queue()
+        inbox = Inbox()
         self._streams[request.request_id] = inbox
         try:
             await worker.send(request)
             while True:
-                item = await inbox.get()
+                item = await inbox.take()
                 if isinstance(item, LavatubeError):
                     raise item.with_traceback(None)
                 yield item
@@ -212,7 +213,7 @@ class EngineClient:
                 streams = self._streams
                 inbox = streams.pop(event.request_id, None) if is_last(event) else streams.get(event.request_id)
                 if inbox is not None:
-                    inbox.put_nowait(event)
+                    inbox.put(event)
                 if isinstance(event, Done) and event.reason == "abort":
                     self.late_tokens[event.late_tokens] += 1
             case Ready():
@@ -245,7 +246,7 @@ class EngineClient:
         streams, self._streams = self._streams, {}
         for inbox in streams.values():
             if inbox is not None:
-                inbox.put_nowait(cause)
+                inbox.put(cause)
 
     def _move(self, state: EngineState) -> None:
         assert self.state.can_become(state), f"the engine can't go from {self.state} to {state}"

@@ -44,6 +44,7 @@ def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done
             token_texts=order.token_texts,
             image_cache_bytes=order.image_cache_bytes,
             is_reusing=order.is_reusing,
+            max_guess=order.max_guess,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InsufficientMemory(

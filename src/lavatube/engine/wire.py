@@ -1,7 +1,7 @@
 """Everything that crosses the border between the front and the engine, in both directions, and how it is framed.
 
 Ids, numbers and bytes only: text never enters the engine, tensors never leave it. A frame is a 4-byte big-endian
-length and that many bytes of MessagePack. Knows no sockets and no torch.
+length and that many bytes of MessagePack: one command, or a list of events. Knows no sockets and no torch.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     kv_cache_bytes 0: what the device has to spare. num_token_ids is how many ids the tokenizer knows, so that the
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
-    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed.
+    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
+    of an answer are guessed ahead and checked; 0: none.
     """
 
     folder: str
@@ -111,6 +112,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     fidelity: Choice = "auto"
     image_cache_bytes: int = 0
     is_reusing: bool = True
+    max_guess: int = 0
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -151,6 +153,13 @@ class CacheCounts(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
 
 
+class GuessCounts(msgspec.Struct, frozen=True):
+    """Since the start: tokens that were guessed ahead, and those of them that were right."""
+
+    made: int = 0
+    right: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
 
@@ -159,6 +168,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     waiting: int
     free_cache_tokens: int
     caches: CacheCounts = CacheCounts()
+    guesses: GuessCounts = GuessCounts()
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -225,12 +235,20 @@ def is_last(event: RequestEvent) -> bool:
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _command_decoder: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
-_event_decoder: Final[msgspec.msgpack.Decoder[Event]] = msgspec.msgpack.Decoder(Event)
+_events_decoder: Final[msgspec.msgpack.Decoder[list[Event]]] = msgspec.msgpack.Decoder(list[Event])
 
 
-def frame(message: Command | Event) -> bytes:
-    """One message as bytes to send."""
-    body = _encoder.encode(message)
+def frame(command: Command) -> bytes:
+    """One command as bytes to send."""
+    return _frame(_encoder.encode(command))
+
+
+def frame_events(*events: Event) -> bytes:
+    """All events of a step as bytes to send: one frame, so that each costs its own few bytes and no more."""
+    return _frame(_encoder.encode(events))
+
+
+def _frame(body: bytes) -> bytes:
     if len(body) > MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body
@@ -265,6 +283,6 @@ def decode_command(body: bytes) -> Command:
     return _command_decoder.decode(body)
 
 
-def decode_event(body: bytes) -> Event:
-    """Raises msgspec.DecodeError for bytes that are not an event."""
-    return _event_decoder.decode(body)
+def decode_events(body: bytes) -> list[Event]:
+    """Raises msgspec.DecodeError for bytes that are not events."""
+    return _events_decoder.decode(body)

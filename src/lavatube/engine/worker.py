@@ -34,7 +34,7 @@ from lavatube.engine.wire import (
     Loading,
     Ready,
     decode_command,
-    frame,
+    frame_events,
 )
 from lavatube.errors import OperatorError
 
@@ -61,7 +61,7 @@ class Connection:
 
     def send(self, *events: Event) -> None:
         """All events in one piece."""
-        data = b"".join(map(frame, events))
+        data = frame_events(*events)
         try:
             with self._send_lock:
                 self._socket.sendall(data)
@@ -147,7 +147,7 @@ def _serve(connection: Connection, heart: Heart, threads: int) -> int:
         connection.send(LoadFailed(error.code, error.sentence))
         return 1
     heart.measure = lambda: Heartbeat(
-        core.progress, core.num_running, core.num_waiting, core.free_cache_tokens, core.caches
+        core.progress, core.num_running, core.num_waiting, core.free_cache_tokens, core.caches, core.guesses
     )
     load_s = time.monotonic() - begun_s
     layer_s = layer_limit_s(spec, core.device, order.max_step_tokens)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavatube.model.attention import Attention
-from lavatube.model.linear import MergedLinear
+from lavatube.model.linear import Linear, MergedLinear, Table
 from lavatube.spec import LanguageSpec
 
 
@@ -18,7 +18,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, language: LanguageSpec) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(language.vocab_size, language.hidden_size)
+        self.embed_tokens = Table(language.vocab_size, language.hidden_size)
         self.layers = nn.ModuleList(_Block(language, index) for index in range(language.num_layers))
         self.sliding_window = language.sliding_window
         self.norm = nn.RMSNorm(language.hidden_size, eps=language.rms_norm_eps)
@@ -66,12 +66,12 @@ class _SelfAttention(nn.Module):
         query_size, key_size = language.num_heads * language.head_dim, language.num_kv_heads * language.head_dim
         parts = {"q_proj": query_size, "k_proj": key_size, "v_proj": key_size}
         self.qkv_proj = MergedLinear(language.hidden_size, parts, bias=language.has_qkv_bias)
-        self.o_proj = nn.Linear(query_size, language.hidden_size, bias=False)
+        self.o_proj = Linear(query_size, language.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
         query, key, value = (
-            part.unflatten(-1, (-1, self.head_dim))  # (T, heads, head_dim)
-            for part in self.qkv_proj(hidden)
+            torch.unflatten(part, -1, (-1, self.head_dim))  # (T, heads, head_dim)
+            for part in self.qkv_proj.split(hidden)
         )
         out = attention(self.index, _rotate(query, rotation), _rotate(key, rotation), value)
         merged: Tensor = self.o_proj(out.flatten(1))
@@ -85,10 +85,10 @@ class _Perceptron(nn.Module):
         super().__init__()
         size = language.intermediate_size
         self.gate_up_proj = MergedLinear(language.hidden_size, {"gate_proj": size, "up_proj": size}, bias=False)
-        self.down_proj = nn.Linear(size, language.hidden_size, bias=False)
+        self.down_proj = Linear(size, language.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(hidden)
+        gate, up = self.gate_up_proj.split(hidden)
         out: Tensor = self.down_proj(functional.silu(gate) * up)
         return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lavatube.engine.wire import Logprobs, Tokens
 from lavatube.predictions.events import TokenLogprob
@@ -46,15 +46,25 @@ class Answer:
         self._num_taken = len(self.token_ids)
         return taken
 
-    def push(self, tokens: Tokens) -> Spoken:
-        self.token_ids += tokens.token_ids
-        self._held += map(self._spell, tokens.token_ids, tokens.logprobs)
-        text = self._detokenizer.push(tokens.token_ids)
-        return (text, self._release()) if text else ("", ())
+    def push(self, tokens: Tokens) -> Iterator[Spoken]:
+        """Token by token, however many came at once: so what is said does not depend on how they came.
 
-    def finish(self) -> Spoken:
-        """What was held back."""
-        return self._detokenizer.finish(), self._release()
+        None counts that comes after a stop string.
+        """
+        for place, token_id in enumerate(tokens.token_ids):
+            self.token_ids.append(token_id)
+            if tokens.logprobs:
+                self._held.append(self._spell(token_id, tokens.logprobs[place]))
+            if text := self._detokenizer.push((token_id,)):
+                yield text, self._release()
+            if self._detokenizer.has_stopped:
+                return
+
+    def finish(self) -> Iterator[Spoken]:
+        """What was held back, if anything was."""
+        text, released = self._detokenizer.finish(), self._release()
+        if text or released:
+            yield text, released
 
     def _release(self) -> tuple[TokenLogprob, ...]:
         released, self._held = tuple(self._held), []

@@ -104,14 +104,15 @@ class Generator:
 
     async def _converse(self, talk: Talk, visit: Visit) -> None:
         """With one engine. Raises: EngineCrashed if it dies, NotReady if it is not up, what fails the request with."""
-        num_events = 0
+        num_tokens = 0
         async with aclosing(self._engine.submit(talk.submit(self._salt(talk.prediction)))) as events:
             async for event in events:
                 if isinstance(event, Failed):
                     raise from_code(event.code, event.message, param=event.param or None)
-                num_events += 1
-                if num_events > PROBATION_TOKENS:
-                    visit.clear()
+                if isinstance(event, Tokens) and num_tokens <= PROBATION_TOKENS:
+                    num_tokens += len(event.token_ids)
+                    if num_tokens > PROBATION_TOKENS:
+                        visit.clear()
                 self._hear(talk, event)
                 if talk.is_over:
                     return
@@ -126,8 +127,7 @@ class Generator:
         answer, prediction = talk.answers[event.choice], talk.prediction
         if answer.is_over:
             return  # it has met a stop string, and the engine did not know yet
-        text, logprobs = answer.push(event) if isinstance(event, Tokens) else answer.finish()
-        if text or logprobs:
+        for text, logprobs in answer.push(event) if isinstance(event, Tokens) else answer.finish():
             talk.write(event.choice, text, logprobs)
         if isinstance(event, Done):
             prediction.usage = replace(prediction.usage, cached_tokens=event.cached_tokens)

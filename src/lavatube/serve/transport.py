@@ -1,7 +1,7 @@
 """The HTTP server: uvicorn on h11, with the patience and the limits that it lacks.
 
 What is added to a connection: a deadline for the request's head, JSON for what can't be parsed, an end to the rest of a
-body that was refused, and an answer to a client that has closed its sending half.
+body that was refused, an answer to a client that has closed its sending half, and an end to one that reads nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ HEAD_DEADLINE_S: Final = 10.0
 IDLE_CONNECTION_S: Final = 75
 REFUSED_BODY_S: Final = 5.0
 HALF_CLOSED_S: Final = 0.1
+STALLED_READER_S: Final = 60.0
 LARGEST_CHUNK_BYTES: Final = 2**31
 BACKLOG: Final = 2048
 BEGINNING_BYTES: Final = 256
@@ -42,7 +43,9 @@ class Connection(H11Protocol):
     """One client's connection."""
 
     head_deadline_s = HEAD_DEADLINE_S
+    stalled_reader_s = STALLED_READER_S
     _timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _begun = b""  # of a head that is not whole yet: who can't be understood is answered in their dialect all the same
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -52,7 +55,17 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
+        self._cancel_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write. What it is to read waits in the logs, but not for ever."""
+        super().pause_writing()
+        self._stall = self.loop.call_later(self.stalled_reader_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel_stall()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self.conn.their_state is h11.IDLE:
@@ -138,6 +151,11 @@ class Connection(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _cancel_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
 
 def _send_at_once(transport: asyncio.Transport) -> None:

@@ -15,6 +15,7 @@ from lavatube.weights import manifest as manifests
 from lavatube.weights.adopt import adopt
 from lavatube.weights.archive import unpack
 from lavatube.weights.cache import Cache, ReadySet, open_cache
+from lavatube.weights.chunk_map import read_map
 from lavatube.weights.download import part_name
 from lavatube.weights.fetch import fetch
 from lavatube.weights.join import join_parts
@@ -22,10 +23,10 @@ from lavatube.weights.local import fingerprint
 from lavatube.weights.locks import hold
 from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trust
-from lavatube.weights.parts import read_map
 from lavatube.weights.progress import Meter, OnProgress, Pace, Phase, Progress
 from lavatube.weights.source import Source, SourceFile
 from lavatube.weights.sources import hub_identity, resolve, settle
+from lavatube.weights.staging import Staging
 from lavatube.weights.uri import ModelUri, parse_model
 
 __all__ = [
@@ -187,7 +188,9 @@ class _Provisioning:
         missing = [file for file in missing if file.path not in adopted]
         cache.check_space(sum(file.size - cache.allocated_bytes(part_name(source, file)) for file in missing))
         logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
-        digests = fetch(source, missing, cache, policy, self._on_progress) if missing else {}
+        announce = self._options.on_staged
+        staging = Staging(source, cache, announce) if announce else None
+        digests = fetch(source, missing, cache, policy, self._on_progress, staging) if missing else {}
         return self._publish(source, source.manifest(adopted | digests), from_cache=not missing)
 
     def _adopt(self, missing: list[SourceFile]) -> dict[str, str]:
