@@ -9,7 +9,7 @@ import torch
 
 from bench.table import show
 from lavatube.model.llava import Llava
-from lavatube.model.load import allocate
+from lavatube.model.places import allocate
 from lavatube.spec import LanguageSpec, ModelSpec, PixelSpec, ProjectorSpec, VisionSpec
 from tests.model.driver import Driver, Stream
 

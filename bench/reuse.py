@@ -22,7 +22,7 @@ from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Pixels, Sampling, Submit, Tokens
 from lavatube.geometry import plan_image
 from lavatube.model.llava import Llava
-from lavatube.model.load import allocate
+from lavatube.model.places import allocate
 from lavatube.spec import ModelSpec
 
 ANSWER_TOKENS = 8

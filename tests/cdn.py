@@ -123,13 +123,17 @@ class LoopbackHandler(BaseHTTPRequestHandler):
 
 
 class Cdn(LoopbackServer):
-    """Serves `folder`; `away` is where the scenario of that name redirects to."""
+    """Serves `folder`; `away` is where the scenario of that name redirects to.
+
+    Of a file that is `held` only the first range comes before `released` is set.
+    """
 
     def __init__(self, folder: Path, away: str = "", certificate: Path | None = None) -> None:
         self.handler = _CdnHandler
         super().__init__(certificate)
         self.folder = folder
         self.away = away
+        self.released = threading.Event()
 
     def url(self, scenario: str) -> str:
         return f"{self.root}/{scenario}"
@@ -199,6 +203,10 @@ class _CdnHandler(LoopbackHandler):
                 self._serve(data, span)
             case "late":
                 self._serve_half("stall", len(data), start, piece, share=0.99)
+            case "held":
+                if start:
+                    cdn.released.wait(60)
+                self._serve(data, span)
             case "replaced":
                 cdn.log.counts["replaced"] += 1
                 is_new = cdn.log.counts["replaced"] > 3

@@ -56,7 +56,7 @@ def write_checkpoint(folder: Path, **overrides: object) -> Path:
     """Write a whole checkpoint folder and return it; `overrides` are fields of `Recipe`."""
     recipe = Recipe(**overrides)  # type: ignore[arg-type]
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(recipe.vocab_size - 16, recipe.special_tokens)
+    tokenizer = _tokenizer(recipe.vocab_size - 16, recipe.special_tokens, recipe.sentences or SENTENCES)
     tokenizer.save(str(folder / "tokenizer.json"))
     image_token_id = tokenizer.token_to_id("<image>")
     files: dict[str, object] = {
@@ -219,7 +219,7 @@ def _processor(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _tokenizer(num_ids: int, more_specials: tuple[str, ...]) -> Tokenizer:
+def _tokenizer(num_ids: int, more_specials: tuple[str, ...], sentences: tuple[str, ...]) -> Tokenizer:
     """Byte-level BPE of exactly `num_ids` ids with Llama's special tokens in Llama's places, and <s> in front."""
     trailing = (*TRAILING_SPECIALS, *more_specials)
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -231,7 +231,7 @@ def _tokenizer(num_ids: int, more_specials: tuple[str, ...]) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.train_from_iterator(sentences, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in trailing])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]

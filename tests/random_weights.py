@@ -57,7 +57,8 @@ def random_tensors(recipe: Recipe, special_ids: list[int]) -> dict[str, Tensor]:
         del tensors["head.weight"]
     dtype = getattr(torch, recipe.dtype)
     return {
-        _file_name(name, PREFIXES[recipe.key_style]): tensor.to(dtype).contiguous() for name, tensor in tensors.items()
+        _file_name(name, PREFIXES[recipe.key_style]): tensors.pop(name).to(dtype)  # large ones are not there twice
+        for name in list(tensors)
     }
 
 

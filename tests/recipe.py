@@ -18,6 +18,7 @@ class Recipe:
     grids: (height, width) as the files have them; by default those of the family, in tiles of `image_size`.
     select_layer: a list for several.
     special_tokens: what the tokenizer has beside Llama's own and the placeholders.
+    sentences: what the tokenizer is trained on; by default a few, which fill a small vocabulary.
     """
 
     family: Family = "llava"
@@ -52,6 +53,7 @@ class Recipe:
     sliding_window: int | None = None
     vocab_size: int = 320
     special_tokens: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
     rope_theta: float = 10000.0
     max_positions: int = 1024
     tied: bool = False

@@ -50,6 +50,7 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         folder=str(folder),
         device=settings.device,
         dtype=settings.dtype,
+        quantize=settings.quantize,
         max_sequences=settings.max_sequences,
         max_step_tokens=settings.max_step_tokens,
         kv_cache_bytes=settings.kv_cache_mib * MIB,
@@ -58,6 +59,7 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         fidelity=_fidelity(settings),
         image_cache_bytes=settings.image_cache_mib * MIB,
         is_reusing=settings.prefix_cache,
+        max_guess=settings.speculate,
     )
 
 

@@ -186,7 +186,7 @@ def test_background_is_resumed_where_it_was_left(client: OpenAI) -> None:
     text = "".join(event.delta for event in (*seen, *rest) if event.type == "response.output_text.delta")
     assert text == client.responses.retrieve(response_id).output_text
     with client.responses.stream(response_id=response_id, starting_after=5) as again:
-        assert next(iter(again)).sequence_number == 6
+        assert next(iter(again)).sequence_number >= 6
 
 
 def test_background_is_polled_and_cancelled(client: OpenAI) -> None:

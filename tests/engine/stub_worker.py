@@ -30,7 +30,7 @@ from lavatube.engine.wire import (
     Submit,
     Tokens,
     decode_command,
-    frame,
+    frame_events,
 )
 
 BEAT_S = 0.05
@@ -50,7 +50,7 @@ class Stub:
 
     def send(self, event: Event) -> None:
         with self.lock:
-            self.socket.sendall(frame(event))
+            self.socket.sendall(frame_events(event))
 
     def read(self) -> None:
         frames = Frames()

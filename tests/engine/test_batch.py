@@ -39,12 +39,12 @@ def test_rows_of_a_prompt_and_of_a_stream() -> None:
     assert batch.layout.context_lengths == [6, 6]
     assert batch.layout.block_tables[0].tolist() == [7, 0, 3]
     assert batch.layout.block_tables[1, :2].tolist() == [5, 2]
-    assert batch.sampling_rows == [0]
+    assert batch.sampling_rows == [[0]]
 
 
 def test_the_last_chunk_of_a_prompt_is_sampled() -> None:
     prompt = sequence([10, 11, 12], [0])
-    assert build_batch([Chunk(prompt, 1, 3)], 4, CPU).sampling_rows == [1]
+    assert build_batch([Chunk(prompt, 1, 3)], 4, CPU).sampling_rows == [[1]]
 
 
 @pytest.mark.parametrize("border", range(1, 12))

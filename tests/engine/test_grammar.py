@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 
 import pytest
 from msgspec.structs import replace
 
 from lavatube.engine import grammar as module
 from lavatube.engine.core import EngineCore
-from lavatube.engine.grammar import MAX_COMPILED, Grammars
+from lavatube.engine.grammar import MAX_COMPILED, Grammars, Matcher
 from lavatube.engine.wire import Done, Sampling
 from lavatube.errors import InvalidInput
 from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
-from tests.engine.requests import SEEDED, answer, failure, run, submit
+from tests.engine.requests import SEEDED, answer, drain, failure, run, submit
 from tests.engine.test_choices import answers
 
 HEAD = '%llguidance {"no_forcing": true}\nstart: '
@@ -107,6 +108,41 @@ def test_an_answer_that_was_begun_elsewhere_goes_on_in_its_grammar(model: Llava,
     (end,) = run(build(model, spec), replace(request, begun=[whole]))["a"]
     assert isinstance(end, Done)
     assert end.reason == "stop"
+
+
+@pytest.fixture
+def may_compile(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No grammar is compiled before it is set."""
+    event, compile_ = threading.Event(), Grammars.matcher
+
+    def wait_and_compile(self: Grammars, grammar: str) -> Matcher:
+        assert event.wait(60)
+        return compile_(self, grammar)
+
+    monkeypatch.setattr(Grammars, "matcher", wait_and_compile)
+    return event
+
+
+def test_others_go_on_while_a_grammar_is_compiled(model: Llava, spec: ModelSpec, may_compile: threading.Event) -> None:
+    core = build(model, spec)
+    core.submit(submit(spec, "a", replace(HOT, grammar=DIGITS)))
+    core.submit(submit(spec, "b", SEEDED))
+    events = [event for _ in range(SEEDED.max_tokens) for event in core.step()]
+    assert len(answer(events)) == SEEDED.max_tokens
+    assert core.has_work
+    may_compile.set()
+    assert re.fullmatch("[0-9]{2,5}-[ab]", said(spec, answer(drain(core)["a"])))
+
+
+def test_a_request_can_be_aborted_before_its_grammar_is_compiled(
+    model: Llava, spec: ModelSpec, may_compile: threading.Event
+) -> None:
+    core = build(model, spec)
+    core.submit(submit(spec, "a", replace(HOT, grammar=DIGITS, num_choices=3)))
+    core.abort("a")
+    events = drain(core)["a"]
+    may_compile.set()
+    assert [event.reason for event in events if isinstance(event, Done)] == ["abort"] * 3
 
 
 @pytest.mark.parametrize("grammar", ["start: /(/", "start: nothing", "no grammar at all", 'start: "\\xff\\xfe" x'])

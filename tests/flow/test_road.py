@@ -62,10 +62,10 @@ def test_events_arrive_over_time(tiny: Server) -> None:
         received = list(events(response))
     assert [event.name for event in received][:2] == ["start", "output"]
     outputs = [event for event in received if event.name == "output"]
-    assert len(outputs) > 5
     assert outputs[0].at < received[-1].at
     assert "".join(event.data["chunk"] for event in outputs) == "".join(received[-1].data["output"])
-    assert [int(event.id) for event in received] == list(range(1, len(received) + 1))
+    ids = [int(event.id) for event in received]
+    assert ids == sorted(set(ids)), "a reader that is late gets several pieces as one, with the id of the last"
 
 
 def test_the_stock_openai_client_streams_the_same_answer(tiny: Server) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +17,12 @@ from torch import Tensor
 
 from lavatube.checkpoint import read_spec
 from lavatube.errors import UnsupportedCheckpoint
+from lavatube.memory import count_weights
+from lavatube.model.linear import Linear
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
+from lavatube.model.panels import Panels
+from lavatube.spec import Quantize
 from tests.checkpoints import write_checkpoint
 from tests.random_weights import write_tensors
 
@@ -36,6 +42,17 @@ def changed(folder: Path, change: Change, **overrides: object) -> Path:
     change(tensors)
     write_tensors(folder, tensors)
     return folder
+
+
+def weights(model: Llava) -> dict[str, Tensor]:
+    """All of them, whether or not they are in panels."""
+    plain = {name: weight for name, weight in model.state_dict().items() if ".panels." not in name}
+    maps = {f"{path}.weight": module for path, module in model.named_modules() if isinstance(module, Linear)}
+    return plain | {name: unpack(module.panels) for name, module in maps.items() if module.panels is not None}
+
+
+def unpack(panels: Panels) -> Tensor:
+    return panels.rows(torch.arange(panels.outputs))
 
 
 def assert_same(one: Llava, other: Llava) -> None:
@@ -79,7 +96,9 @@ def test_stored_and_computed_precision_are_independent(tmp_path: Path) -> None:
     wide = write_checkpoint(tmp_path / "wide")
     narrow = load(wide, torch.bfloat16)
     assert {weight.dtype for weight in narrow.parameters()} == {torch.bfloat16}
-    torch.testing.assert_close(narrow.state_dict(), {k: v.bfloat16() for k, v in load(wide).state_dict().items()})
+    torch.testing.assert_close(
+        weights(narrow), {name: weight.bfloat16() for name, weight in weights(load(wide)).items()}
+    )
     assert narrow.vision.levels.dtype == torch.float32, "constants stay exact"
     assert narrow.language.inverse_frequencies.dtype == torch.float32
     assert_same(load(write_checkpoint(tmp_path / "narrow", dtype="bfloat16"), torch.bfloat16), narrow)
@@ -248,3 +267,44 @@ def test_nothing_is_loaded_onto_a_model_of_another_depth(tmp_path: Path) -> None
     deeper = replace(spec, language=replace(spec.language, num_layers=3))
     with pytest.raises(UnsupportedCheckpoint, match=r"9 missing: language\.layers\.2"):
         load_model(deeper, folder, CPU, torch.float32, lambda done, total: pytest.fail("began to load"))
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("overrides", [{}, {"tied": True, "family": "llava_onevision", "language": "qwen2", **SIGLIP}])
+def test_the_memory_plan_counts_the_quantised_weights(
+    tmp_path: Path, quantize: Quantize, overrides: dict[str, object]
+) -> None:
+    folder = write_checkpoint(tmp_path, **overrides)
+    model = load_model(read_spec(folder), folder, CPU, torch.bfloat16, lambda done, total: None, quantize)
+    loaded_bytes = sum(weight.nbytes for weight in model.parameters())
+    assert count_weights(read_spec(folder), "bfloat16", quantize) == loaded_bytes
+    assert loaded_bytes < count_weights(read_spec(folder), "bfloat16")
+
+
+LOADER = """
+import sys, torch
+from pathlib import Path
+from lavatube.checkpoint import read_spec
+from lavatube.model.load import load_model
+
+def private_kib():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+sizes = []
+folder = Path(sys.argv[1])
+model = load_model(
+    read_spec(folder), folder, torch.device("cpu"), torch.bfloat16, lambda *_: sizes.append(private_kib()), "int4"
+)
+print(max(sizes) - sizes[0], sum(weight.nbytes for weight in model.parameters()) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_quantised_weights_never_lie_in_memory_as_they_were_stored(tmp_path: Path) -> None:
+    """From the first tensor on. What is mapped of the files is not counted: the kernel takes it back when it likes."""
+    folder = write_checkpoint(tmp_path, hidden_size=512, intermediate_size=2048, layers=6, dtype="bfloat16")
+    ran = subprocess.run([sys.executable, "-c", LOADER, folder], check=True, capture_output=True, text=True)
+    grown_kib, weights_kib = map(int, ran.stdout.split())
+    stored_kib = (folder / "model.safetensors").stat().st_size // 1024
+    assert stored_kib > 3 * weights_kib
+    assert grown_kib < weights_kib + 16 * 1024 < stored_kib * 2 / 3

@@ -25,7 +25,7 @@ def filled(texts: list[str], *, is_ended: bool = True) -> EventLog:
 
 
 async def collect(log: EventLog, after: int = 0) -> list[Event]:
-    return [event async for event in log.read(after) if event is not None]
+    return [event async for events in log.follow(after) for event in events]
 
 
 async def test_ids_count_from_one_and_offsets_add_up() -> None:
@@ -61,11 +61,11 @@ async def test_readers_at_any_position_see_the_same_end_while_it_is_written() ->
 
 async def test_an_idle_reader_is_told_so_and_misses_nothing() -> None:
     log = filled(["a"], is_ended=False)
-    reader = log.read(idle_s=0.01)
-    seen = [await anext(reader) for _ in range(4)]
-    assert seen[2:] == [None, None]
+    reader = log.follow(idle_s=0.01)
+    assert len(await anext(reader)) == 2
+    assert [await anext(reader) for _ in range(2)] == [[], []]
     log.append(Completed(log.next_id, Status.SUCCEEDED))
-    assert [event async for event in reader if event is not None] == [Completed(3, Status.SUCCEEDED)]
+    assert [event async for events in reader for event in events] == [Completed(3, Status.SUCCEEDED)]
 
 
 def test_nothing_comes_after_the_end() -> None:

@@ -65,7 +65,7 @@ def test_a_stream_follows_the_chunk_protocol(stock: openai.OpenAI) -> None:
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
     assert chunks[0].choices[0].delta.model_dump(exclude_none=True) == {"role": "assistant", "content": ""}
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == "hello hello "
-    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * 13 + ["length"]
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 2) + ["length"]
     assert chunks[-2].choices[0].delta.model_dump(exclude_none=True) == {}
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
@@ -296,8 +296,11 @@ def test_logprobs_of_each_token_with_its_alternatives(stock: openai.OpenAI, is_s
     assert all(entry.logprob == -0.5 for entry in entries)
     assert [bytes(other.bytes or []) for other in entries[0].top_logprobs] == [b"n", b"\xc3"]
     if is_stream:
-        with_text = [choice for choice in choices if choice.delta.content]
-        assert [len(choice.logprobs.content or []) for choice in with_text if choice.logprobs] == [1, 2, 1]
+        for choice in choices:
+            if choice.delta.content:  # tokens come with the characters that they end
+                assert choice.logprobs is not None
+                spelled = b"".join(bytes(entry.bytes or []) for entry in choice.logprobs.content or [])
+                assert spelled.decode() == choice.delta.content
 
 
 def test_logprobs_without_alternatives_and_none_unasked(stock: openai.OpenAI) -> None:

@@ -171,10 +171,16 @@ def test_another_model_version_or_id_is_not_found(server: LiveServer, http: http
 def test_a_stream_goes_on_where_it_was_left(server: LiveServer, http: httpx.Client) -> None:
     made = http.post(f"{server.url}/v1/models/{MODEL}/predictions", json={"input": inputs()}).json()
     whole = http.get(made["urls"]["stream"]).text
-    frames = whole.split("\n\n")
-    last_id = frames[4].split("id: ")[1].split("\n")[0]
-    rest = http.get(made["urls"]["stream"], headers={"last-event-id": last_id}).text
-    assert rest == "\n\n".join(frames[5:])
+    seen = ""
+    for block in whole.split("\n\n")[:-2]:
+        last_id = block.split("id: ")[1].split("\n")[0]
+        seen += _data(block)
+        rest = http.get(made["urls"]["stream"], headers={"last-event-id": last_id}).text
+        assert seen + "".join(map(_data, rest.split("\n\n"))) == _data(whole)
+
+
+def _data(stream: str) -> str:
+    return "".join(line.removeprefix("data: ") for line in stream.splitlines() if line.startswith("data: "))
 
 
 def test_a_stream_needs_no_key_but_its_own(tmp_path: Path, kept: Kept, http: httpx.Client) -> None:

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavatube.errors import CacheUnusable, SourceUnavailable
-from lavatube.weights.fetch import Span, plan
 from lavatube.weights.options import Policy
 from lavatube.weights.parts import Part
 from lavatube.weights.patience import Patience, Transient, parse_retry_after
+from lavatube.weights.spans import Span, plan
 
 
 def test_plan_takes_small_files_and_headers_first() -> None:
     spans = plan([25, 3, 12], [[0, 0, 0], [0], [0, 0]], 10)
-    assert spans == [Span(1, 0, 3), Span(0, 0, 10), Span(2, 0, 10), Span(0, 10, 20), Span(0, 20, 25), Span(2, 10, 12)]
+    assert spans == [Span(1, 0, 3), Span(0, 0, 10), Span(2, 0, 10), Span(0, 10, 20), Span(2, 10, 12), Span(0, 20, 25)]
 
 
 @given(st.data(), st.lists(st.integers(0, 100), max_size=5), st.integers(1, 30))

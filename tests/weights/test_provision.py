@@ -20,6 +20,7 @@ from lavatube.errors import (
     UntrustedSource,
 )
 from lavatube.weights.cache import Cache
+from lavatube.weights.chunk_map import LANDED, MapHead
 from lavatube.weights.manifest import FILE_NAME, Manifest, ManifestFile, build_manifest, read_manifest
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.provision import Progress, Provisioned, lock_model, provision
@@ -271,8 +272,8 @@ class TestCacheDamage:
         cache.blob(file.sha256).unlink()
         (ready / SHARD).unlink()
         (cache.parts / f"{file.sha256}.part").write_bytes(bytes(file.size))
-        header = b"LTMAP001" + file.size.to_bytes(8, "little") + options.policy.chunk_bytes.to_bytes(8, "little")
-        (cache.parts / f"{file.sha256}.map").write_bytes(header + b"\1" * 3)
+        head = MapHead(file.size, options.policy.chunk_bytes)
+        (cache.parts / f"{file.sha256}.map").write_bytes(head.pack() + LANDED * 3)
         assert contents(pull(cdn.url("ok"), options).folder) == expected(origin)
         assert [request.name for request in cdn.log.weights()] == [SHARD] * 3
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from lavatube.engine.prefix import image_key
-from lavatube.engine.sequence import ImageSpan, Sequence, SequenceState
+from lavatube.engine.sequence import ImageSpan, Sequence
 from lavatube.engine.wire import Pixels, Sampling, Submit
 from lavatube.errors import InvalidInput, PromptTooLong
 from lavatube.geometry import ImagePlan, plan_image
@@ -60,8 +60,8 @@ def admit(submit: Submit, spec: ModelSpec, max_context_tokens: int, now_s: float
         arrived_s=now_s,
     )
     if submit.begun:
-        return [_answer(prompt, choice, begun, SequenceState.WAITING) for choice, begun in answers.items()]
-    prompt.siblings = [_answer(prompt, choice, [], SequenceState.EXPECTED) for choice in range(1, sampling.num_choices)]
+        return [_answer(prompt, choice, begun) for choice, begun in answers.items()]
+    prompt.siblings = [_answer(prompt, choice, []) for choice in range(1, sampling.num_choices)]
     return [prompt]
 
 
@@ -73,7 +73,7 @@ def _answers(submit: Submit) -> dict[int, list[int]]:
     return {choice: answer for choice, answer in enumerate(begun) if answer is not None}
 
 
-def _answer(prompt: Sequence, choice: int, begun: list[int], state: SequenceState) -> Sequence:
+def _answer(prompt: Sequence, choice: int, begun: list[int]) -> Sequence:
     """One answer to a prompt, as that seed would give it; the tokens in `begun` are there already."""
     return Sequence(
         request_id=prompt.request_id,
@@ -84,7 +84,6 @@ def _answer(prompt: Sequence, choice: int, begun: list[int], state: SequenceStat
         salt=prompt.salt,
         choice=choice,
         arrived_s=prompt.arrived_s,
-        state=state,
     )
 
 

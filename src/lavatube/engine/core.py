@@ -8,15 +8,19 @@ from collections.abc import Callable
 from lavatube.engine.admission import admit
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
+from lavatube.engine.compiling import Compiled, GrammarQueue
 from lavatube.engine.encoder import Encoder
 from lavatube.engine.features import FeatureCache
-from lavatube.engine.grammar import Grammars
+from lavatube.engine.gaps import Gaps
+from lavatube.engine.grammar import Grammars, Matcher
+from lavatube.engine.outbox import Outbox
 from lavatube.engine.pace import Pace, Work
 from lavatube.engine.runner import Runner
 from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk, Scheduler
 from lavatube.engine.sequence import Sequence, SequenceState
-from lavatube.engine.wire import CacheCounts, Done, Failed, RequestEvent, Submit, Tokens
+from lavatube.engine.speculator import Speculator
+from lavatube.engine.wire import CacheCounts, GapCounts, GuessCounts, RequestEvent, Submit
 from lavatube.errors import EngineNumericalError, LavatubeError, RequestError
 from lavatube.model.attention import KVCache
 from lavatube.model.llava import Llava
@@ -38,11 +42,13 @@ class EngineCore:
         token_texts: list[bytes] | None = None,
         image_cache_bytes: int = 0,
         is_reusing: bool = True,
+        max_guess: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`num_token_ids` is how many ids the tokenizer knows, 0: all; `token_texts` what each says, for grammars.
 
-        `is_reusing`: what two prompts have in common from their beginning on is computed once.
+        `is_reusing`: what two prompts have in common from their beginning on is computed once. `max_guess` tokens of an
+        answer are guessed ahead.
         """
         cache = KVCache.allocate(spec.language, num_blocks, BLOCK_SIZE, model.dtype, model.device)
         vocab_size = spec.language.vocab_size
@@ -52,18 +58,22 @@ class EngineCore:
         self._features = FeatureCache(image_cache_bytes)
         self._runner = Runner(model, Encoder(model, self._features), cache, sampler)
         blocks = BlockAllocator(num_blocks, BLOCK_SIZE)
-        self._scheduler = Scheduler(blocks, max_sequences, max_step_tokens, is_reusing=is_reusing)
-        self._grammars = Grammars(token_texts or [], spec.stop_token_ids, vocab_size)
+        self._speculator = Speculator(max_guess, spec.image_token_id)
+        self._scheduler = Scheduler(
+            blocks, max_sequences, max_step_tokens, is_reusing=is_reusing, speculator=self._speculator
+        )
+        self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
         self._pace = Pace()
-        self._outbox: list[RequestEvent] = []
+        self._gaps = Gaps()
+        self._outbox = Outbox()
         self._clock = clock
         self._num_steps = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute or say something."""
-        return bool(self._outbox) or self._scheduler.has_work
+        return len(self._outbox) > 0 or self._scheduler.has_work or len(self._grammars) > 0
 
     @property
     def progress(self) -> int:
@@ -97,6 +107,14 @@ class EngineCore:
         )
 
     @property
+    def guesses(self) -> GuessCounts:
+        return GuessCounts(self._speculator.num_guessed, self._speculator.num_right)
+
+    @property
+    def gaps(self) -> GapCounts:
+        return self._gaps.counts
+
+    @property
     def max_context_tokens(self) -> int:
         """Prompt and answer of one request: what the model was trained for and the cache holds."""
         return min(self._spec.language.max_positions, self.cache_tokens)
@@ -106,18 +124,15 @@ class EngineCore:
         assert submit.request_id not in self._requests, f"request {submit.request_id} is already here"
         try:
             sequences = admit(submit, self._spec, self.max_context_tokens, self._clock())
-            over = [sequence for sequence in sequences if self._constrain(sequence)]
         except RequestError as error:
-            self._outbox.append(_failed(submit.request_id, error))
+            self._outbox.fail(submit.request_id, error)
             return
         self._requests[submit.request_id] = [one for sequence in sequences for one in (sequence, *sequence.siblings)]
+        if submit.sampling.grammar:
+            self._grammars.add(submit.request_id, submit.sampling.grammar, sequences)
+            return
         for sequence in sequences:
-            self._scheduler.add(sequence)
-        for sequence in sequences:  # an answer may be whole, of which only the end was not heard
-            if sequence in over:
-                self._finish(sequence, "stop")
-            elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
-                self._finish(sequence, "length")
+            self._begin(sequence)
 
     def abort(self, request_id: str, choice: int | None = None, sent_s: float = 0.0) -> None:
         """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter.
@@ -134,6 +149,8 @@ class EngineCore:
 
         Raises: whatever the model raises; then nothing here can be trusted, and the process should end.
         """
+        for compiled in self._grammars.take(is_idle=not self._outbox and not self._scheduler.has_work):
+            self._constrain(compiled)
         begun_s = self._clock()
         is_awaited = self._scheduler.is_decoding
         work = self._begin_prompts() if is_awaited else None
@@ -143,8 +160,7 @@ class EngineCore:
         if work is not None:
             num_prompt_tokens = sum(chunk.end - chunk.start for chunk in chunks if chunk.end - chunk.start > 1)
             self._pace.observe(Work(work.num_layers, num_prompt_tokens), self._clock() - begun_s)
-        events, self._outbox = self._outbox, []
-        return events
+        return self._outbox.take()
 
     def check_integrity(self) -> None:
         """Assert that no block is lost, and that no finished request is remembered."""
@@ -176,8 +192,21 @@ class EngineCore:
                 continue  # a sibling has failed
             if choices is None:
                 self._fail(chunk.sequence, EngineNumericalError("The model's output for this request is not a number."))
+            elif chunk.guess:
+                self._check_guess(chunk, choices)
             elif choices:
                 self._extend_all(chunk.sequence, choices)
+
+    def _check_guess(self, chunk: Chunk, choices: list[Choice]) -> None:
+        """What was sampled for a sequence and after each token of its guess; good up to the first that was wrong."""
+        sequence, num_right = chunk.sequence, 0
+        for choice, guessed in zip(choices, (*chunk.guess, None), strict=False):
+            self._receive(sequence, choice)
+            if choice.token_id != guessed or sequence.state is SequenceState.FINISHED:
+                break
+            sequence.compute(sequence.num_tokens)
+            num_right += 1
+        self._speculator.learn(sequence, len(chunk.guess), num_right)
 
     def _extend_all(self, sequence: Sequence, choices: list[Choice]) -> None:
         """What was sampled for a sequence and its siblings, which begin now."""
@@ -204,61 +233,51 @@ class EngineCore:
 
     def _extend(self, sequence: Sequence, choice: Choice) -> None:
         """Add a sampled token. A stop token ends the choice and is not part of the answer."""
-        sequence.recent_tokens_s.append(self._clock())
+        now_s = self._clock()
         if sequence.first_token_s is None:
-            sequence.first_token_s = sequence.recent_tokens_s[-1]
+            sequence.first_token_s = now_s
+        else:
+            self._gaps.add(now_s - sequence.recent_tokens_s[-1])
+        sequence.recent_tokens_s.append(now_s)
         if choice.token_id in sequence.sampling.stop_token_ids:
             self._finish(sequence, "stop")
             return
-        self._outbox.append(
-            Tokens(
-                request_id=sequence.request_id,
-                position=sequence.num_completion_tokens,
-                token_ids=[choice.token_id],
-                choice=sequence.choice,
-                logprobs=[] if choice.logprobs is None else [choice.logprobs],
-            )
-        )
+        self._outbox.tell(sequence, choice)
         sequence.token_ids.append(choice.token_id)
         if sequence.matcher is not None and sequence.matcher.ends_with(choice.token_id):
             self._finish(sequence, "stop")
         elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
             self._finish(sequence, "length")
 
-    def _constrain(self, sequence: Sequence) -> bool:
-        """Give the choices of a request their matchers; whether nothing may follow. Raises: InvalidInput."""
-        is_over = False
-        if sequence.sampling.grammar:
-            matcher = self._grammars.matcher(sequence.sampling.grammar)
-            for token_id in sequence.token_ids[sequence.num_prompt_tokens :]:
-                is_over = matcher.ends_with(token_id)
-            for one in (sequence, *sequence.siblings):
-                one.matcher = matcher.copy()
-        return is_over
+    def _begin(self, sequence: Sequence, *, is_over: bool = False) -> None:
+        """Put it into the queue. An answer may be whole, of which only the end was not heard."""
+        self._scheduler.add(sequence)
+        if is_over:
+            self._finish(sequence, "stop")
+        elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
+            self._finish(sequence, "length")
+
+    def _constrain(self, compiled: Compiled) -> None:
+        """Begin a request whose grammar is ready: each of its choices with a matcher of its own."""
+        matcher = compiled.matcher
+        if not isinstance(matcher, Matcher):
+            self._fail(compiled.sequences[0], matcher)
+            return
+        for sequence in compiled.sequences:
+            sequence.matcher = matcher.copy()
+            is_over = sequence.matcher.follow(sequence.token_ids[sequence.num_prompt_tokens :])
+            for sibling in sequence.siblings:
+                sibling.matcher = sequence.matcher.copy()
+            self._begin(sequence, is_over=is_over)
 
     def _finish(self, sequence: Sequence, reason: str, late_tokens: int = 0) -> None:
         num_left = self._forget(sequence)
-        queued_s, prefill_s, decode_s = sequence.durations(self._clock())
-        self._outbox.append(
-            Done(
-                request_id=sequence.request_id,
-                reason=reason,
-                prompt_tokens=sequence.num_prompt_tokens,
-                cached_tokens=sequence.num_cached_tokens or 0,
-                completion_tokens=sequence.num_completion_tokens,
-                queued_s=queued_s,
-                prefill_s=prefill_s,
-                decode_s=decode_s,
-                choice=sequence.choice,
-                num_left=num_left,
-                late_tokens=late_tokens,
-            )
-        )
+        self._outbox.end(sequence, reason, self._clock(), num_left=num_left, late_tokens=late_tokens)
 
     def _fail(self, sequence: Sequence, error: LavatubeError) -> None:
         for one in list(self._requests[sequence.request_id]):
             self._forget(one)
-        self._outbox.append(_failed(sequence.request_id, error))
+        self._outbox.fail(sequence.request_id, error)
 
     def _forget(self, sequence: Sequence) -> int:
         """Returns how many other choices of its request go on."""
@@ -267,8 +286,5 @@ class EngineCore:
         choices.remove(sequence)
         if not choices:
             del self._requests[sequence.request_id]
+            self._grammars.discard(sequence.request_id)
         return len(choices)
-
-
-def _failed(request_id: str, error: LavatubeError) -> Failed:
-    return Failed(request_id, error.code, error.sentence, error.param or "")

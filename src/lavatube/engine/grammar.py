@@ -47,6 +47,13 @@ class Matcher:
         self._check()
         return self.failure is None and bool(self._matcher.is_stopped())
 
+    def follow(self, token_ids: Sequence[int]) -> bool:
+        """Take the tokens of an answer so far; whether nothing may follow them."""
+        is_over = False
+        for token_id in token_ids:
+            is_over = self.ends_with(token_id)
+        return is_over
+
     def _check(self) -> None:
         if self.failure is None and self._matcher.is_error():
             self.failure = _too_complex(self._matcher.get_error().partition("\n")[0])

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from typing import Final
 
-from lavatube.engine.wire import Command, Event, Frames, decode_event, frame
+from lavatube.engine.wire import Command, Event, Frames, decode_events, frame
 
 EXIT_GRACE_S: Final = 2.0
-_READ_BYTES: Final = 1 << 16
+_READ_BYTES: Final = 1 << 20  # after a pause, all that has come is taken at once
 
 
 def worker_command(threads: int = 0, log_level: str = "info") -> list[str]:
@@ -50,7 +50,7 @@ class WorkerProcess:
         with suppress(ConnectionError):
             while data := await self._reader.read(_READ_BYTES):
                 if bodies := self._frames.feed(data):
-                    return [decode_event(body) for body in bodies]
+                    return [event for body in bodies for event in decode_events(body)]
         return []
 
     async def exited(self) -> str:
@@ -77,7 +77,7 @@ async def start_worker(command: Sequence[str]) -> AsyncIterator[WorkerProcess]:
                 *command, "--socket", str(number), stdin=DEVNULL, stdout=DEVNULL, pass_fds=[number]
             )
         try:
-            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_BYTES)
             with closing(writer):
                 yield WorkerProcess(process, reader, writer)
         finally:

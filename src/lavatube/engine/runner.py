@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from lavatube.engine.batch import build_batch, images_of, splice_features
 from lavatube.engine.encoder import Encoder, Wanted
+from lavatube.engine.row import Row
 from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk
 from lavatube.model.attention import KVCache
@@ -29,23 +30,24 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[list[Choice] | None]:
-        """Compute `chunks`. For each, in order, what comes next for the sequence and its siblings; nothing for one that
-        is not sampling. None where something is not a number: then nothing of that chunk is worth keeping.
+        """Compute `chunks`. For each, in order, what comes next for the sequence and its siblings, or for it and after
+        each token of its guess; nothing for one that is not sampling. None where something is not a number, and nothing
+        of that chunk is worth keeping; in a guess, what is not a number only ends it.
         """
         self._encode_images(chunks)
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
-        last_id = self._model.language.embed_tokens.num_embeddings - 1
+        last_id = self._model.language.embed_tokens.outputs - 1
         embeddings = self._model.embed_tokens(batch.token_ids.clamp(max=last_id))  # (T, hidden)
         splice_features(embeddings, chunks)
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         # A row attends to itself: if any of its keys and values were not numbers, neither would it be.
-        is_sound = torch.isfinite(hidden).all(dim=-1).tolist()
+        is_sound = hidden.sum(dim=-1, dtype=torch.float32).isfinite().tolist()  # a sum with one that is none is none
         choices = iter(self._sample(chunks, hidden, batch.sampling_rows))
         found = [next(choices) if chunk.is_sampling else [] for chunk in chunks]
         starts = batch.layout.query_starts
         return [
-            _all_sound(one) if all(is_sound[start:end]) else None
-            for one, (start, end) in zip(found, pairwise(starts), strict=True)
+            _sound(one, is_sound[start:end], chunk.guess)
+            for chunk, one, (start, end) in zip(chunks, found, pairwise(starts), strict=True)
         ]
 
     @torch.inference_mode()
@@ -53,16 +55,22 @@ class Runner:
         """Give each block (from, to) the keys and values of another."""
         self._cache.copy_blocks(copies)
 
-    def _sample(self, chunks: Sequence[Chunk], hidden: Tensor, rows: list[int]) -> list[list[Choice | None]]:
+    def _sample(self, chunks: Sequence[Chunk], hidden: Tensor, rows: list[list[int]]) -> list[list[Choice | None]]:
         """For each chunk that is sampling. Shapes: hidden (T, hidden)."""
         if not rows:
             return []
-        logits = self._model.logits(hidden[rows])  # (R, vocabulary)
-        groups = [[chunk.sequence, *chunk.sequence.siblings] for chunk in chunks if chunk.is_sampling]
-        origins = [index for index, group in enumerate(groups) for _ in group]
-        if len(origins) > len(groups):
-            logits = logits[origins]  # the first tokens of several choices come from one row
-        choices = iter(self._sampler.sample(logits, [one.next_row() for group in groups for one in group]))
+        logits = self._model.logits(hidden[[row for of_chunk in rows for row in of_chunk]])  # (R, vocabulary)
+        groups = [_asked(chunk) for chunk in chunks if chunk.is_sampling]
+        first_rows = accumulate(map(len, rows), initial=0)
+        # The first tokens of several choices come from one row; each token of a guess has its own.
+        origins = [
+            first + (index if len(of_chunk) > 1 else 0)
+            for group, of_chunk, first in zip(groups, rows, first_rows, strict=False)
+            for index in range(len(group))
+        ]
+        if len(origins) > len(logits):
+            logits = logits[origins]
+        choices = iter(self._sampler.sample(logits, [row for group in groups for row in group]))
         return [[next(choices) for _ in group] for group in groups]
 
     @torch.inference_mode()
@@ -89,7 +97,22 @@ class Runner:
                     layer.register_forward_hook(count)
 
 
-def _all_sound(choices: list[Choice | None]) -> list[Choice] | None:
-    """Choices of one row of logits: all of them are, or none."""
-    sound = [choice for choice in choices if choice is not None]
-    return sound if len(sound) == len(choices) else None
+def _asked(chunk: Chunk) -> list[Row]:
+    """What a sampling chunk asks: of its sequence after each token of the guess, or of all that begin there."""
+    sequence = chunk.sequence
+    if chunk.guess:
+        return [sequence.next_row(chunk.guess[:count]) for count in range(len(chunk.guess) + 1)]
+    return [one.next_row() for one in (sequence, *sequence.siblings)]
+
+
+def _sound(choices: list[Choice | None], is_sound: list[bool], guess: tuple[int, ...]) -> list[Choice] | None:
+    """Those of one chunk's choices that can be believed; `is_sound` are its rows. Without a guess it is all or none."""
+    if not guess:
+        sound = [choice for choice in choices if choice is not None]
+        return sound if all(is_sound) and len(sound) == len(choices) else None
+    believed = []
+    for choice, is_row_sound in zip(choices, is_sound, strict=True):
+        if choice is None or not is_row_sound:
+            break
+        believed.append(choice)
+    return believed or None

@@ -10,19 +10,27 @@ computed is waited for.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.sequence import Sequence, SequenceState
+from lavatube.engine.speculator import Speculator
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The tokens from `start` up to `end` of one sequence, computed in one step."""
+    """The tokens from `start` up to `end` of one sequence, computed in one step; and behind its last one a guess at
+    those to come, to be checked.
+    """
 
     sequence: Sequence
     start: int
     end: int
+    guess: tuple[int, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        return self.end - self.start + len(self.guess)
 
     @property
     def is_sampling(self) -> bool:
@@ -37,10 +45,17 @@ class Scheduler:
     """
 
     def __init__(
-        self, blocks: BlockAllocator, max_sequences: int, max_step_tokens: int, *, is_reusing: bool = True
+        self,
+        blocks: BlockAllocator,
+        max_sequences: int,
+        max_step_tokens: int,
+        *,
+        is_reusing: bool = True,
+        speculator: Speculator | None = None,
     ) -> None:
         """`is_reusing`: blocks are found again by what is in them."""
         self.blocks = blocks
+        self.speculator = speculator
         self.is_reusing = is_reusing
         self.max_sequences = max_sequences
         self.max_step_tokens = max(max_step_tokens, max_sequences)  # below that, decoding rows would not fit
@@ -61,6 +76,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the queue; it must fit the cache when it is alone."""
         assert sequence.num_prompt_tokens + sequence.sampling.max_tokens <= self.blocks.num_tokens
+        sequence.move(SequenceState.WAITING)
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence) -> None:
@@ -137,8 +153,8 @@ class Scheduler:
         With `max_prompt_tokens` there are at most so many of prompts, and none of an image that is not encoded yet: for
         a step that streams wait for.
         """
-        chunks = self._decode_chunks()
-        budget = self.max_step_tokens - len(chunks)
+        chunks = self._guess(self._decode_chunks())
+        budget = self.max_step_tokens - sum(chunk.num_rows for chunk in chunks)
         if max_prompt_tokens is None:
             return chunks + self._prefill_chunks(budget, must_be_ready=False)
         return chunks + self._prefill_chunks(min(budget, max_prompt_tokens), must_be_ready=True)
@@ -150,6 +166,22 @@ class Scheduler:
             if is_decoding and self._make_room(sequence):
                 chunks.append(Chunk(sequence, sequence.num_computed_tokens, sequence.num_tokens))
         return chunks
+
+    def _guess(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Decoding chunks with what may come next, where nobody has to make room for it."""
+        if self.speculator is None:
+            return chunks
+        num_rows = len(chunks)
+        found = []
+        for chunk in chunks:
+            guess = self.speculator.guess(chunk.sequence, num_rows)
+            if guess and self.blocks.can_grow(chunk.sequence.block_table, chunk.end + len(guess)):
+                self.blocks.grow(chunk.sequence.block_table, chunk.end + len(guess))
+                num_rows += len(guess)
+                found.append(replace(chunk, guess=guess))
+            else:
+                found.append(chunk)
+        return found
 
     def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
         chunks = []

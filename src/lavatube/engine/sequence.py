@@ -11,6 +11,7 @@ import torch
 
 from lavatube.engine.blocks import BlockTable
 from lavatube.engine.grammar import Matcher
+from lavatube.engine.lookup import Lookup
 from lavatube.engine.prefix import block_key, root_key
 from lavatube.engine.row import Row
 from lavatube.engine.wire import Pixels, Sampling
@@ -20,7 +21,7 @@ from lavatube.geometry import ImagePlan
 class SequenceState(Enum):
     """WAITING holds nothing on the device; RUNNING holds blocks; FINISHED is for ever.
 
-    EXPECTED, too, holds nothing, and is in no queue: it begins when the prompt that it shares is computed.
+    EXPECTED, too, holds nothing, and is in no queue: it waits for its grammar, or for the prompt that it shares.
     """
 
     WAITING = auto()
@@ -73,12 +74,13 @@ class Sequence:
     salt: bytes = b""
     choice: int = 0
     matcher: Matcher | None = None
+    lookup: Lookup | None = None
     siblings: list[Sequence] = field(default_factory=list)
     arrived_s: float = 0.0
     scheduled_s: float | None = None
     first_token_s: float | None = None
     recent_tokens_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
-    state: SequenceState = SequenceState.WAITING
+    state: SequenceState = SequenceState.EXPECTED
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
     block_table: BlockTable = field(default_factory=list)
@@ -114,10 +116,10 @@ class Sequence:
         ahead = self.images_ahead
         return self.images[ahead[0]].start if ahead else self.num_tokens
 
-    def next_row(self) -> Row:
-        """What the choice of the next token depends on."""
+    def next_row(self, guess: tuple[int, ...] = ()) -> Row:
+        """What the choice of the next token depends on, and of the one after a guess, should that be right."""
         allowed = None if self.matcher is None else self.matcher.allowed()
-        return Row(self.sampling, self.token_ids, self.num_prompt_tokens, allowed)
+        return Row(self.sampling, [*self.token_ids, *guess], self.num_prompt_tokens, allowed)
 
     def move(self, state: SequenceState) -> None:
         assert state in _LEGAL_MOVES[self.state], f"{self.request_id} can't go from {self.state} to {state}"

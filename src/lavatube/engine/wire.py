@@ -1,7 +1,7 @@
 """Everything that crosses the border between the front and the engine, in both directions, and how it is framed.
 
 Ids, numbers and bytes only: text never enters the engine, tensors never leave it. A frame is a 4-byte big-endian
-length and that many bytes of MessagePack. Knows no sockets and no torch.
+length and that many bytes of MessagePack: one command, or a list of events. Knows no sockets and no torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from lavatube.fidelity import Choice
 from lavatube.geometry import Detail
 
 MAX_FRAME_BYTES: Final = 512 * 1024 * 1024
+GAP_LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper limits of the classes in which gaps between tokens are counted; one more class has what is longer."""
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -97,7 +99,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     kv_cache_bytes 0: what the device has to spare. num_token_ids is how many ids the tokenizer knows, so that the
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
-    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed.
+    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
+    of an answer are guessed ahead and checked; 0: none. `quantize` is none, int8 or int4, as the setting.
     """
 
     folder: str
@@ -111,6 +114,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     fidelity: Choice = "auto"
     image_cache_bytes: int = 0
     is_reusing: bool = True
+    max_guess: int = 0
+    quantize: str = "none"
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -125,7 +130,10 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Phase 2 is over; requests are taken. `layer_s` is how long one layer of a full step may take on this device."""
+    """Requests are taken. `layer_s` is how long one layer of a full step may take on this device.
+
+    Phase 2 is over, unless the engine `is_trailing`: then weights still come in, and `Loaded` follows.
+    """
 
     device: str
     dtype: str
@@ -133,6 +141,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     kv_cache_tokens: int
     max_context_tokens: int
     layer_s: float = 0.0
+    is_trailing: bool = False
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """Phase 2 of an engine that trailed is over: every weight is in place, and verified."""
+
+    load_s: float
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -151,6 +166,20 @@ class CacheCounts(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
 
 
+class GuessCounts(msgspec.Struct, frozen=True):
+    """Since the start: tokens that were guessed ahead, and those of them that were right."""
+
+    made: int = 0
+    right: int = 0
+
+
+class GapCounts(msgspec.Struct, frozen=True):
+    """Since the start: how often a stream waited so long for its next token, by the classes of GAP_LIMITS_S."""
+
+    counts: list[int] = []
+    sum_s: float = 0.0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
 
@@ -159,6 +188,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     waiting: int
     free_cache_tokens: int
     caches: CacheCounts = CacheCounts()
+    guesses: GuessCounts = GuessCounts()
+    gaps: GapCounts = GapCounts()
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -171,7 +202,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     top: list[tuple[int, float]]
 
 
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+class Tokens(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
     """New ids of one choice; `position` is the index of the first among its completion tokens.
 
     `logprobs` has one for each id where they were asked for, else none.
@@ -214,7 +245,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Command = Submit | Abort | Load | Shutdown
-Event = Loading | Ready | LoadFailed | Heartbeat | Tokens | Done | Failed
+Event = Loading | Ready | Loaded | LoadFailed | Heartbeat | Tokens | Done | Failed
 RequestEvent = Tokens | Done | Failed
 
 
@@ -225,12 +256,20 @@ def is_last(event: RequestEvent) -> bool:
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _command_decoder: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
-_event_decoder: Final[msgspec.msgpack.Decoder[Event]] = msgspec.msgpack.Decoder(Event)
+_events_decoder: Final[msgspec.msgpack.Decoder[list[Event]]] = msgspec.msgpack.Decoder(list[Event])
 
 
-def frame(message: Command | Event) -> bytes:
-    """One message as bytes to send."""
-    body = _encoder.encode(message)
+def frame(command: Command) -> bytes:
+    """One command as bytes to send."""
+    return _frame(_encoder.encode(command))
+
+
+def frame_events(*events: Event) -> bytes:
+    """All events of a step as bytes to send: one frame, so that each costs its own few bytes and no more."""
+    return _frame(_encoder.encode(events))
+
+
+def _frame(body: bytes) -> bytes:
     if len(body) > MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body
@@ -265,6 +304,6 @@ def decode_command(body: bytes) -> Command:
     return _command_decoder.decode(body)
 
 
-def decode_event(body: bytes) -> Event:
-    """Raises msgspec.DecodeError for bytes that are not an event."""
-    return _event_decoder.decode(body)
+def decode_events(body: bytes) -> list[Event]:
+    """Raises msgspec.DecodeError for bytes that are not events."""
+    return _events_decoder.decode(body)

@@ -1,4 +1,4 @@
-"""Linear maps that read the same input, merged into one matrix: fewer, larger products."""
+"""Linear maps: as torch has them, or in panels. The model asks for a product; only here is known how it is made."""
 
 from __future__ import annotations
 
@@ -8,18 +8,72 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavatube.model.panels import Kind, Panels
 
-class MergedLinear(nn.Module):
-    """`parts` names the maps, as a checkpoint's files have them, and says how many outputs each has."""
+
+class Linear(nn.Module):
+    """hidden · weightᵀ + bias. The weights are either one tensor, as torch has it, or in panels.
+
+    `parts` names the maps that a checkpoint's files have in its place, and says how many outputs each has.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, parts: Mapping[str, int] | None = None) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self.parts = dict(parts or {"": outputs})
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.panels: Panels | None = None
+
+    def pack(self, kind: Kind, device: torch.device) -> None:
+        """Have the weights in panels from now on; their values are still to come."""
+        with device:
+            self.panels = Panels(self.outputs, self.inputs, kind)
+        self.weight = None
+
+    def put(self, first: int, rows: Tensor) -> None:
+        """The weights of the outputs from `first` on. Shapes: rows (n, inputs)."""
+        if self.weight is None:
+            self._panels.put(first, rows)
+        else:
+            self.weight[first : first + len(rows)] = rows
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Shapes: in (…, inputs), out (…, outputs)."""
+        return self.product(hidden, hidden.dtype)
+
+    def product(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+        """What `forward` does, with the sums as `dtype`."""
+        if self.weight is None:
+            out: Tensor = self._panels(hidden, self.bias, dtype)
+            return out
+        return functional.linear(hidden, self.weight, self.bias).to(dtype)
+
+    @property
+    def _panels(self) -> Panels:
+        assert self.panels is not None
+        return self.panels
+
+
+class MergedLinear(Linear):
+    """Maps that read the same input, merged into one matrix: fewer, larger products."""
 
     def __init__(self, inputs: int, parts: Mapping[str, int], *, bias: bool) -> None:
-        super().__init__()
-        self.parts = dict(parts)
-        num_outputs = sum(parts.values())
-        self.weight = nn.Parameter(torch.empty(num_outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(num_outputs)) if bias else None
+        super().__init__(inputs, sum(parts.values()), bias=bias, parts=parts)
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
+    def split(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """Shapes: in (…, inputs); out (…, outputs) for each part, in order."""
-        merged = functional.linear(hidden, self.weight, self.bias)
-        return torch.split_with_sizes(merged, list(self.parts.values()), dim=-1)
+        return torch.split_with_sizes(self(hidden), list(self.parts.values()), dim=-1)
+
+
+class Table(Linear):
+    """Embeddings; where they are the head's weights too, `product` is the head."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__(width, size, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Shapes: in (T,), out (T, inputs)."""
+        return functional.embedding(ids, self.weight) if self.weight is not None else self._panels.rows(ids)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lavatube.geometry import ImagePlan
 from lavatube.model.arrange import arrange
-from lavatube.model.attention import Attention, KVCache, Layout
+from lavatube.model.attention import KVCache, Layout
 from lavatube.model.language import LanguageModel
+from lavatube.model.linear import Linear
+from lavatube.model.native_attention import attention_of
 from lavatube.model.projector import Projector
 from lavatube.model.vision import VisionTower
 from lavatube.spec import ModelSpec
@@ -27,15 +28,15 @@ class Llava(nn.Module):
         self.newline = nn.Parameter(torch.empty(spec.language.hidden_size)) if spec.has_newline else None
         self.language = LanguageModel(spec.language)
         is_tied = spec.language.has_tied_embeddings
-        self.head = None if is_tied else nn.Linear(spec.language.hidden_size, spec.language.vocab_size, bias=False)
+        self.head = None if is_tied else Linear(spec.language.hidden_size, spec.language.vocab_size, bias=False)
 
     @property
     def device(self) -> torch.device:
-        return self.language.embed_tokens.weight.device
+        return self.language.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.language.embed_tokens.weight.dtype
+        return self.language.norm.weight.dtype
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class Llava(nn.Module):
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """Shapes: in (T,), out (T, hidden)."""
         embeddings: Tensor = self.language.embed_tokens(token_ids)
-        return embeddings
+        return embeddings.to(self.dtype)
 
     @torch.inference_mode()
     def forward(self, embeddings: Tensor, cache: KVCache, layout: Layout) -> Tensor:
@@ -72,9 +73,8 @@ class Llava(nn.Module):
 
         Shapes: in and out (T, hidden).
         """
-        hidden: Tensor = self.language(
-            embeddings, layout.positions, Attention(cache, layout, self.language.sliding_window)
-        )
+        attention = attention_of(cache, layout, self.language.sliding_window)
+        hidden: Tensor = self.language(embeddings, layout.positions, attention)
         return hidden
 
     @torch.inference_mode()
@@ -83,5 +83,5 @@ class Llava(nn.Module):
 
         Shapes: in (R, hidden), out (R, vocab) float32.
         """
-        weight = self.language.embed_tokens.weight if self.head is None else self.head.weight
-        return functional.linear(hidden, weight).float()
+        head = self.language.embed_tokens if self.head is None else self.head
+        return head.product(hidden, torch.float32)

@@ -6,7 +6,7 @@ Every tensor of the file either has its place in the model or is known to be sup
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lavatube.errors import UnsupportedCheckpoint
-from lavatube.model.linear import MergedLinear
 from lavatube.model.llava import Llava
-from lavatube.spec import ModelSpec
+from lavatube.model.places import Place, allocate, places
+from lavatube.spec import ModelSpec, Quantize
 from lavatube.weights.composite import TensorSource, open_checkpoint
 
 EMBEDDINGS: Final = "language.embed_tokens.weight"
@@ -66,54 +66,40 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype,
     on_progress: Callable[[int, int], None],
+    quantize: Quantize = "none",
+    on_shaped: Callable[[Llava, dict[str, int]], None] = lambda model, sizes: None,
 ) -> Llava:
     """Phase 2: the model of `spec` with the weights in `folder`, on `device`, as `dtype`.
 
-    Units: on_progress takes bytes of weights that are in place on the device, and of how many.
+    Weights that are to be quantised are so one by one, as they come: never is more than one there as it was stored.
+    `on_shaped` gets the model when its memory is there and nothing in it yet, and the size of each weight, in the order
+    in which they will be put in place.
+
+    Units: on_progress takes bytes of weights that are in place on the device, and of how many; sizes are in bytes.
     Raises: UnsupportedCheckpoint, listing the tensors that are missing, too many or of another shape.
     """
     tensors = open_checkpoint(folder)
     sources = _sources(tensors.names)
     with torch.device("meta"):  # shapes only: what does not fit is refused before it costs memory
         model = Llava(spec)
-    _check(spec, dict(_places(model)), sources, tensors)
-    if spec.language.has_tied_embeddings and HEAD in sources:
-        _check_tied(tensors.tensor(sources[EMBEDDINGS]), tensors.tensor(sources[HEAD]))
-    allocate(model, device, dtype)
-    places = dict(_places(model))
-    total_bytes, done_bytes = sum(place.nbytes for place in places.values()), 0
+    _check(spec, dict(places(model)), sources, tensors)
+    allocate(model, device, dtype, quantize)
+    goals = dict(places(model))
+    on_shaped(model, {name: place.size_bytes for name, place in goals.items()})
+    total_bytes, done_bytes = sum(place.size_bytes for place in goals.values()), 0
     with torch.inference_mode():
-        for name, place in places.items():
+        for name, place in goals.items():
             stored = tensors.tensor(sources[name])
-            place.copy_(stored)
+            place.put(stored)
             told = f"{tensors.file(sources[name])}: {sources[name]}"
-            _check_finite(place, stored, told)
+            _check_finite(stored if place.values is None else place.values, stored, told)
             if name == LAST_NORM:
                 _check_whole(stored, told)
-            done_bytes += place.nbytes
+            done_bytes += place.size_bytes
             on_progress(done_bytes, total_bytes)
+    if spec.language.has_tied_embeddings and HEAD in sources:
+        _check_tied(tensors.tensor(sources[EMBEDDINGS]), tensors.tensor(sources[HEAD]))
     return model
-
-
-def allocate(model: Llava, device: torch.device, dtype: torch.dtype) -> None:
-    """Give the weights of a model on the meta device their memory, but no values yet."""
-    weights = {
-        name: torch.empty_like(weight, dtype=dtype, device=device) for name, weight in model.state_dict().items()
-    }
-    model.requires_grad_(False).eval().load_state_dict(weights, assign=True)
-    model.to(device)  # the constants: they were never on the meta device, and keep their precision
-
-
-def _places(model: Llava) -> Iterator[tuple[str, Tensor]]:
-    """Where each tensor of a file goes, in the order of execution: a weight, or its part of a merged one."""
-    for path, module in model.named_modules():
-        for kind, weight in module.named_parameters(recurse=False):
-            if isinstance(module, MergedLinear):
-                parent = path.rpartition(".")[0]
-                parts = weight.split(list(module.parts.values()))
-                yield from ((f"{parent}.{part}.{kind}", rows) for part, rows in zip(module.parts, parts, strict=True))
-            else:
-                yield f"{path}.{kind}" if path else kind, weight
 
 
 def _sources(names: Iterable[str]) -> dict[str, str]:
@@ -137,9 +123,9 @@ def _own_name(source: str) -> str:
     return source
 
 
-def _check(spec: ModelSpec, places: dict[str, Tensor], sources: dict[str, str], tensors: TensorSource) -> None:
+def _check(spec: ModelSpec, goals: dict[str, Place], sources: dict[str, str], tensors: TensorSource) -> None:
     missing, unfit = [], []
-    for name, place in places.items():
+    for name, place in goals.items():
         source = sources.get(name)
         if source is None:
             missing.append(name)
@@ -147,7 +133,7 @@ def _check(spec: ModelSpec, places: dict[str, Tensor], sources: dict[str, str], 
             unfit.append(f"{source} ({tensors.file(source)}) is {list(tensors.shape(source))}, not {list(place.shape)}")
         elif not tensors.dtype(source).is_floating_point:
             unfit.append(f"{source} ({tensors.file(source)}) holds {tensors.dtype(source)}")
-    unknown = [source for name, source in sources.items() if name not in places and not _is_superfluous(name, spec)]
+    unknown = [source for name, source in sources.items() if name not in goals and not _is_superfluous(name, spec)]
     faults = [("missing", missing), ("not of this model", unknown), ("other than config.json says", unfit)]
     listed = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults if names]
     if listed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavatube.model.linear import Linear
 from lavatube.spec import ModelSpec
 
 
@@ -18,7 +19,7 @@ class Projector(nn.Module):
         self.num_layers = projector.num_layers
         for number in range(1, self.num_layers + 1):  # by the names that the files have
             inputs = features if number == 1 else hidden_size
-            self.add_module(f"linear_{number}", nn.Linear(inputs, hidden_size, bias=projector.has_bias))
+            self.add_module(f"linear_{number}", Linear(inputs, hidden_size, bias=projector.has_bias))
 
     def forward(self, features: Tensor) -> Tensor:
         hidden = features if self.norm is None else self.norm(features)

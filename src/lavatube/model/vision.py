@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavatube.model.linear import MergedLinear
+from lavatube.model.linear import Linear, MergedLinear
+from lavatube.model.native_attention import attend_all
 from lavatube.spec import PixelSpec, VisionSpec
 
 
@@ -130,23 +131,22 @@ class _SelfAttention(nn.Module):
         width = vision.hidden_size
         self.num_heads = vision.num_heads
         self.qkv_proj = MergedLinear(width, {"q_proj": width, "k_proj": width, "v_proj": width}, bias=True)
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, rows, head_dim)
-            for part in self.qkv_proj(hidden)
+            torch.unflatten(part, -1, (self.num_heads, -1))  # (N, rows, heads, head_dim)
+            for part in self.qkv_proj.split(hidden)
         )
-        out = functional.scaled_dot_product_attention(query, key, value)
-        merged: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        merged: Tensor = self.out_proj(attend_all(query, key, value).flatten(2))
         return merged
 
 
 class _Perceptron(nn.Module):
     def __init__(self, vision: VisionSpec) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(vision.hidden_size, vision.intermediate_size)
-        self.fc2 = nn.Linear(vision.intermediate_size, vision.hidden_size)
+        self.fc1 = Linear(vision.hidden_size, vision.intermediate_size)
+        self.fc2 = Linear(vision.intermediate_size, vision.hidden_size)
         self.activation = _ACTIVATIONS[vision.activation]
 
     def forward(self, hidden: Tensor) -> Tensor:

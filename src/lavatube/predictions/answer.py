@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from lavatube.engine.wire import Logprobs, Tokens
 from lavatube.predictions.events import TokenLogprob
@@ -10,6 +11,7 @@ from lavatube.prompt.detokenize import Detokenizer
 from lavatube.prompt.tokenizer import Tokenizer
 
 Piece = tuple[str, tuple[TokenLogprob, ...]]
+_NOTHING: Final[tuple[TokenLogprob, ...]] = ()
 
 
 class Answer:
@@ -32,10 +34,18 @@ class Answer:
         return self._detokenizer.has_stopped
 
     def push(self, tokens: Tokens) -> Piece:
-        self.token_ids += tokens.token_ids
-        self._held += map(self._spell, tokens.token_ids, tokens.logprobs)
-        text = self._detokenizer.push(tokens.token_ids)
-        return (text, self._release()) if text else ("", ())
+        """Token by token, so that none counts that comes after a stop string, however many came at once."""
+        text, released = "", _NOTHING
+        for place, token_id in enumerate(tokens.token_ids):
+            self.token_ids.append(token_id)
+            if tokens.logprobs:
+                self._held.append(self._spell(token_id, tokens.logprobs[place]))
+            if piece := self._detokenizer.push((token_id,)):
+                text += piece
+                released += self._release()
+            if self._detokenizer.has_stopped:
+                break
+        return text, released
 
     def finish(self) -> Piece:
         """What was held back."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
+
+import msgspec
 
 from lavatube.errors import LavatubeError
 
@@ -64,9 +67,11 @@ class Started:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A piece of one answer: the `index`-th, which begins `offset` characters into it. `logprobs` where asked for."""
+class Output(msgspec.Struct, frozen=True, gc=False):
+    """A piece of one answer: the `index`-th, which begins `offset` characters into it. `logprobs` where asked for.
+
+    There are many of them, and none can be part of a cycle: the garbage collector need not walk them again and again.
+    """
 
     id: int
     text: str
@@ -95,3 +100,21 @@ class Completed:
 
 
 Event = Started | Output | Ended | Completed
+
+
+def joined(events: Iterable[Event], can_join: Callable[[str], bool] = lambda _: True) -> Iterator[Event]:
+    """The same events with pieces of one answer that follow each other as one: at the place of the first, with the id
+    of the last, so that whoever has seen it goes on behind the last. `can_join`: whether a piece may have such a text.
+    """
+    last: Event | None = None
+    for event in events:
+        if isinstance(last, Output) and isinstance(event, Output) and last.choice == event.choice:
+            text = last.text + event.text
+            if can_join(last.text) and can_join(event.text) and can_join(text):
+                last = Output(event.id, text, last.offset, last.index, last.choice, last.logprobs + event.logprobs)
+                continue
+        if last is not None:
+            yield last
+        last = event
+    if last is not None:
+        yield last

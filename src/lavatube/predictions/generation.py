@@ -100,14 +100,15 @@ class Generator:
         submit = Submit(
             prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling, begun, self._salt(prediction)
         )
-        num_events = 0
+        num_tokens = 0
         async with aclosing(self._engine.submit(submit)) as events:
             async for event in events:
                 if isinstance(event, Failed):
                     raise from_code(event.code, event.message, param=event.param or None)
-                num_events += 1
-                if num_events > PROBATION_TOKENS:
-                    visit.clear()
+                if isinstance(event, Tokens) and num_tokens <= PROBATION_TOKENS:
+                    num_tokens += len(event.token_ids)
+                    if num_tokens > PROBATION_TOKENS:
+                        visit.clear()
                 self._hear(prediction, answers, event)
                 if all(answer.is_over for answer in answers):
                     return

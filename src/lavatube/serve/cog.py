@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from lavatube import __version__
 from lavatube.errors import Forbidden, ForbiddenWebhookUrl, InvalidRequest
-from lavatube.predictions.events import Completed
+from lavatube.predictions.events import Completed, joined
 from lavatube.predictions.postman import Postman
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.webhook import Webhook
@@ -119,7 +119,7 @@ class CogRoutes:
         generation = asked.input.generation(self._max_new_tokens)
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
         owner = caller_of(request).id
-        service = self._serving.service_for(asked.id, owner)
+        service = await self._serving.service_for(asked.id, owner)
         known = None if asked.id is None else service.find(asked.id, owner)
         wants_events = _accepts_events(request)
         preference, after = parse_prefer(request.headers.getlist("prefer")), _last_event_id(request)
@@ -175,15 +175,14 @@ class CogRoutes:
 
     async def _frames(self, prediction: Prediction, after: int, *, refuses: bool) -> AsyncGenerator[bytes, None]:
         with self._serving.attached(prediction):
-            async with aclosing(prediction.log.read(after, idle_s=KEEP_ALIVE_S)) as events:
-                async for event in events:
-                    if refuses and isinstance(event, Completed) and (error := refusal(prediction)) is not None:
+            async with aclosing(prediction.log.follow(after, idle_s=KEEP_ALIVE_S)) as ready:
+                async for events in ready:
+                    if refuses and events and isinstance(events[0], Completed) and (error := refusal(prediction)):
                         raise error
                     refuses = False
-                    if event is None:
-                        yield KEEP_ALIVE
-                    elif (sent := event_frame(prediction, event)) is not None:
-                        yield sent
+                    frames = [frame for event in joined(events) if (frame := event_frame(prediction, event))]
+                    if piece := b"".join(frames) if events else KEEP_ALIVE:
+                        yield piece
 
 
 def render(prediction: Prediction) -> bytes:

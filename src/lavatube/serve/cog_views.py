@@ -10,10 +10,13 @@ from lavatube import __version__
 from lavatube.errors import LavatubeError, RequestError
 from lavatube.predictions.events import Completed, Event, Output, Started, Status
 from lavatube.predictions.prediction import Prediction
+from lavatube.serve.dialects import dump_text
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.sse import frame
 
 COG_VERSION: Final = "0.23.1"  # whose contract this is
+
+OUTPUT: Final = b'event: output\nid: %d\ndata: {"chunk":%b,"index":%d}\n\n'
 
 HEALTH_STATES: Final = {
     Phase.PROVISIONING: "STARTING",
@@ -48,7 +51,7 @@ def event_frame(prediction: Prediction, event: Event) -> bytes | None:
         case Started():
             return frame({"id": prediction.id, "status": "processing"}, event="start", event_id=event.id)
         case Output(choice=0):
-            return frame({"chunk": event.text, "index": event.index}, event="output", event_id=event.id)
+            return OUTPUT % (event.id, dump_text(event.text), event.index)
         case Completed():
             return frame(snapshot(prediction), event="completed", event_id=event.id)
         case _:

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
 from starlette.responses import Response
 
 from lavatube.errors import (
@@ -45,6 +46,11 @@ def dump(value: object) -> bytes:
     """Compact JSON, in UTF-8, on one line whatever a reader thinks a line is."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate(_LINE_ENDS).encode()
+
+
+def dump_text(text: str) -> bytes:
+    """The same of a text, many times as fast where it is plain."""
+    return msgspec.json.encode(text) if text.isascii() else dump(text)
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lavatube.predictions.events import Completed, Ended, Output, Started
+from lavatube.predictions.events import Completed, Ended, Output, joined
 from lavatube.serve.auth import caller_of
 from lavatube.serve.body import BodyReader
 from lavatube.serve.connection import while_connected
@@ -58,9 +58,8 @@ class OpenAIRoutes:
         check_model(asked.model, self._names)
         chat, generation = asked.chat, asked.generation(self._max_new_tokens)
         is_stream, includes_usage = bool(asked.stream), asked.includes_usage
-        prediction = self._serving.ready_service().create(
-            chat, generation, owner=caller_of(request).id, origin="openai"
-        )
+        service = await self._serving.open_service()
+        prediction = service.create(chat, generation, owner=caller_of(request).id, origin="openai")
         del asked, chat  # the pictures are the preparer's now; a long answer must not keep them
         view = ChatView(prediction, self._names[0], includes_usage, generation.top_logprobs is not None)
         if is_stream:
@@ -78,26 +77,21 @@ class OpenAIRoutes:
         """
         is_open = False
         with self._serving.attached(view.prediction):
-            async with aclosing(view.prediction.log.read(idle_s=KEEP_ALIVE_S)) as events:
-                async for event in events:
-                    match event:
-                        case None:
-                            yield KEEP_ALIVE
-                            is_open = True
-                        case Started():
-                            pass
-                        case Output():
-                            if event.index == 0:
-                                yield view.opening(event.choice)
-                            yield view.delta(event)
-                            is_open = True
-                        case Ended():
-                            for piece in view.choice_ending(event.choice):
-                                yield piece
-                            is_open = True
-                        case Completed():
-                            for piece in view.ending(is_open=is_open):
-                                yield piece
+            async with aclosing(view.prediction.log.follow(idle_s=KEEP_ALIVE_S)) as ready:
+                async for events in ready:
+                    frames = [] if events else [KEEP_ALIVE]
+                    for event in joined(events):
+                        match event:
+                            case Output():
+                                frames += [view.opening(event.choice)] if event.index == 0 else []
+                                frames.append(view.delta(event))
+                            case Ended():
+                                frames += view.choice_ending(event.choice)
+                            case Completed():
+                                frames += view.ending(is_open=is_open or bool(frames))
+                    if frames:
+                        yield b"".join(frames)
+                        is_open = True
 
     def _model(self) -> dict[str, object]:
         return {"id": self._names[0], "object": "model", "created": self._created, "owned_by": OWNER}

@@ -5,16 +5,16 @@ Source: openai-python 3.57, types/chat/chat_completion.py and chat_completion_ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
 from lavatube.errors import Conflict, LavatubeError
 from lavatube.predictions.events import Output, Status, TokenLogprob, Usage
 from lavatube.predictions.prediction import Prediction
-from lavatube.serve.dialects import openai_body
+from lavatube.serve.dialects import dump_text, openai_body
 from lavatube.serve.openai_logprobs import with_top
-from lavatube.serve.sse import frame, raw_frame
+from lavatube.serve.sse import TEXT, frame, raw_frame, template
 
 DONE: Final = raw_frame(b"[DONE]")
 
@@ -27,6 +27,7 @@ class ChatView:
     model: str
     includes_usage: bool
     has_logprobs: bool
+    _deltas: dict[int, bytes] = field(default_factory=dict)  # by choice, templates
 
     @property
     def error(self) -> LavatubeError | None:
@@ -43,7 +44,11 @@ class ChatView:
         return self._chunk(choice, {"role": "assistant", "content": ""})
 
     def delta(self, output: Output) -> bytes:
-        return self._chunk(output.choice, {"content": output.text}, logprobs=self._logprobs(output.logprobs))
+        if self.has_logprobs:
+            return self._chunk(output.choice, {"content": output.text}, logprobs=self._logprobs(output.logprobs))
+        if output.choice not in self._deltas:
+            self._deltas[output.choice] = self._chunk(output.choice, {"content": TEXT}, make=template)
+        return self._deltas[output.choice] % dump_text(output.text)
 
     def choice_ending(self, choice: int) -> list[bytes]:
         """The last chunk of an answer, and before it the first, if there was none."""
@@ -81,10 +86,11 @@ class ChatView:
         delta: dict[str, str],
         finish_reason: str | None = None,
         logprobs: dict[str, object] | None = None,
+        make: Callable[[object], bytes] = frame,
     ) -> bytes:
         one = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         usage: dict[str, object] = {"usage": None} if self.includes_usage else {}
-        return frame(self._head("chat.completion.chunk") | {"choices": [one]} | usage)
+        return make(self._head("chat.completion.chunk") | {"choices": [one]} | usage)
 
     def _usage_chunk(self) -> bytes:
         return frame(self._head("chat.completion.chunk") | {"choices": [], "usage": _usage(self.prediction.usage)})

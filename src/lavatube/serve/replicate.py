@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lavatube.errors import InvalidInput, InvalidRequest, NotFound
+from lavatube.predictions.events import joined
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.service import PredictionService
 from lavatube.prompt.chat import Chat, single_turn
@@ -33,7 +34,7 @@ from lavatube.serve.kept import Kept
 from lavatube.serve.prefer import parse_prefer
 from lavatube.serve.replicate_files import own_file
 from lavatube.serve.replicate_request import MAX_WAIT_S, ReplicateRequest, parse_duration, shown_input
-from lavatube.serve.replicate_views import event_frames, page_body, prediction_body
+from lavatube.serve.replicate_views import event_frames, is_plain, page_body, prediction_body
 from lavatube.serve.served_model import ServedModel
 from lavatube.serve.serving import Serving
 from lavatube.serve.sse import KEEP_ALIVE, KEEP_ALIVE_S, EventStream
@@ -136,7 +137,7 @@ class ReplicateRoutes:
         if hook is not None:
             self._kept.postman.check(hook.url)
         generation = asked.input.generation(self._max_new_tokens)
-        service = self._serving.ready_service()
+        service = await self._serving.open_service()
         base, owner = base_url(request, self._public_url), caller_of(request).id
         details: dict[str, Any] = {
             "model": self._model.full_name,
@@ -192,13 +193,16 @@ class ReplicateRoutes:
 
     async def _frames(self, prediction: Prediction, after: int, part: int) -> AsyncGenerator[bytes, None]:
         """From the `part`-th frame of the event that follows `after`."""
-        async with aclosing(prediction.log.read(after, idle_s=KEEP_ALIVE_S)) as events:
-            async for event in events:
-                if event is None:
-                    yield KEEP_ALIVE
-                    continue
-                for frame in event_frames(prediction, event, part if event.id == after + 1 else 0):
-                    yield frame
+        async with aclosing(prediction.log.follow(after, idle_s=KEEP_ALIVE_S)) as ready:
+            async for events in ready:
+                frames = [] if events else [KEEP_ALIVE]
+                if part and events:  # of the first event only what follows its part
+                    frames += event_frames(prediction, events.pop(0), part)
+                    part = 0
+                for event in joined(events, is_plain):
+                    frames += event_frames(prediction, event)
+                if frames:
+                    yield b"".join(frames)
 
 
 async def _cancel_after(service: PredictionService, prediction: Prediction, limit_s: float) -> None:

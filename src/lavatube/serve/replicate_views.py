@@ -120,7 +120,12 @@ def event_frames(prediction: Prediction, event: Event, part: int = 0) -> list[by
 
 def chunks(text: str) -> list[str]:
     """The text, cut where a stock client would take it for the URL of a file."""
-    return [text[0], text[1:]] if text.startswith(_LOOKS_LIKE_A_FILE) else [text]
+    return [text] if is_plain(text) else [text[0], text[1:]]
+
+
+def is_plain(text: str) -> bool:
+    """No stock client would take it for the URL of a file."""
+    return not text.startswith(_LOOKS_LIKE_A_FILE)
 
 
 def _ending(prediction: Prediction) -> list[tuple[str, str]]:

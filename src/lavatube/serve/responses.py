@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lavatube.errors import InvalidRequest, NotFound
-from lavatube.predictions.events import Completed, Started
+from lavatube.predictions.events import Completed, Started, joined
 from lavatube.predictions.prediction import Prediction
 from lavatube.prompt.chat import Chat
 from lavatube.serve.auth import caller_of
@@ -113,7 +113,7 @@ class ResponsesRoutes:
 
     async def _predict(self, asked: Asked, owner: str) -> Prediction:
         """Raises what the service does; NotFound for the response that came before."""
-        service = self._serving.ready_service()
+        service = await self._serving.open_service()
         wanted = asked.request
         before = await self._chain(owner).turns(wanted.previous_response_id)
         prediction = service.create(
@@ -139,12 +139,15 @@ class ResponsesRoutes:
             if held and not refuses:
                 yield b"".join(held)
                 held = []
-            async with aclosing(view.prediction.log.read(told.read_after, idle_s=KEEP_ALIVE_S)) as events:
-                async for event in events:
-                    if refuses and isinstance(event, Completed) and (error := view.error) is not None:
-                        raise error
-                    held += [KEEP_ALIVE] if event is None else told.tell(event)
-                    refuses &= isinstance(event, Started)
+            async with aclosing(view.prediction.log.follow(told.read_after, idle_s=KEEP_ALIVE_S)) as ready:
+                async for events in ready:
+                    held += [] if events else [KEEP_ALIVE]
+                    refuses &= bool(events)
+                    for event in joined(events):
+                        if refuses and isinstance(event, Completed) and (error := view.error) is not None:
+                            raise error
+                        refuses &= isinstance(event, Started)
+                        held += told.tell(event)
                     if held and not refuses:
                         yield b"".join(held)
                         held = []

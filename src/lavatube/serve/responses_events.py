@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from lavatube.predictions.events import Completed, Event, Output, Started, Status
-from lavatube.serve.dialects import param_of
+from lavatube.serve.dialects import dump_text, param_of
 from lavatube.serve.responses_views import ResponseView
-from lavatube.serve.sse import frame
+from lavatube.serve.sse import NUMBER, TEXT, frame, template
 
 # The first piece of text opens the item and its part: two events more than the log has.
 OPENINGS: Final = 2
 # The id of the start, of which one event tells.
 STARTED: Final = 1
+DELTA: Final = "response.output_text.delta"
 
 Fields = dict[str, object]
 
@@ -37,6 +38,8 @@ class ResponseEvents:
         # The log's ids begin at 1, before which there is `created`, and in the background `queued`.
         self._offset = 1 if view.is_background else 0
         self.read_after = self._last_seen()
+        delta = {"type": DELTA, "sequence_number": NUMBER, **self._place, "delta": TEXT, "logprobs": []}
+        self._delta = template(delta, event=DELTA)
         self._pieces = [piece for piece in view.prediction.log.pieces(0) if piece.id <= self.read_after]
 
     def _last_seen(self) -> int:
@@ -55,6 +58,10 @@ class ResponseEvents:
 
     def tell(self, event: Event) -> list[bytes]:
         """What one event of the log says; nothing, if it was seen."""
+        if isinstance(event, Output) and event.choice == 0 and self._pieces and not event.logprobs:
+            self._pieces.append(event)
+            number = event.id + self._offset + OPENINGS
+            return [self._delta % (number, dump_text(event.text))] if number > self._starting_after else []
         return self._frames(self._told(event))
 
     def _frames(self, events: list[tuple[str, int, Fields]]) -> list[bytes]:
@@ -73,7 +80,7 @@ class ResponseEvents:
                 opening = [] if self._pieces else list(self._opening())
                 self._pieces.append(event)
                 delta = self._place | {"delta": event.text, "logprobs": self._view.logprobs(event.logprobs)}
-                return [*opening, ("response.output_text.delta", number + OPENINGS, delta)]
+                return [*opening, (DELTA, number + OPENINGS, delta)]
             case Completed(status=Status.SUCCEEDED):
                 return list(self._ending(number))
             case Completed(status=Status.FAILED):

@@ -1,12 +1,13 @@
 """The HTTP server: uvicorn on h11, with the patience and the limits that it lacks.
 
 What is added to a connection: a deadline for the request's head, JSON for what can't be parsed, an end to the rest of a
-body that was refused, and an answer to a client that has closed its sending half.
+body that was refused, an answer to a client that has closed its sending half, and an end to one that reads nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
 import socket
@@ -18,13 +19,14 @@ from typing import Final
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lavatube.errors import BodyTooLarge, HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
 from lavatube.serve.boundary import new_request_id
 from lavatube.serve.dialects import error_response
 from lavatube.serve.limits import MAX_HEADER_BYTES
+from lavatube.serve.sse import PIECES
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ HEAD_DEADLINE_S: Final = 10.0
 IDLE_CONNECTION_S: Final = 75
 REFUSED_BODY_S: Final = 5.0
 HALF_CLOSED_S: Final = 0.1
+STALLED_READER_S: Final = 60.0
 LARGEST_CHUNK_BYTES: Final = 2**31
 BACKLOG: Final = 2048
 BEGINNING_BYTES: Final = 256
@@ -42,17 +45,30 @@ class Connection(H11Protocol):
     """One client's connection."""
 
     head_deadline_s = HEAD_DEADLINE_S
+    stalled_reader_s = STALLED_READER_S
     _timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _begun = b""  # of a head that is not whole yet: who can't be understood is answered in their dialect all the same
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._app, self.app = self.app, self._run
         _send_at_once(transport)
         self._after(self.head_deadline_s, self._on_late_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
+        self._cancel_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write. What it is to read waits in the logs, but not for ever."""
+        super().pause_writing()
+        self._stall = self.loop.call_later(self.stalled_reader_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel_stall()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self.conn.their_state is h11.IDLE:
@@ -100,6 +116,22 @@ class Connection(H11Protocol):
         else:
             self._refuse(InvalidRequest("This is not an HTTP request.", remedy="Send HTTP/1.1, as RFC 9112 says."))
 
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, with the shorter way for pieces where the protocol has them."""
+        if scope["http_version"] == "1.1" and scope["method"] != "HEAD":
+            scope["extensions"] = {**scope.get("extensions", {}), PIECES: self._write_piece}
+        await self._app(scope, receive, send)
+
+    async def _write_piece(self, piece: bytes) -> None:
+        """One chunk of a body without a length, as h11 would frame it, past all that has nothing to say about it.
+
+        Source: RFC 9112, section 7.1.
+        """
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+
     def _unsupported_upgrade_warning(self) -> None:
         """Who asks for another protocol is answered in this one, as RFC 9110 allows; uvicorn's advice is for us."""
 
@@ -139,6 +171,11 @@ class Connection(H11Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def _cancel_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
 
 def _send_at_once(transport: asyncio.Transport) -> None:
     """asyncio does this only for sockets whose protocol number was given; 40 ms an answer otherwise."""
@@ -157,6 +194,11 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._on_signal = on_signal
         self._has_signal = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """What is in memory by now stays: the garbage collector need not stop all streams to look it through."""
+        await super().startup(sockets)
+        gc.freeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._has_signal:

@@ -5,6 +5,7 @@
     trees/<set digest>/…      links to blobs: an ordinary model folder
     trees/<set digest>.ready  written last: what belongs to the set, and how it looked when it was verified
     refs/<hex>.json           the set that a source meant when it was last met
+    staged/<hex>/…            links to parts, for an engine that begins while they are fetched
     joined/<hex>/…            links to a folder of this machine and to the sets that it is completed with
     locks/                    advisory
 
@@ -80,6 +81,7 @@ class Cache:
         self.trees = root / "trees"
         self.refs = root / "refs"
         self.joined = root / "joined"
+        self.staged = root / "staged"
         self.locks = root / "locks"
         self.upkeep_lock = self.locks / "upkeep.lock"
         """Shared while sets are fetched; whoever removes what no set needs takes it alone."""
@@ -196,7 +198,7 @@ class Cache:
         ready = ReadySet(manifest, self.trees / manifest.set_digest, source)
         with cache_border(f"{ready.folder} can't be written"):
             for file in manifest.files:
-                _link(self._placed(file), ready.folder / file.path)
+                _link(self.find_blob(file.sha256), ready.folder / file.path)
         self._write_marker(ready)
         return ready
 
@@ -228,10 +230,10 @@ class Cache:
     def marker(self, set_digest: str) -> Path:
         return self.trees / f"{set_digest}.ready"
 
-    def _placed(self, file: ManifestFile) -> Path:
-        """Where a file's blob is: here, or in the base."""
-        own = self.blob(file.sha256)
-        return own if self.base is None or own.exists() else self.base.blob(file.sha256)
+    def find_blob(self, sha256: str) -> Path:
+        """Where a file is: here, or in the base."""
+        own = self.blob(sha256)
+        return own if self.base is None or own.exists() else self.base.blob(sha256)
 
     def _ref(self, identity: str) -> Path:
         return self.refs / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"

@@ -1,7 +1,7 @@
 """Files of a source come in as ranges over several connections, are hashed in order, and become blobs of the cache.
 
 Two kinds of threads share one condition: receivers take spans and write them into parts; hashers follow the finished
-prefix of each file. A file whose digest is wrong is fetched anew, once. The caller's thread only reports.
+prefix of each file. What turns out wrong is fetched anew, once. The caller's thread reports, and opens connections.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from typing import Final
 
 from lavatube.weights.cache import Cache
@@ -22,95 +20,113 @@ from lavatube.weights.options import MIB, Policy
 from lavatube.weights.patience import Patience, Transient
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
+from lavatube.weights.spans import Line, Span, plan
+from lavatube.weights.staging import Staging
+from lavatube.weights.throttle import Throttle
 
 REPORT_S: Final = 0.2
+STAGE_S: Final = 0.05
+LOOK_S: Final = 0.2
 MAX_HASHERS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Bytes of one file that one receiver brings; `file` is its index."""
-
-    file: int
-    start: int
-    stop: int
 
 
 class RangeIgnored(Exception):
     """The whole file came where a piece was asked for."""
 
 
-def plan(sizes: Sequence[int], done: Sequence[Sequence[int]], chunk_bytes: int) -> list[Span]:
-    """The chunks that are missing, in the order they are wanted.
-
-    Files of one chunk come first (they say what the checkpoint is), then the first chunk of each other file (the names
-    of its tensors lie there), then the rest, file after file. `done` has one truth value a chunk.
-    """
-    missing = [
-        Span(file, chunk * chunk_bytes, min((chunk + 1) * chunk_bytes, size))
-        for file, size in enumerate(sizes)
-        for chunk, is_done in enumerate(done[file])
-        if not is_done
-    ]
-    return sorted(missing, key=lambda span: (sizes[span.file] > chunk_bytes) + (span.start > 0))
-
-
 def fetch(
-    source: Source, files: Sequence[SourceFile], cache: Cache, policy: Policy, on_progress: OnProgress
+    source: Source,
+    files: Sequence[SourceFile],
+    cache: Cache,
+    policy: Policy,
+    on_progress: OnProgress,
+    staging: Staging | None = None,
 ) -> dict[str, str]:
     """Bring `files` of the source into the cache, verified; gives the sha256 of each path.
 
     Raises: SourceUnavailable, DigestMismatch, CacheUnusable.
     """
     chunk_bytes = source.chunk_bytes or policy.chunk_bytes
+    is_trailed = staging is not None and not staging.is_over
     with ExitStack() as stack:
-        downloads = [stack.enter_context(closing(Download(source, file, cache, chunk_bytes))) for file in files]
-        _Fetch(source, downloads, policy).run(on_progress)
+        downloads = [
+            stack.enter_context(closing(Download(source, file, cache, chunk_bytes, is_trailed=is_trailed)))
+            for file in files
+        ]
+        try:
+            _Fetch(source, downloads, policy, staging).run(on_progress)
+        except BaseException:
+            if staging is not None:
+                staging.discard()
+            raise
         return {download.file.path: download.sha256 for download in downloads}
 
 
 class _Fetch:
-    """One run: what is queued, what is done, and the threads on it."""
+    """One run: what is in line, what is done, and the threads on it."""
 
-    def __init__(self, source: Source, downloads: Sequence[Download], policy: Policy) -> None:
+    def __init__(self, source: Source, downloads: Sequence[Download], policy: Policy, staging: Staging | None) -> None:
         self._source = source
         self._downloads = downloads
         self._policy = policy
+        self._staging = staging
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._readers: list[Reader] = []
         sizes = [download.file.size for download in downloads]
         self._chunk_bytes = source.chunk_bytes or policy.chunk_bytes
-        self._spans = deque(plan(sizes, [download.part.done for download in downloads], self._chunk_bytes))
+        spans = plan(sizes, [download.part.done for download in downloads], self._chunk_bytes)
+        self._line = Line(spans, policy.race_after_s)
         self._fetch_bytes = sum(sizes)
-        self._done_bytes = self._fetch_bytes - sum(span.stop - span.start for span in self._spans)
+        self._received_bytes = self._fetch_bytes - sum(span.stop - span.start for span in spans)
 
     def run(self, on_progress: OnProgress) -> None:
         num_chunks = sum(download.part.num_chunks for download in self._downloads)
-        num_receivers = max(1, min(self._policy.connections, num_chunks))
+        most = max(1, min(self._policy.max_connections, num_chunks))
         num_hashers = min(os.cpu_count() or 1, MAX_HASHERS, len(self._downloads))
-        with ThreadPoolExecutor(num_receivers + num_hashers, "fetch") as pool:
-            futures = [pool.submit(self._receive) for _ in range(num_receivers)]
-            futures += [pool.submit(self._hash) for _ in range(num_hashers)]
+        with ThreadPoolExecutor(most + num_hashers, "fetch") as pool:
+            throttle = Throttle(min(self._policy.connections, most), most)
+            futures = {pool.submit(self._receive) for _ in range(throttle.connections)}
+            futures |= {pool.submit(self._hash) for _ in range(num_hashers)}
             try:
-                self._watch(futures, on_progress)
+                self._watch(futures, lambda: pool.submit(self._receive), throttle, on_progress)
             finally:
                 self._end()
 
-    def _watch(self, futures: list[Future[None]], on_progress: OnProgress) -> None:
-        """Report until all threads are through, or one has failed."""
+    def _watch(
+        self,
+        futures: set[Future[None]],
+        add_receiver: Callable[[], Future[None]],
+        throttle: Throttle,
+        on_progress: OnProgress,
+    ) -> None:
+        """Report, stage and open connections until every file is verified, or a thread has failed."""
         meter = Meter()
-        is_waiting = True
-        while is_waiting:
-            finished, waiting = wait(futures, timeout=REPORT_S, return_when=FIRST_EXCEPTION)
+        is_under_way = True
+        while is_under_way:
+            is_staging = self._staging is not None and not self._staging.is_over
+            finished, _ = wait(futures, timeout=STAGE_S if is_staging else REPORT_S, return_when=FIRST_COMPLETED)
+            futures -= finished
             for future in finished:
                 future.result()
-            is_waiting = bool(waiting)
-            done_bytes = min(self._done_bytes, self._fetch_bytes)
+            is_under_way = not self._is_over()
+            if is_staging:
+                self._stage()
+            received_bytes = self._received_bytes
+            futures |= {add_receiver() for _ in range(throttle.advance(received_bytes, time.monotonic()))}
+            done_bytes = min(received_bytes, self._fetch_bytes)
             phase: Phase = "fetching" if done_bytes < self._fetch_bytes else "verifying"
             already_bytes = self._source.total_bytes - self._fetch_bytes
-            rate = meter.rate(self._done_bytes)
+            rate = meter.rate(received_bytes)
             on_progress(Progress(phase, already_bytes + done_bytes, self._source.total_bytes, rate))
+
+    def _stage(self) -> None:
+        """Show what is here to whoever wants to begin with it; from then on, what is needed first is fetched first."""
+        assert self._staging is not None
+        ranks = self._staging.offer(self._downloads)
+        if ranks is not None:
+            with self._changed:
+                self._line.sort(lambda span: (ranks[span.file][span.start // self._chunk_bytes], span.start))
 
     def _end(self) -> None:
         self._stop.set()
@@ -133,29 +149,31 @@ class _Fetch:
                 except RangeIgnored:
                     self._demand_whole(span.file)
                 finally:
-                    self._let_go(span.file)
+                    self._let_go(span)
 
     def _take_span(self) -> Span | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over() or self._spans)
-            if self._is_over():
-                return None
-            span = self._spans.popleft()
-            self._downloads[span.file].num_receivers += 1
-            return span
+            while not self._is_over():
+                span = self._line.take(time.monotonic())
+                if span is not None:
+                    self._downloads[span.file].num_receivers += 1
+                    return span
+                self._changed.wait(LOOK_S)  # a span becomes worth a race as time goes by
+            return None
 
     def _demand_whole(self, file: int) -> None:
         with self._changed:
             self._downloads[file].is_whole = True
-            self._spans = deque(span for span in self._spans if span.file != file)
+            self._line.drop(file)
 
-    def _let_go(self, file: int) -> None:
+    def _let_go(self, span: Span) -> None:
         """After a span; when the last one of a file whose server ignores ranges has ended, all of it is queued."""
-        download = self._downloads[file]
+        download = self._downloads[span.file]
         with self._changed:
+            self._line.give_back(span, time.monotonic())
             download.num_receivers -= 1
             if download.is_whole and download.num_receivers == 0 and not all(download.part.done):
-                self._spans.append(Span(file, 0, download.file.size))
+                self._line.add([Span(span.file, 0, download.file.size)])
             self._changed.notify_all()
 
     def _transfer(self, reader: Reader, span: Span, buffer: memoryview) -> None:
@@ -189,22 +207,23 @@ class _Fetch:
                 if download.is_whole and not is_whole:
                     raise RangeIgnored
                 chunk = at // self._chunk_bytes
+                if download.part.done[chunk] and not is_whole:
+                    yield span.stop  # a racer was faster
+                    return
                 stop = position if at < position else download.part.span(chunk)[1]
                 count = body.readinto(buffer[: stop - at])
-                if at >= position and not download.part.done[chunk]:
+                if at >= position:
                     self._store(download, chunk, buffer[:count], at)
                 at += count
                 self._check_rate(at - body.start, time.monotonic() - started)
                 yield max(at, position)
 
     def _store(self, download: Download, chunk: int, data: memoryview, offset: int) -> None:
-        download.part.write(data, offset)
-        is_last = offset + len(data) == download.part.span(chunk)[1]
-        if is_last:
-            download.part.mark(chunk)
+        """Once for each byte, though two may bring it."""
+        is_whole_now = download.store(chunk, data, offset)
         with self._changed:
-            self._done_bytes += len(data)
-            if is_last:
+            self._received_bytes += download.count(chunk, offset + len(data))
+            if is_whole_now:
                 self._changed.notify_all()
 
     def _check_rate(self, received_bytes: int, elapsed_s: float) -> None:
@@ -232,5 +251,5 @@ class _Fetch:
     def _queue_again(self, download: Download, chunks: Sequence[int]) -> None:
         file, size = self._downloads.index(download), download.file.size
         spans = [Span(file, *download.part.span(chunk)) for chunk in chunks]
-        self._done_bytes -= sum(span.stop - span.start for span in spans)
-        self._spans.extend([Span(file, 0, size)] if spans and download.is_whole else spans)
+        self._received_bytes -= sum(span.stop - span.start for span in spans)
+        self._line.add([Span(file, 0, size)] if spans and download.is_whole else spans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -21,7 +22,11 @@ class Policy:
     """How files are cut into requests, and when a source is given up."""
 
     chunk_bytes: int = 16 * MIB
-    connections: int = 6
+    connections: int = 8
+    """With how many a fetch begins; it goes up to `max_connections` as long as that makes it faster."""
+    max_connections: int = 32
+    race_after_s: float = 1.0
+    """The least that a span gets before another connection tries the same."""
     max_tries: int = 5
     """Tries in a row that bring less than `min_progress_bytes` (or the rest, where that is less)."""
     min_progress_bytes: int = MIB
@@ -56,6 +61,11 @@ class ProvisionOptions:
     base: Path | None = None
     """A cache that is only read; what it lacks goes into `cache`."""
     policy: Policy = Policy()
+    on_staged: Callable[[Provisioned], None] | None = None
+    """Told of a folder in which the set can be opened while it is fetched, where there is one: see arrival.py.
+
+    It is the caller's to remove.
+    """
 
 
 @dataclass(frozen=True, slots=True)

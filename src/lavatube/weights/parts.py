@@ -6,31 +6,33 @@ them from doing so twice. The map is a hint that outlives a kill: only the diges
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import secrets
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from lavatube.errors import CacheUnusable
+from lavatube.weights.chunk_map import LANDED, MAP_SUFFIX, MISSING, VOUCHED, MapHead, read_map
 from lavatube.weights.filesystems import has_locks
 
-_MAGIC: Final = b"LTMAP001"
-_HEADER: Final = struct.Struct("<8sQQ")  # magic, size of the file, size of a chunk
+_SYNC_FILE_RANGE_WRITE: Final = 2
 _UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
 class Part:
-    """One part file and its map; `write` and `mark` may come from several threads."""
+    """One part file and its map; `write`, `mark` and `vouch` may come from several threads."""
 
-    def __init__(self, folder: Path, name: str, size: int, chunk_bytes: int) -> None:
-        """Open the part, or begin it. Raises: CacheUnusable."""
+    def __init__(self, folder: Path, name: str, size: int, chunk_bytes: int, *, has_digests: bool = False) -> None:
+        """Open the part, or begin it; `has_digests`: its chunks will be vouched for. Raises: CacheUnusable."""
         self.size = size
         self.chunk_bytes = chunk_bytes
+        self._head = MapHead(size, chunk_bytes, has_digests=has_digests)
         self.num_chunks = -(-size // chunk_bytes)
         self._is_own = False
         with cache_border(f"{folder} can't be written"):
@@ -66,17 +68,22 @@ class Part:
             start += count
 
     def mark(self, chunk: int) -> None:
-        """Remember that a chunk is whole."""
+        """Remember that a chunk is whole, and let the disk begin with it: what is left for the end is little."""
+        _begin_write_back(self._descriptor, *self.span(chunk))
         self.done[chunk] = 1
-        with cache_border(f"{self._map_path} can't be written"):
-            os.pwrite(self._map, b"\1", _HEADER.size + chunk)
+        self._write_map(self._head.at(chunk), LANDED)
+
+    def vouch(self, chunk: int) -> None:
+        """Say that a whole chunk is right: from now on others may use it."""
+        self._write_map(self._head.at(chunk), VOUCHED)
 
     def reset(self, chunks: Iterable[int]) -> None:
-        """Forget some chunks."""
+        """Forget some chunks. Who has used one already learns of it."""
+        self._head = replace(self._head, num_resets=self._head.num_resets + 1)
+        self._write_map(0, self._head.pack())
         for chunk in chunks:
             self.done[chunk] = 0
-        with cache_border(f"{self._map_path} can't be written"):
-            self._write_map(self.done)
+            self._write_map(self._head.at(chunk), MISSING)
 
     def commit(self, target: Path) -> None:
         """Become the verified file `target`, read-only. It is on the disk before it has that name."""
@@ -86,7 +93,15 @@ class Part:
             os.fsync(self._descriptor)
             self.path.replace(target)
             sync_folder(target.parent)
+            self._write_map(0, replace(self._head, is_verified=True).pack())
             self._map_path.unlink(missing_ok=True)
+
+    def link_to(self, place: Path) -> None:
+        """Show the part and its map, which go on growing, under another name as well. Raises: OSError."""
+        if self._is_own:
+            raise OSError(errno.ENOLCK, "there are no locks")  # two parts of one file may be under way
+        os.link(self.path, place)
+        os.link(self._map_path, place.with_name(place.name + MAP_SUFFIX))
 
     def discard(self) -> None:
         """Delete what was fetched: it is known to be wrong."""
@@ -111,26 +126,14 @@ class Part:
             raise
         self._map = os.open(self._map_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         stored = read_map(self._map_path, self.size, self.chunk_bytes) if is_begun else None
-        if stored is None:
-            stored = bytearray(self.num_chunks)
-            self._write_map(stored)
-        return stored
-
-    def _write_map(self, done: bytearray) -> None:
+        done = stored or bytearray(self.num_chunks)
         os.ftruncate(self._map, 0)
-        os.pwrite(self._map, _HEADER.pack(_MAGIC, self.size, self.chunk_bytes) + done, 0)
+        self._write_map(0, self._head.pack() + done)
+        return done
 
-
-def read_map(path: Path, size: int, chunk_bytes: int) -> bytearray | None:
-    """One byte a chunk, 1 where it is finished; None for a map that is missing or of another grid."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    num_chunks = -(-size // chunk_bytes)
-    if len(data) != _HEADER.size + num_chunks or data[: _HEADER.size] != _HEADER.pack(_MAGIC, size, chunk_bytes):
-        return None
-    return bytearray(byte == 1 for byte in data[_HEADER.size :])
+    def _write_map(self, offset: int, data: bytes) -> None:
+        with cache_border(f"{self._map_path} can't be written"):
+            os.pwrite(self._map, data, offset)
 
 
 def sync_folder(folder: Path) -> None:
@@ -150,6 +153,13 @@ def cache_border(what: str) -> Iterator[None]:
     except OSError as error:
         remedy = "Free some space, or set another --cache." if error.errno == errno.ENOSPC else "Check --cache."
         raise CacheUnusable(f"{what}: {error.strerror or error}.", remedy=remedy) from error
+
+
+def _begin_write_back(descriptor: int, start: int, stop: int) -> None:
+    """Where the system has no such call it writes when it sees fit."""
+    sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if sync_file_range is not None:
+        sync_file_range(descriptor, ctypes.c_int64(start), ctypes.c_int64(stop - start), _SYNC_FILE_RANGE_WRITE)
 
 
 def _claim(folder: Path, name: str) -> tuple[Path, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lavatube.errors import CacheUnusable, DigestMismatch, SourceUnavailable
@@ -15,6 +16,7 @@ from lavatube.weights import manifest as manifests
 from lavatube.weights.adopt import adopt
 from lavatube.weights.archive import unpack
 from lavatube.weights.cache import Cache, ReadySet, open_cache
+from lavatube.weights.chunk_map import read_map
 from lavatube.weights.download import part_name
 from lavatube.weights.fetch import fetch
 from lavatube.weights.join import join_parts
@@ -22,10 +24,10 @@ from lavatube.weights.local import fingerprint
 from lavatube.weights.locks import hold
 from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trust
-from lavatube.weights.parts import read_map
 from lavatube.weights.progress import Meter, OnProgress, Pace, Phase, Progress
 from lavatube.weights.source import Source, SourceFile
 from lavatube.weights.sources import hub_identity, resolve, settle
+from lavatube.weights.staging import Staging
 from lavatube.weights.uri import ModelUri, parse_model
 
 __all__ = [
@@ -52,8 +54,9 @@ def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> P
     """
     pinned = manifests.read_manifest(options.lock) if options.lock else None
     main = _provision_one(uri, options, pinned, on_progress)
+    unstaged = replace(options, on_staged=None)  # a part is no checkpoint
     provisioned = join_parts(
-        main, options, pinned, lambda part, companion: _provision_one(part, options, companion, on_progress)
+        main, options, pinned, lambda part, companion: _provision_one(part, unstaged, companion, on_progress)
     )
     on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
     return provisioned
@@ -187,7 +190,9 @@ class _Provisioning:
         missing = [file for file in missing if file.path not in adopted]
         cache.check_space(sum(file.size - cache.allocated_bytes(part_name(source, file)) for file in missing))
         logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
-        digests = fetch(source, missing, cache, policy, self._on_progress) if missing else {}
+        announce = self._options.on_staged
+        staging = Staging(source, cache, announce) if announce else None
+        digests = fetch(source, missing, cache, policy, self._on_progress, staging) if missing else {}
         return self._publish(source, source.manifest(adopted | digests), from_cache=not missing)
 
     def _adopt(self, missing: list[SourceFile]) -> dict[str, str]:

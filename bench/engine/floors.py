@@ -1,0 +1,70 @@
+"""What the machine can do at best, measured, and what a shape asks of it, counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from bench.engine.shapes import Shape
+
+RUNS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """Bytes a second that are read, and operations a second of matrix products in bfloat16."""
+
+    bytes_per_s: float
+    flops: float
+
+
+def measure_floors() -> Floors:
+    """On all cores, the best of a few runs."""
+    memory = torch.ones(256 * 1024 * 1024)  # 1 GiB, far beyond any cache
+    rows, weight = torch.randn(1024, 2048).bfloat16(), torch.randn(8192, 2048).bfloat16()
+    return Floors(
+        memory.nbytes / _least_s(lambda: memory.sum()),
+        2 * rows.numel() * len(weight) / _least_s(lambda: functional.linear(rows, weight)),
+    )
+
+
+def decode_bytes(shape: Shape, bits: float) -> float:
+    """Weights that one decoded token reads."""
+    return _decoder_weights(shape) * bits / 8
+
+
+def first_token_flops(shape: Shape, num_text_tokens: int) -> float:
+    """The picture through the tower and the prompt through the decoder; products of weights, and attention."""
+    recipe = shape.recipe
+    num_tiles = 2 if recipe.family == "llava_onevision" else 5 if recipe.family == "llava_next" else 1
+    width, patches = recipe.vision_hidden_size, recipe.num_patches + recipe.has_class_token
+    layers = recipe.vision_layers + (recipe.select_layer + 1 if isinstance(recipe.select_layer, int) else 0)
+    block = 4 * width**2 + 2 * width * recipe.vision_intermediate_size
+    projector = recipe.feature_size * recipe.hidden_size + recipe.hidden_size**2
+    vision = num_tiles * patches * (layers * (2 * block + 4 * patches * width) + 2 * projector)
+    tokens = recipe.num_image_tokens * num_tiles + num_text_tokens
+    head = recipe.vocab_size * recipe.hidden_size
+    attention = 2 * tokens**2 * recipe.layers * recipe.hidden_size
+    return vision + 2 * (_decoder_weights(shape) - head) * tokens + attention + 2 * head
+
+
+def _decoder_weights(shape: Shape) -> int:
+    """Those of products; the head, too."""
+    recipe = shape.recipe
+    head_dim = recipe.head_dim or recipe.hidden_size // recipe.heads
+    attention = recipe.hidden_size * head_dim * 2 * (recipe.heads + recipe.kv_heads)
+    block = attention + 3 * recipe.hidden_size * recipe.intermediate_size
+    return recipe.layers * block + recipe.vocab_size * recipe.hidden_size
+
+
+def _least_s(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(RUNS):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return min(times)

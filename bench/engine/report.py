@@ -1,0 +1,78 @@
+"""What was measured, as a table for the terminal, a file for `bench/results`, and a picture."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from bench.engine.floors import Floors
+
+Measured = dict[str, dict[str, dict[str, list[float]]]]
+"""Row, figure, engine → one value a round."""
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def text(measured: Measured, baseline: str, floors: Floors, command: str) -> str:
+    """Medians with their extremes, and how many times as good as the baseline's; in Markdown."""
+    lines = [
+        f"# {datetime.now(UTC):%d %B %Y}: {command}",
+        "",
+        f"{machine()}.",
+        f"It reads {floors.bytes_per_s / 1e9:.1f} GB/s and multiplies bf16 at {floors.flops / 1e9:.0f} GFLOP/s.",
+        "Random weights; medians (least–greatest), engines in turn in each round.",
+    ]
+    for row, figures in measured.items():
+        lines += ["", f"## {row}", ""]
+        engines = list(dict.fromkeys(engine for values in figures.values() for engine in values))
+        lines += ["| figure | " + " | ".join(engines) + " |", "|---" * (1 + len(engines)) + "|"]
+        for figure, values in figures.items():
+            cells = [_cell(figure, values, engine, baseline) for engine in engines]
+            lines.append(f"| {figure} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    """Its kind, and how busy it is."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = names[0].partition(":")[2].strip() if names else platform.processor()
+    load = os.getloadavg()[0]
+    return f"{os.cpu_count()} cores of {cpu}, torch {torch.__version__}, load {load:.1f} at the end"
+
+
+def plot(measured: Measured, path: Path) -> None:
+    """Bars by engine for each figure that was measured in seconds or tokens a second."""
+    from matplotlib.figure import Figure
+
+    wanted = [
+        (f"{row}: {figure}", values)
+        for row, figures in measured.items()
+        for figure, values in figures.items()
+        if figure.endswith((", s", "tokens/s"))
+    ]
+    picture = Figure(figsize=(7, 1.2 * len(wanted) + 0.5), layout="tight")
+    axes = picture.subplots(len(wanted), 1, squeeze=False)
+    for axis, (title, values) in zip(axes[:, 0], wanted, strict=True):
+        axis.barh(list(values), [statistics.median(runs) for runs in values.values()], color="#c2552d", height=0.6)
+        axis.set_title(title, loc="left", fontsize=9)
+        axis.invert_yaxis()
+        axis.tick_params(labelsize=8)
+    picture.savefig(path)
+
+
+def _cell(figure: str, values: Mapping[str, Sequence[float]], engine: str, baseline: str) -> str:
+    runs = values.get(engine)
+    if not runs:
+        return "–"
+    median = statistics.median(runs)
+    cell = f"{median:.3g} ({min(runs):.3g}–{max(runs):.3g})"
+    if engine == baseline or baseline not in values or figure.endswith(("share", "ratio")):
+        return cell
+    gain = median / statistics.median(values[baseline])
+    return f"{cell}, {gain if figure.endswith('tokens/s') else 1 / gain:.2f} ×"

@@ -1,0 +1,147 @@
+"""The rows of the comparison: each puts one kind of work on a server that is up, and says what was seen."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from bench.engine.client import Answer, Question, ask, ask_all
+from bench.engine.engines import Server
+from bench.engine.floors import Floors, decode_bytes, first_token_flops
+from bench.engine.shapes import Shape
+
+TEXT = "what can be seen in this picture, and where"
+TEXT_TOKENS = 18
+NUM_AT_ONCE = 8
+NUM_ARRIVALS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One engine's turn in one round. Every picture is new to it."""
+
+    server: Server
+    shape: Shape
+    floors: Floors
+    round: int
+    num_tokens: int
+
+    def question(self, number: int, text: str = TEXT, num_tokens: int = 0) -> Question:
+        picture = 1000 * self.round + number
+        return Question(picture, text, num_tokens or self.num_tokens, self.shape.picture_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`shape` is the model's name. What `measure` returns are figures by their names, which end in their unit."""
+
+    name: str
+    shape: str
+    measure: Callable[[Run], Mapping[str, float]]
+
+
+def one(run: Run) -> Mapping[str, float]:
+    """A request alone, and then another question about the same picture."""
+    first = ask(run.server.url, run.question(1))
+    second = ask(run.server.url, run.question(1, "how many of them are there, and of which kind", 8))
+    floor_first_s = first_token_flops(run.shape, TEXT_TOKENS) / run.floors.flops
+    floor_token_s = decode_bytes(run.shape, run.server.engine.bits) / run.floors.bytes_per_s
+    return {
+        "time to first token, s": first.first_s,
+        "decode, tokens/s": first.tokens_per_s,
+        "follow-up: time to first token, s": second.first_s,
+        "follow-up: of the first, ratio": second.first_s / first.first_s,
+        "first token: share of the bf16 floor, share": floor_first_s / first.first_s,
+        "decode: share of the floor, share": floor_token_s * first.tokens_per_s,
+    }
+
+
+def eight(run: Run) -> Mapping[str, float]:
+    """So many requests at once, each with its own picture."""
+    return _together(run, [run.question(100 + index, f"{TEXT} {index}") for index in range(NUM_AT_ONCE)])
+
+
+def shared(run: Run) -> Mapping[str, float]:
+    """So many questions at once about one picture."""
+    return _together(run, [run.question(200, f"number {index}: {TEXT}") for index in range(NUM_AT_ONCE)])
+
+
+def arrivals(run: Run) -> Mapping[str, float]:
+    """A Poisson stream at half, once and twice what the server did with all at once."""
+    found: dict[str, float] = {}
+    begun = time.monotonic()
+    ask_all(run.server.url, [run.question(300 + index) for index in range(NUM_AT_ONCE)])
+    capacity = NUM_AT_ONCE / (time.monotonic() - begun)
+    for load in (0.5, 1.0, 2.0):
+        rng = random.Random(f"{run.round} {load}")
+        delays_s = [0.0]
+        for _ in range(NUM_ARRIVALS - 1):
+            delays_s.append(delays_s[-1] + rng.expovariate(load * capacity))
+        questions = [run.question(int(1000 * load) + 400 + index) for index in range(NUM_ARRIVALS)]
+        answers = ask_all(run.server.url, questions, delays_s)
+        ranked = sorted(answer.first_s for answer in answers)
+        found[f"{load:g} × capacity: time to first token, median s"] = statistics.median(ranked)
+        found[f"{load:g} × capacity: time to first token, longest s"] = ranked[-1]
+        found[f"{load:g} × capacity: between tokens, p99 s"] = _p99([gap for one in answers for gap in one.gaps_s])
+    return found
+
+
+def stall(run: Run) -> Mapping[str, float]:
+    """The gaps of a running stream while a picture of five tiles is taken in; its median is that of the same gaps."""
+    stream = Answer(0.0)
+    question = run.question(500, num_tokens=400)
+    running = threading.Thread(target=ask, args=(run.server.url, question, stream))
+    running.start()
+    while len(stream.pieces_s) < 10:
+        time.sleep(0.05)
+    arrival = ask(run.server.url, run.question(501, num_tokens=2))
+    moments = [moment for moment in stream.pieces_s if arrival.asked_s <= moment <= arrival.pieces_s[0]]
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    running.join()
+    return {
+        "the stream alone: between tokens, median s": statistics.median(stream.gaps_s[:9]),
+        "meanwhile: between tokens, median s": statistics.median(gaps),
+        "meanwhile: between tokens, p99 s": _p99(gaps),
+        "meanwhile: p99 of the median, ratio": _p99(gaps) / statistics.median(gaps),
+        "the picture's time to first token, s": arrival.first_s,
+    }
+
+
+def memory(run: Run) -> Mapping[str, float]:
+    """What is resident once all the others are through, and how much of it is neither weights nor cache."""
+    needed = run.shape.weights_bytes * run.server.engine.bits / 16 + run.server.engine.cache_mib * 2**20
+    resident = run.server.resident_bytes
+    return {"resident, GB": resident / 1e9, "beyond weights and cache, share": resident / needed - 1}
+
+
+ROWS = (
+    Row("one", "llava-1.1b", one),
+    Row("eight", "llava-1.1b", eight),
+    Row("shared", "llava-1.1b", shared),
+    Row("arrivals", "llava-1.1b", arrivals),
+    Row("memory", "llava-1.1b", memory),
+    Row("stall", "next-1.1b", stall),
+    Row("onevision", "onevision-0.5b", one),
+)
+
+
+def _together(run: Run, questions: list[Question]) -> Mapping[str, float]:
+    begun = time.monotonic()
+    answers = ask_all(run.server.url, questions)
+    wall_s = time.monotonic() - begun
+    firsts = [answer.first_s for answer in answers]
+    return {
+        "all answers, s": wall_s,
+        "all answers, tokens/s": sum(answer.num_tokens for answer in answers) / wall_s,
+        "time to first token, median s": statistics.median(firsts),
+        "time to first token, longest s": max(firsts),
+    }
+
+
+def _p99(values: list[float]) -> float:
+    return sorted(values)[min(int(len(values) * 0.99), len(values) - 1)]

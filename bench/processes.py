@@ -1,0 +1,32 @@
+"""A process and its children, as /proc shows them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+
+def resident_bytes(root: int) -> int:
+    """Proportional set size of a family: a page that several of them map is shared out among them."""
+    return sum(_proportional_bytes(pid) for pid in family(root))
+
+
+def _proportional_bytes(pid: int) -> int:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
+def family(root: int) -> list[int]:
+    """The ids of a process and of all that came from it."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    members = [root]
+    for pid in members:
+        members += [child for child, parent in parents.items() if parent == pid]
+    return members

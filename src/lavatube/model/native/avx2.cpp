@@ -1,0 +1,132 @@
+// For processors with AVX2 and FMA: a vector is two registers.
+#if defined(__x86_64__)
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <immintrin.h>
+#include <limits>
+#include <utility>
+
+#include "kernels.h"
+#include "scratch.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+
+namespace {
+
+// 2ˣ for |x| ≤ ½, from the highest power down: the terms of its series, ln 2ⁿ / n!.
+constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
+
+struct Vector {
+    static constexpr int BLOCK_ROWS = 4, PANELS = 1, ATTENTION_ROWS = 4;
+    struct Floats { __m256 low, high; };
+    struct Integers { __m256i low, high; };
+
+    static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+    static Integers repeat(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+    static Floats load(const float* values) { return {_mm256_loadu_ps(values), _mm256_loadu_ps(values + 8)}; }
+    static Integers load_words(const uint8_t* bytes) {
+        const __m256i* words = reinterpret_cast<const __m256i*>(bytes);
+        return {_mm256_loadu_si256(words), _mm256_loadu_si256(words + 1)};
+    }
+    static Floats load_bfloat16(const uint16_t* values) { return {widen(values), widen(values + 8)}; }
+    static void store(float* target, Floats all) {
+        _mm256_storeu_ps(target, all.low);
+        _mm256_storeu_ps(target + 8, all.high);
+    }
+    static void store_bfloat16(uint16_t* target, Floats all) {
+        const __m256i packed = _mm256_packus_epi32(narrow(all.low), narrow(all.high));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm256_permute4x64_epi64(packed, 0xd8));
+    }
+    static Floats add(Floats left, Floats right) {
+        return {_mm256_add_ps(left.low, right.low), _mm256_add_ps(left.high, right.high)};
+    }
+    static Floats multiply(Floats left, float right) {
+        return {_mm256_mul_ps(left.low, _mm256_set1_ps(right)), _mm256_mul_ps(left.high, _mm256_set1_ps(right))};
+    }
+    static Floats larger(Floats left, Floats right) {
+        return {_mm256_max_ps(left.low, right.low), _mm256_max_ps(left.high, right.high)};
+    }
+    static Floats exponential(Floats all, float most, float scale) {
+        return {exponential(all.low, most, scale), exponential(all.high, most, scale)};
+    }
+    static Floats add_bfloat16(Floats sum, Integers weight, uint32_t word) {
+        const __m256 first = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int32_t>(word << 16)));
+        const __m256 second = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int32_t>(word & 0xffff0000)));
+        return {add_pairs(sum.low, weight.low, first, second), add_pairs(sum.high, weight.high, first, second)};
+    }
+    static Integers add_int8(Integers sum, Integers weight, uint32_t word) {
+        const __m256i row = _mm256_set1_epi32(static_cast<int32_t>(word));
+        return {add_fours(sum.low, weight.low, row), add_fours(sum.high, weight.high, row)};
+    }
+    static Integers low_halves(Integers both) {
+        const __m256i mask = _mm256_set1_epi8(0x0f);
+        return {_mm256_and_si256(both.low, mask), _mm256_and_si256(both.high, mask)};
+    }
+    static Integers high_halves(Integers both) {
+        return low_halves({_mm256_srli_epi32(both.low, 4), _mm256_srli_epi32(both.high, 4)});
+    }
+    static Floats add_scaled(Floats sum, Integers exact, Floats scale, float input_scale) {
+        const __m256 row = _mm256_set1_ps(input_scale);
+        return {_mm256_fmadd_ps(_mm256_cvtepi32_ps(exact.low), _mm256_mul_ps(scale.low, row), sum.low),
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact.high), _mm256_mul_ps(scale.high, row), sum.high)};
+    }
+
+  private:
+    // e to the power of (values - most) · scale, which are not positive: 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
+    static __m256 exponential(__m256 values, float most, float scale) {
+        const __m256 lowest = _mm256_set1_ps(-126.0f);
+        const __m256 power = _mm256_mul_ps(_mm256_sub_ps(values, _mm256_set1_ps(most)), _mm256_set1_ps(scale * 1.44269504f));
+        const __m256 bounded = _mm256_blendv_ps(power, lowest, _mm256_cmp_ps(power, lowest, _CMP_LT_OQ));
+        const __m256 whole = _mm256_round_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        const __m256 rest = _mm256_sub_ps(bounded, whole);
+        __m256 result = _mm256_set1_ps(EXP2[0]);
+        for (int i = 1; i < 7; ++i) result = _mm256_fmadd_ps(result, rest, _mm256_set1_ps(EXP2[i]));
+        const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
+        result = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(result), exponent));
+        const __m256 is_number = _mm256_cmp_ps(power, power, _CMP_ORD_Q);
+        result = _mm256_blendv_ps(power, result, is_number);
+        return _mm256_andnot_ps(_mm256_cmp_ps(power, lowest, _CMP_LT_OQ), result);
+    }
+    static __m256 widen(const uint16_t* values) {
+        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
+    static __m256i narrow(__m256 values) {
+        const __m256i bits = _mm256_castps_si256(values);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(values, values, _CMP_UNORD_Q));
+        return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), is_nan), 16);
+    }
+    static __m256 add_pairs(__m256 sum, __m256i weight, __m256 first, __m256 second) {
+        const __m256 low = _mm256_castsi256_ps(_mm256_slli_epi32(weight, 16));
+        const __m256 high = _mm256_castsi256_ps(_mm256_and_si256(weight, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
+        return _mm256_fmadd_ps(high, second, _mm256_fmadd_ps(low, first, sum));
+    }
+    // Bytes of even and of odd places apart, for the instruction that adds four products at once saturates at 16 bits.
+    static __m256i add_fours(__m256i sum, __m256i weight, __m256i row) {
+        const __m256i even = _mm256_and_si256(weight, _mm256_set1_epi16(0xff));
+        const __m256i odd = _mm256_srli_epi16(weight, 8);
+        const __m256i row_even = _mm256_srai_epi16(_mm256_slli_epi16(row, 8), 8), row_odd = _mm256_srai_epi16(row, 8);
+        return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(even, row_even), _mm256_madd_epi16(odd, row_odd)));
+    }
+};
+
+}  // namespace
+
+#include "kernels.inc"
+#include "attention.inc"
+
+const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#endif

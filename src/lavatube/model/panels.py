@@ -1,0 +1,137 @@
+"""The weights of a linear map as the compiled kernels read them, in bfloat16 or quantised to int8 or int4.
+
+Sixteen outputs stand side by side; `native/product.h` has the layout. Integers are symmetric, with one scale for each
+output and group of inputs. Everything here is torch, and slow; the product itself is the kernels' where there are any.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lavatube.model.native import Native, native
+from lavatube.spec import QUANTIZED_GROUPS
+
+Kind = Literal["bfloat16", "int8", "int4"]
+
+LANES: Final = 16
+_KINDS: Final[tuple[Kind, ...]] = ("bfloat16", "int8", "int4")
+_STEP_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 4}
+_WORD_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 8}
+_LARGEST: Final = {"int8": 127, "int4": 7}
+_WEIGHTS_AT_ONCE: Final = 1 << 18
+
+
+class Panels(nn.Module):
+    """A matrix (outputs, inputs). With zeros, its inputs are padded to words of four bytes, its outputs to panels."""
+
+    scales: nn.Parameter | None
+
+    def __init__(self, outputs: int, inputs: int, kind: Kind) -> None:
+        super().__init__()
+        self.outputs, self.inputs, self.kind = outputs, inputs, kind
+        panels, words = -(-outputs // LANES), -(-inputs // _WORD_INPUTS[kind])
+        self._padded = words * _WORD_INPUTS[kind]
+        self._group = QUANTIZED_GROUPS.get(kind, self._padded)
+        if kind == "bfloat16":
+            self.weight = _parameter(torch.zeros(panels, words, LANES, 2, dtype=torch.bfloat16))
+            self.scales = None
+        else:
+            groups = -(-self._padded // self._group)
+            self.weight = _parameter(torch.zeros(panels, words, LANES, 4, dtype=torch.uint8))
+            self.scales = _parameter(torch.zeros(panels, groups, LANES, dtype=torch.bfloat16))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(parameter.nbytes for parameter in self.parameters())
+
+    def put(self, first: int, rows: Tensor) -> None:
+        """Outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
+        for piece in torch.split(
+            rows, max(1, _WEIGHTS_AT_ONCE // self.inputs)
+        ):  # some MiB each, whatever the matrix has
+            self._put(first, piece)
+            first += len(piece)
+
+    def unpack(self) -> Tensor:
+        """The matrix that the product is with. Shapes: out (outputs, inputs) float32."""
+        outputs = torch.arange(self.outputs, device=self.weight.device)
+        return self.rows(outputs).float()
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """Some of the matrix. Shapes: outputs (n,), out (n, inputs); bfloat16 as stored, else float32."""
+        panels, lanes = outputs // LANES, outputs % LANES
+        words = self.weight[panels, :, lanes]  # (n, words, 2 or 4)
+        if self.scales is None:
+            return words.flatten(1)[:, : self.inputs]
+        if self.kind == "int4":
+            words = torch.stack([words & 15, words >> 4], dim=2)  # (n, words, 2, 4)
+        levels = words.flatten(1).float() - (_LARGEST[self.kind] + 1)
+        scales = self.scales[panels, :, lanes].float()  # (n, groups)
+        return (levels * scales.repeat_interleave(self._group, dim=1)[:, : self._padded])[:, : self.inputs]
+
+    def forward(self, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """hidden · matrixᵀ + bias.
+
+        Shapes: hidden (…, inputs), out (…, outputs) of `dtype`.
+        """
+        kernels = native() if hidden.device.type == "cpu" else None
+        if kernels is None:
+            return self.by_torch(hidden, bias, dtype)
+        if hidden.dtype == torch.float16:
+            wide = self.by_kernels(kernels, hidden.float(), None if bias is None else bias.float(), torch.float32)
+            return wide.to(dtype)
+        return self.by_kernels(kernels, hidden, bias, dtype)
+
+    def by_torch(self, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """For other devices, and where no kernels were built: right, but the matrix is unpacked each time."""
+        return functional.linear(hidden, self.unpack().to(hidden.dtype), bias).to(dtype)
+
+    def by_kernels(self, kernels: Native, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """On a CPU. Of quantised weights, the rows are quantised too, to int8 by groups: 0.5 % off, by the norm."""
+        rows = hidden.reshape(-1, self.inputs).contiguous()
+        out = torch.empty(len(rows), self.outputs, dtype=dtype)
+        step_inputs = _STEP_INPUTS[self.kind]
+        kernels.product(
+            rows,
+            self.weight,
+            self.scales,
+            bias,
+            out,
+            kind=_KINDS.index(self.kind),
+            steps=self._padded // step_inputs,
+            group_steps=self._group // step_inputs,
+        )
+        return out.view(*hidden.shape[:-1], self.outputs)
+
+    def _put(self, first: int, rows: Tensor) -> None:
+        outputs = torch.arange(first, first + len(rows), device=self.weight.device)
+        panels, lanes = outputs // LANES, outputs % LANES
+        if self.scales is None:
+            padded = functional.pad(rows.to(self.weight.device, torch.bfloat16), (0, self._padded - self.inputs))
+            self.weight[panels, :, lanes] = torch.unflatten(padded, 1, (-1, 2))
+            return
+        scales, levels = quantize(rows.to(self.weight.device, torch.float32), self._group, _LARGEST[self.kind])
+        self.scales[panels, :, lanes] = scales
+        words = torch.unflatten(levels[:, : self._padded], 1, (-1, _WORD_INPUTS[self.kind]))
+        if self.kind == "int4":
+            words = words[:, :, :4] | words[:, :, 4:] << 4
+        self.weight[panels, :, lanes] = words
+
+
+def quantize(rows: Tensor, group: int, largest: int) -> tuple[Tensor, Tensor]:
+    """Scales of each row's groups, and what is nearest to the rows in levels of them, stored with `largest` + 1 added.
+
+    Shapes: rows (n, inputs) float32; out (n, groups) bfloat16 and (n, groups · group) uint8.
+    """
+    groups = torch.unflatten(functional.pad(rows, (0, -rows.shape[1] % group)), 1, (-1, group))
+    scales = (groups.abs().amax(dim=-1) / largest).to(torch.bfloat16)
+    levels = (groups / scales.float().clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round_()
+    return scales, (levels.clamp_(-largest - 1, largest) + (largest + 1)).to(torch.uint8).flatten(1)
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)

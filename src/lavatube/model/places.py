@@ -1,0 +1,85 @@
+"""A model on the meta device in, one whose weights have their places in memory out, and what a file's tensors fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lavatube.model.linear import Linear, Table
+from lavatube.model.llava import Llava
+from lavatube.model.native import native
+from lavatube.model.panels import Kind, Panels
+from lavatube.spec import Quantize
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one tensor of a file goes; `values` is what then stands there, unless it is converted on the way."""
+
+    shape: torch.Size
+    size_bytes: int
+    put: Callable[[Tensor], object]
+    values: Tensor | None = None
+
+    @classmethod
+    def of(cls, values: Tensor) -> Place:
+        return cls(values.shape, values.nbytes, values.copy_, values)
+
+
+def allocate(model: Llava, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none") -> None:
+    """Give the weights of a model on the meta device their memory, but no values yet."""
+    for path, module in list(model.named_modules()):
+        kind = _kind(path, module, model, device, dtype, quantize)
+        if kind is not None:
+            assert isinstance(module, Linear)
+            module.pack(kind, device)
+    weights = {
+        name: torch.empty_like(weight, dtype=dtype, device=device) if weight.is_meta else weight
+        for name, weight in model.state_dict().items()
+    }
+    model.requires_grad_(False).eval().load_state_dict(weights, assign=True)
+    model.to(device)  # the constants: they were never on the meta device, and keep their precision
+
+
+def places(model: Llava) -> Iterator[tuple[str, Place]]:
+    """By name, in the order of execution: weights, or their parts of merged ones."""
+    for path, module in model.named_modules():
+        if isinstance(module, Linear):
+            yield from _places_of_linear(path, module)
+        elif not isinstance(module, Panels):
+            for kind, weight in module.named_parameters(recurse=False):
+                yield f"{path}.{kind}" if path else kind, Place.of(weight)
+
+
+def _places_of_linear(path: str, linear: Linear) -> Iterator[tuple[str, Place]]:
+    first = 0
+    for part, count in linear.parts.items():
+        name, end = f"{path.rpartition('.')[0]}.{part}" if part else path, first + count
+        if linear.panels is None:
+            assert linear.weight is not None
+            yield f"{name}.weight", Place.of(linear.weight[first:end])
+        else:
+            whole, outputs = linear.panels.size_bytes, linear.outputs
+            size_bytes = whole * end // outputs - whole * first // outputs
+            shape = torch.Size((count, linear.inputs))
+            yield f"{name}.weight", Place(shape, size_bytes, partial(linear.panels.put, first))
+        if linear.bias is not None:
+            yield f"{name}.bias", Place.of(linear.bias[first:end])
+        first = end
+
+
+def _kind(
+    path: str, module: object, model: Llava, device: torch.device, dtype: torch.dtype, quantize: Quantize
+) -> Kind | None:
+    """What panels a linear map's weights are kept in; None for one tensor, which is all that a table needs."""
+    if not isinstance(module, Linear) or (isinstance(module, Table) and model.head is not None):
+        return None
+    if quantize == "none":
+        has_kernels = device.type == "cpu" and dtype == torch.bfloat16 and native() is not None
+        return "bfloat16" if has_kernels else None
+    # The tower's features and the head's scores suffer more from four bits than speed would gain.
+    return "int4" if quantize == "int4" and path.startswith("language.layers.") else "int8"

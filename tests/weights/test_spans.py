@@ -1,0 +1,82 @@
+"""What is fetched when, and over how many connections; plain values and times."""
+
+from __future__ import annotations
+
+from lavatube.weights.headers import TensorPlace
+from lavatube.weights.order import rank, rank_chunks
+from lavatube.weights.spans import Line, Span
+from lavatube.weights.throttle import Throttle
+
+SPANS = [Span(0, 0, 10), Span(0, 10, 20), Span(1, 0, 10)]
+
+
+def test_spans_come_in_line_and_only_once() -> None:
+    line = Line(SPANS, 1.0)
+    assert [line.take(0.0) for _ in range(4)] == [*SPANS, None]
+
+
+def test_a_straggler_is_raced_once() -> None:
+    line = Line(SPANS, 1.0)
+    for _ in SPANS:
+        line.take(0.0)
+    assert line.take(100.0) is None, "nobody knows yet how long a span takes"
+    line.give_back(SPANS[0], 0.5)
+    assert line.take(1.4) is None
+    assert line.take(1.6) == SPANS[1]
+    assert line.take(1.6) == SPANS[2]
+    assert line.take(99.0) is None, "two at one span are enough"
+    line.give_back(SPANS[1], 2.0)
+    assert line.take(99.0) is None, "the faster one has brought it"
+
+
+def test_what_was_wrong_comes_next() -> None:
+    line = Line(SPANS, 1.0)
+    line.take(0.0)
+    line.add([SPANS[0]])
+    assert line.take(0.0) == SPANS[0]
+
+
+def test_connections_double_while_that_helps() -> None:
+    throttle = Throttle(8, 32)
+    assert throttle.advance(0, 0.0) == 0
+    assert throttle.advance(50, 0.5) == 0
+    assert throttle.advance(100, 1.0) == 8
+    assert throttle.advance(210, 2.0) == 0, "a tenth more is no gain"
+    assert throttle.advance(1_000, 3.0) == 0
+    assert throttle.connections == 16
+
+
+def test_connections_have_a_limit() -> None:
+    throttle = Throttle(8, 20)
+    counts = [throttle.advance(10 ** (second + 1), float(second)) for second in range(6)]
+    assert sum(counts) == 12
+
+
+def test_tensors_rank_as_a_forward_pass_reads_them() -> None:
+    names = [
+        "vision_tower.vision_model.embeddings.class_embedding",
+        "vision_tower.vision_model.pre_layrnorm.weight",
+        "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
+        "vision_tower.vision_model.encoder.layers.10.mlp.fc1.weight",
+        "vision_tower.vision_model.post_layernorm.weight",
+        "multi_modal_projector.linear_1.weight",
+        "language_model.model.embed_tokens.weight",
+        "language_model.model.layers.0.mlp.up_proj.weight",
+        "language_model.model.layers.2.mlp.up_proj.weight",
+        "language_model.model.layers.10.mlp.up_proj.weight",
+        "language_model.model.norm.weight",
+        "language_model.lm_head.weight",
+    ]
+    assert sorted(names, key=rank) == names
+    other_layout = ["model.vision_tower.layers.3.x", "model.mm_projector.0.weight", "model.embed_tokens.weight"]
+    assert sorted(other_layout, key=rank) == other_layout
+
+
+def test_a_chunk_is_needed_with_the_first_of_its_tensors() -> None:
+    places = [
+        TensorPlace("lm_head.weight", "F32", (3,), 8, 20),
+        TensorPlace("model.layers.1.mlp.up_proj.weight", "F32", (4,), 20, 36),
+        TensorPlace("model.embed_tokens.weight", "F32", (1,), 36, 40),
+    ]
+    head, middle, last = rank_chunks(places, 40, 16)
+    assert head < last < middle

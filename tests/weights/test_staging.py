@@ -1,0 +1,167 @@
+"""A set that can be opened while it is fetched: what may be read when, and that wrong is never right."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lavatube.errors import LavatubeError, SourceUnavailable
+from lavatube.weights.arrival import Arrival, Spoiled, find_arrivals
+from lavatube.weights.cache import Cache
+from lavatube.weights.manifest import FILE_NAME, build_manifest
+from lavatube.weights.options import Provisioned, ProvisionOptions
+from lavatube.weights.parts import Part
+from lavatube.weights.provision import provision
+from tests.cdn import Cdn
+from tests.checkpoints import write_checkpoint
+from tests.weights.conftest import contents
+
+CHUNK = 64 * 1024
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "weights", num_shards=2)
+    (folder / FILE_NAME).write_text(build_manifest(folder, "weights", chunk_bytes=CHUNK).to_json())
+    return folder
+
+
+@pytest.fixture
+def staged_options(options: ProvisionOptions) -> ProvisionOptions:
+    return replace(options, policy=replace(options.policy, chunk_bytes=CHUNK, race_after_s=0.05, read_timeout_s=60.0))
+
+
+class Pull(threading.Thread):
+    """Provisioning in the background; `folder` is what was shown early."""
+
+    def __init__(self, uri: str, options: ProvisionOptions) -> None:
+        super().__init__(daemon=True)
+        self.is_staged = threading.Event()
+        self.folder = Path()
+        self.provisioned: Provisioned | None = None
+        self.error: LavatubeError | None = None
+        self._uri = uri
+        self._options = replace(options, on_staged=self._on_staged)
+
+    def _on_staged(self, folder: Path) -> None:
+        self.folder = folder
+        self.is_staged.set()
+
+    def run(self) -> None:
+        try:
+            self.provisioned = provision(self._uri, self._options, lambda _: None)
+        except LavatubeError as error:
+            self.error = error
+        self.is_staged.set()
+
+
+@pytest.fixture
+def cdn(checkpoint: Path) -> Iterator[Cdn]:
+    with Cdn(checkpoint) as server:
+        yield server
+        server.released.set()
+
+
+def test_a_set_can_be_opened_before_its_weights_are_here(
+    cdn: Cdn, checkpoint: Path, staged_options: ProvisionOptions
+) -> None:
+    pull = Pull(cdn.url("held"), staged_options)
+    pull.start()
+    assert pull.is_staged.wait(60)
+    arrivals = find_arrivals(pull.folder)
+    assert pull.provisioned is None
+    assert arrivals, "the weights are on their way"
+    assert (pull.folder / "config.json").read_bytes() == (checkpoint / "config.json").read_bytes()
+    for arrival in arrivals.values():
+        arrival.wait(0, CHUNK)
+    cdn.released.set()
+    for arrival in arrivals.values():
+        arrival.wait_verified()
+    pull.join(60)
+    assert pull.provisioned is not None
+    early = {name: data for name, data in contents(pull.folder).items() if not name.endswith(".map")}
+    assert early == contents(pull.provisioned.folder)
+
+
+def test_bytes_that_are_damaged_once_are_waited_for(
+    cdn: Cdn, checkpoint: Path, staged_options: ProvisionOptions
+) -> None:
+    """Chunks with digests: what was wrong never counted as here."""
+    pull = Pull(cdn.url("flip-twice"), staged_options)
+    pull.start()
+    assert pull.is_staged.wait(60)
+    pull.join(60)
+    assert pull.error is None
+    for name, arrival in find_arrivals(pull.folder).items():
+        arrival.wait_verified()
+        assert (pull.folder / name).read_bytes() == (checkpoint / name).read_bytes()
+
+
+def test_what_was_staged_goes_when_the_fetch_fails(cdn: Cdn, staged_options: ProvisionOptions) -> None:
+    options = replace(staged_options, policy=replace(staged_options.policy, race_after_s=60.0))
+    pull = Pull(cdn.url("500"), options)
+    pull.run()
+    assert isinstance(pull.error, SourceUnavailable)
+    assert not list(Cache(options.cache).staged.glob("*"))
+
+
+def test_nothing_is_staged_for_a_set_that_is_here(cdn: Cdn, staged_options: ProvisionOptions) -> None:
+    provision(cdn.url("ok"), staged_options, lambda _: None)
+    pull = Pull(cdn.url("ok"), staged_options)
+    pull.run()
+    assert pull.folder == Path()
+
+
+def test_a_connection_that_stalls_is_raced(cdn: Cdn, checkpoint: Path, staged_options: ProvisionOptions) -> None:
+    """Its own time-out is a minute away: if nobody else tried, this would not end before."""
+    provisioned = provision(cdn.url("stall-once"), staged_options, lambda _: None)
+    assert {name: (checkpoint / name).read_bytes() for name in contents(provisioned.folder)} == contents(
+        provisioned.folder
+    )
+
+
+class TestArrival:
+    def test_landed_bytes_without_digests_count_and_a_reset_spoils_them(self, tmp_path: Path) -> None:
+        part = Part(tmp_path, "x", 25, 10)
+        part.link_to(tmp_path / "seen")
+        arrival = Arrival(tmp_path / "seen")
+        part.write(memoryview(b"0123456789"), 0)
+        part.mark(0)
+        arrival.wait(0, 10)
+        assert (tmp_path / "seen").read_bytes()[:10] == b"0123456789"
+        part.reset([0])
+        part.mark(0)
+        with pytest.raises(Spoiled):
+            arrival.wait(0, 10)
+        part.close()
+
+    def test_digests_make_a_reset_harmless(self, tmp_path: Path) -> None:
+        part = Part(tmp_path, "x", 25, 10, has_digests=True)
+        part.link_to(tmp_path / "seen")
+        arrival = Arrival(tmp_path / "seen")
+        part.vouch(0)
+        part.reset([1])
+        arrival.wait(0, 10)
+        for chunk in (1, 2):
+            part.vouch(chunk)
+        arrival.wait_verified()
+        part.close()
+
+    def test_a_file_that_became_a_blob_is_verified(self, tmp_path: Path) -> None:
+        part = Part(tmp_path, "x", 3, 10)
+        part.link_to(tmp_path / "seen")
+        arrival = Arrival(tmp_path / "seen")
+        part.write(memoryview(b"abc"), 0)
+        part.mark(0)
+        part.commit(tmp_path / "ab" / "blob")
+        part.close()
+        arrival.wait_verified()
+        assert (tmp_path / "seen").read_bytes() == b"abc"
+
+    def test_a_file_without_a_map_is_whole(self, tmp_path: Path) -> None:
+        (tmp_path / "model.safetensors").write_bytes(b"x")
+        assert find_arrivals(tmp_path) == {}
