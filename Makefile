@@ -21,6 +21,7 @@ test-nightly: $(VENV)/.dev   ## thousands of made-up requests, and the whole cat
 
 docs: $(VENV)/.dev   ## write the documents that are made from the code
 	$(BIN)/python -m docs.errors
+	$(BIN)/python -m docs.cog
 
 test-gpu: $(VENV)/.dev   ## parity on a CUDA device
 	$(BIN)/python -m pytest -m gpu
