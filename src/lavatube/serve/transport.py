@@ -37,6 +37,8 @@ HALF_CLOSED_S: Final = 0.1
 STALLED_READER_S: Final = 60.0
 LARGEST_CHUNK_BYTES: Final = 2**31
 BACKLOG: Final = 2048
+ACCEPTED_AT_ONCE: Final = 8
+"""So many new clients are taken on in a round of the event loop: a crowd at the door does not hold up what streams."""
 BEGINNING_BYTES: Final = 256
 _TARGET: Final = re.compile(rb"[A-Z]+ (/[!-~]*)")
 
@@ -198,6 +200,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """What is in memory by now stays: the garbage collector need not stop all streams to look it through."""
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio takes one number for how many may wait and how many are taken at once
         gc.freeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -220,7 +224,7 @@ def build_server(app: ASGIApp, *, host: str, port: int, on_signal: Callable[[], 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=max(1, round(grace_s)),
