@@ -16,6 +16,8 @@ from lavatube.fidelity import Choice
 from lavatube.geometry import Detail
 
 MAX_FRAME_BYTES: Final = 512 * 1024 * 1024
+GAP_LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper limits of the classes in which gaps between tokens are counted; one more class has what is longer."""
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -99,7 +101,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
     main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
-    of an answer are guessed ahead and checked; 0: none.
+    of an answer are guessed ahead and checked; 0: none. `quantize` is none, int8 or int4, as the setting.
     """
 
     folder: str
@@ -114,6 +116,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     image_cache_bytes: int = 0
     is_reusing: bool = True
     max_guess: int = 0
+    quantize: str = "none"
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -128,7 +131,10 @@ class Loading(msgspec.Struct, frozen=True, array_like=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    """Phase 2 is over; requests are taken. `layer_s` is how long one layer of a full step may take on this device."""
+    """Requests are taken. `layer_s` is how long one layer of a full step may take on this device.
+
+    Phase 2 is over, unless the engine `is_trailing`: then weights still come in, and `Loaded` follows.
+    """
 
     device: str
     dtype: str
@@ -136,6 +142,13 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     kv_cache_tokens: int
     max_context_tokens: int
     layer_s: float = 0.0
+    is_trailing: bool = False
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
+    """Phase 2 of an engine that trailed is over: every weight is in place, and verified."""
+
+    load_s: float
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"):
@@ -161,6 +174,13 @@ class GuessCounts(msgspec.Struct, frozen=True):
     right: int = 0
 
 
+class GapCounts(msgspec.Struct, frozen=True):
+    """Since the start: how often a stream waited so long for its next token, by the classes of GAP_LIMITS_S."""
+
+    counts: list[int] = []
+    sum_s: float = 0.0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
 
@@ -170,6 +190,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     free_cache_tokens: int
     caches: CacheCounts = CacheCounts()
     guesses: GuessCounts = GuessCounts()
+    gaps: GapCounts = GapCounts()
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -225,7 +246,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 
 Command = Submit | Abort | Load | Shutdown
-Event = Loading | Ready | LoadFailed | Heartbeat | Tokens | Done | Failed
+Event = Loading | Ready | Loaded | LoadFailed | Heartbeat | Tokens | Done | Failed
 RequestEvent = Tokens | Done | Failed
 
 
