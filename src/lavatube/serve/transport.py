@@ -7,7 +7,6 @@ body that was refused, an answer to a client that has closed its sending half, a
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import re
 import socket
@@ -131,7 +130,7 @@ class Connection(H11Protocol):
         """
         if self.flow.write_paused:
             await self.flow.drain()
-        if not self.transport.is_closing():
+        if piece and not self.transport.is_closing():  # an empty chunk would be the end
             self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -198,11 +197,10 @@ class Server(uvicorn.Server):
         self._has_signal = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """What is in memory by now stays: the garbage collector need not stop all streams to look it through."""
+        """asyncio takes one number for how many clients may wait and how many are taken on at once; here are two."""
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(BACKLOG)  # asyncio takes one number for how many may wait and how many are taken at once
-        gc.freeze()
+            listener.listen(BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._has_signal:
