@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import shutil
@@ -232,6 +233,7 @@ class Front:
             ready = await self._engine.wait_ready()
             loaded = await self._engine.wait_loaded()
             self._ready_at = datetime.now(UTC)
+            gc.freeze()  # what is here by now stays: no stream need wait while it is searched for garbage
             self._note(f"phase 2: {_describe_engine(ready, loaded)}")
             elapsed_s = time.monotonic() - self._started
             self._note(f"ready after {elapsed_s:.1f} s: {self._settings.served_name} at {self._url}")
