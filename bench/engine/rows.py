@@ -19,6 +19,7 @@ TEXT = "what can be seen in this picture, and where"
 TEXT_TOKENS = 18
 NUM_AT_ONCE = 8
 NUM_ARRIVALS = 12
+NUM_ALONE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +95,18 @@ def arrivals(run: Run) -> Mapping[str, float]:
 def stall(run: Run) -> Mapping[str, float]:
     """The gaps of a running stream while a picture of five tiles is taken in; its median is that of the same gaps."""
     stream = Answer(0.0)
-    question = run.question(500, num_tokens=400)
+    question = run.question(500, num_tokens=1000)
     running = threading.Thread(target=ask, args=(run.server.url, question, stream))
     running.start()
-    while len(stream.pieces_s) < 10:
+    while len(stream.pieces_s) < NUM_ALONE:
         time.sleep(0.05)
     arrival = ask(run.server.url, run.question(501, num_tokens=2))
     moments = [moment for moment in stream.pieces_s if arrival.asked_s <= moment <= arrival.pieces_s[0]]
     gaps = [later - earlier for earlier, later in pairwise(moments)]
+    stream.is_wanted = False
     running.join()
     return {
-        "the stream alone: between tokens, median s": statistics.median(stream.gaps_s[:9]),
+        "the stream alone: between tokens, median s": statistics.median(stream.gaps_s[: NUM_ALONE - 1]),
         "meanwhile: between tokens, median s": statistics.median(gaps),
         "meanwhile: between tokens, p99 s": _p99(gaps),
         "meanwhile: p99 of the median, ratio": _p99(gaps) / statistics.median(gaps),
