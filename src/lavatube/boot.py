@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import socket
 import sys
 import time
@@ -17,7 +18,7 @@ from sqlalchemy import Engine
 from lavatube import assembly
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
-from lavatube.engine.wire import Ready
+from lavatube.engine.wire import Load, Loaded, Ready
 from lavatube.errors import InternalError, InvalidSetting, LavatubeError
 from lavatube.predictions.database import open_database
 from lavatube.predictions.files import FileLimits, FileStore
@@ -99,7 +100,8 @@ class Front:
         self._settings = settings
         self._kept, self._webhooks = _keep(database, settings)
         self._engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
-        self._serving = Serving(health=self.health, shutdown=self._stop)
+        max_queued = settings.max_queue if settings.queue_while_starting else 0
+        self._serving = Serving(health=self.health, shutdown=self._stop, max_queued=max_queued)
         self._metrics = Metrics(self._serving, self._engine_counts)
         self._keyring = keyring
         self._started_at = datetime.now(UTC)
@@ -204,7 +206,7 @@ class Front:
         if self._provisioned is None:
             return Phase.PROVISIONING
         match self._engine.state:
-            case EngineState.READY if self._serving.service is not None:
+            case EngineState.READY if self._serving.service is not None and self._engine.loaded is not None:
                 return Phase.READY
             case EngineState.FAILED | EngineState.STOPPED:
                 return Phase.FAILED
@@ -231,23 +233,11 @@ class Front:
         """Phases 1 and 2. What fails here is told by the health routes; the server stays up so that it can be."""
         try:
             self._engine.launch()  # it imports torch while the weights arrive
-            provisioned = await pull(self._settings, self._on_progress)
-            self._note(f"phase 1: {_describe(provisioned)}")
-            spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
-            self._preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
-            self._provisioned = provisioned
-            load = assembly.load_command(provisioned.folder, self._preparer, self._settings)
-            await self._engine.start(load)
+            self._provisioned = await self._provision()
             ready = await self._engine.wait_ready()
-            self._preparer.limit_context(ready.max_context_tokens)
-            self._serving.service = PredictionService(
-                self._preparer, self._engine, _service_limits(self._settings), self._keyring.limits_of
-            )
-            self._serving.service.observers.append(self._metrics)
-            if self._webhooks is not None:
-                self._serving.service.observers.append(self._webhooks)
+            loaded = await self._engine.wait_loaded()
             self._ready_at = datetime.now(UTC)
-            self._note(f"phase 2: {_describe_engine(ready)}")
+            self._note(f"phase 2: {_describe_engine(ready, loaded)}")
             elapsed_s = time.monotonic() - self._started
             self._note(f"ready after {elapsed_s:.1f} s: {self._settings.served_name} at {self._url}")
         except LavatubeError as error:
@@ -256,10 +246,58 @@ class Front:
             logger.exception("a defect in the set-up")
             self._fail(InternalError("The set-up broke.", remedy="The server's log says how."))
 
+    async def _provision(self) -> Provisioned:
+        """Phase 1. The engine begins as soon as there is a folder to begin in, if need be before the weights are here.
+
+        Raises: LavatubeError; then the engine has ended, too.
+        """
+        staged: asyncio.Future[Provisioned] = self._loop.create_future()
+        pulling = asyncio.create_task(pull(self._settings, self._on_progress, staged.set_result))
+        try:
+            await asyncio.wait({pulling, staged}, return_when=asyncio.FIRST_COMPLETED)
+            if staged.done():
+                await self._open(staged.result())
+            provisioned = await pulling
+            self._note(f"phase 1: {_describe(provisioned)}")
+            load = await self._open(provisioned)
+            if staged.done():
+                self._engine.reorder(load)
+                await self._engine.wait_loaded()
+        except LavatubeError as error:
+            self._engine.give_up(error)
+            raise
+        finally:
+            pulling.cancel()
+            await asyncio.wait({pulling})
+            if staged.done():
+                await asyncio.to_thread(shutil.rmtree, staged.result().folder, ignore_errors=True)
+        return provisioned
+
+    async def _open(self, provisioned: Provisioned) -> Load:
+        """Have the engine load from a folder, and take predictions; a second time only say what it would load."""
+        if self._preparer is None:
+            spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
+            self._preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
+        load = assembly.load_command(provisioned.folder, self._preparer, self._settings)
+        if self._serving.service is None:
+            await self._engine.start(load)
+            ready = await self._engine.wait_ready()
+            self._preparer.limit_context(ready.max_context_tokens)
+            self._serving.open(self._make_service(self._preparer))
+        return load
+
+    def _make_service(self, preparer: Preparer) -> PredictionService:
+        service = PredictionService(preparer, self._engine, _service_limits(self._settings), self._keyring.limits_of)
+        service.observers.append(self._metrics)
+        if self._webhooks is not None:
+            service.observers.append(self._webhooks)
+        return service
+
     def _fail(self, error: LavatubeError) -> None:
         if self._stopping.is_set():
             return
         self._failure = error
+        self._serving.wake()
         self._note(f"set-up failed ({error.code}): {error.sentence}", logging.ERROR)
         logger.info("the server stays up to say so; end it with Ctrl-C or SIGTERM")
 
@@ -271,6 +309,7 @@ class Front:
 
     async def _drain(self, setup: asyncio.Task[None]) -> None:
         self._stopping.set()
+        self._serving.wake()
         setup.cancel()
         await asyncio.wait({setup})
         if (service := self._serving.service) is None:
@@ -330,7 +369,7 @@ def _describe(provisioned: Provisioned) -> str:
     return f"{provisioned.total_bytes / MIB:.1f} MiB {where}, trust: {provisioned.trust}"
 
 
-def _describe_engine(ready: Ready) -> str:
+def _describe_engine(ready: Ready, loaded: Loaded) -> str:
     return (
-        f"loaded on {ready.device} as {ready.dtype} in {ready.load_s:.1f} s, cache of {ready.kv_cache_tokens:,} tokens"
+        f"loaded on {ready.device} as {ready.dtype} in {loaded.load_s:.1f} s, cache of {ready.kv_cache_tokens:,} tokens"
     )

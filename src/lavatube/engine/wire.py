@@ -100,7 +100,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
     main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
-    of an answer are guessed ahead and checked; 0: none.
+    of an answer are guessed ahead and checked; 0: none. `quantize` is none, int8 or int4, as the setting.
     """
 
     folder: str
@@ -115,6 +115,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     image_cache_bytes: int = 0
     is_reusing: bool = True
     max_guess: int = 0
+    quantize: str = "none"
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -129,7 +130,10 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Phase 2 is over; requests are taken. `layer_s` is how long one layer of a full step may take on this device."""
+    """Requests are taken. `layer_s` is how long one layer of a full step may take on this device.
+
+    Phase 2 is over, unless the engine `is_trailing`: then weights still come in, and `Loaded` follows.
+    """
 
     device: str
     dtype: str
@@ -137,6 +141,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     kv_cache_tokens: int
     max_context_tokens: int
     layer_s: float = 0.0
+    is_trailing: bool = False
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """Phase 2 of an engine that trailed is over: every weight is in place, and verified."""
+
+    load_s: float
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -191,7 +202,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     top: list[tuple[int, float]]
 
 
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+class Tokens(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
     """New ids of one choice; `position` is the index of the first among its completion tokens.
 
     `logprobs` has one for each id where they were asked for, else none.
@@ -234,7 +245,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Command = Submit | Abort | Load | Shutdown
-Event = Loading | Ready | LoadFailed | Heartbeat | Tokens | Done | Failed
+Event = Loading | Ready | Loaded | LoadFailed | Heartbeat | Tokens | Done | Failed
 RequestEvent = Tokens | Done | Failed
 
 

@@ -119,7 +119,7 @@ class CogRoutes:
         generation = asked.input.generation(self._max_new_tokens)
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
         owner = caller_of(request).id
-        service = self._serving.service_for(asked.id, owner)
+        service = await self._serving.service_for(asked.id, owner)
         known = None if asked.id is None else service.find(asked.id, owner)
         wants_events = _accepts_events(request)
         preference, after = parse_prefer(request.headers.getlist("prefer")), _last_event_id(request)

@@ -24,6 +24,7 @@ from lavatube.predictions.prediction import Prediction
 from lavatube.serve.auth import check_operator
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.serving import Serving
+from lavatube.serve.tally import Tally
 
 FIRST_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 WHOLE_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -65,7 +66,7 @@ class Metrics:
         self.tokens = self._counter("tokens", "tokens of predictions that have ended", "kind")
         self.queue_s = self._histogram("queue_seconds", "from the request to the engine", FIRST_S)
         self.first_s = self._histogram("time_to_first_token_seconds", "from the request to the first text", FIRST_S)
-        self.between_s = self._histogram("inter_token_seconds", "between pieces of text of one answer", GAP_LIMITS_S)
+        self._between_s = Tally(GAP_LIMITS_S)
         self.whole_s = self._histogram("prediction_seconds", "from the request to the end", WHOLE_S)
         self.registry.register(self)
 
@@ -96,7 +97,7 @@ class Metrics:
         if before is None:
             self.first_s.observe(now - prediction.created)
         else:
-            self.between_s.observe(now - before)
+            self._between_s.observe(now - before)
         self._last_output[prediction] = now
 
     def ended(self, prediction: Prediction) -> None:
@@ -131,6 +132,7 @@ class Metrics:
         yield _counted("engine_guessed_tokens_right", "of them, right ones", engine.rightly_guessed_tokens)
         yield _gaps(engine.gap_counts, engine.gap_sum_s)
         yield _late_tokens(engine.late_tokens)
+        yield self._between_s.family("lavatube_inter_token_seconds", "between pieces of text of one answer")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"lavatube_{name}", text, labels, registry=self.registry)

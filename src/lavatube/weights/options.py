@@ -61,7 +61,7 @@ class ProvisionOptions:
     base: Path | None = None
     """A cache that is only read; what it lacks goes into `cache`."""
     policy: Policy = Policy()
-    on_staged: Callable[[Path], None] | None = None
+    on_staged: Callable[[Provisioned], None] | None = None
     """Told of a folder in which the set can be opened while it is fetched, where there is one: see arrival.py.
 
     It is the caller's to remove.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lavatube.errors import CacheUnusable, DigestMismatch, SourceUnavailable
@@ -53,8 +54,9 @@ def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> P
     """
     pinned = manifests.read_manifest(options.lock) if options.lock else None
     main = _provision_one(uri, options, pinned, on_progress)
+    unstaged = replace(options, on_staged=None)  # a part is no checkpoint
     provisioned = join_parts(
-        main, options, pinned, lambda part, companion: _provision_one(part, options, companion, on_progress)
+        main, options, pinned, lambda part, companion: _provision_one(part, unstaged, companion, on_progress)
     )
     on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
     return provisioned

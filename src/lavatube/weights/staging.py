@@ -11,13 +11,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from lavatube.checkpoint.parts import read_parts
 from lavatube.errors import OperatorError
 from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
 from lavatube.weights.headers import read_header
+from lavatube.weights.options import Provisioned
 from lavatube.weights.order import FIRST, Rank, rank_chunks
 from lavatube.weights.parts import cache_border
 from lavatube.weights.source import Source
@@ -29,13 +29,14 @@ def can_be_staged(source: Source) -> bool:
     """Whether its weights are plain safetensors; what is put together from parts is loaded when all of it is here."""
     weights = [file.path for file in source.files if file.path.endswith((".safetensors", ".bin"))]
     names = [path for path in weights if path.startswith("model") and path.endswith(".safetensors")]
-    return bool(names) and names == weights and not source.is_archive
+    is_known = all(file.sha256 for file in source.files if file.path in names)
+    return bool(names) and names == weights and is_known and not source.is_archive
 
 
 class Staging:
-    """One attempt to show a set early. `announce` gets the folder."""
+    """One attempt to show a set early; `announce` is told of it."""
 
-    def __init__(self, source: Source, cache: Cache, announce: Callable[[Path], None]) -> None:
+    def __init__(self, source: Source, cache: Cache, announce: Callable[[Provisioned], None]) -> None:
         self.is_over = not can_be_staged(source)
         self._source = source
         self._cache = cache
@@ -59,7 +60,12 @@ class Staging:
         if not is_whole:
             self.discard()
             return None
-        self._announce(self._folder)
+        manifest = self._source.manifest({download.file.path: download.sha256 for download in downloads})
+        self._announce(
+            Provisioned(
+                self._folder, manifest.set_digest, self._source.trust, manifest.total_bytes, False, self._source.uri
+            )
+        )
         return ranks
 
     def discard(self) -> None:
