@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from bench.engine.client import Answer, Question, ask, ask_all
 from bench.engine.engines import Server
-from bench.engine.floors import Floors, decode_bytes, first_token_flops
+from bench.engine.floors import Floors, decode_bytes, first_token_ops
 from bench.engine.shapes import Shape
 
 TEXT = "what can be seen in this picture, and where"
@@ -50,14 +50,15 @@ def one(run: Run) -> Mapping[str, float]:
     """A request alone, and then another question about the same picture."""
     first = ask(run.server.url, run.question(1))
     second = ask(run.server.url, run.question(1, "how many of them are there, and of which kind", 8))
-    floor_first_s = first_token_flops(run.shape, TEXT_TOKENS) / run.floors.flops
+    rate = run.floors.bf16_ops if run.server.engine.bits == 16 else run.floors.int8_ops
+    floor_first_s = first_token_ops(run.shape, TEXT_TOKENS) / rate
     floor_token_s = decode_bytes(run.shape, run.server.engine.bits) / run.floors.bytes_per_s
     return {
         "time to first token, s": first.first_s,
         "decode, tokens/s": first.tokens_per_s,
         "follow-up: time to first token, s": second.first_s,
         "follow-up: of the first, ratio": second.first_s / first.first_s,
-        "first token: share of the bf16 floor, share": floor_first_s / first.first_s,
+        "first token: share of the floor, share": floor_first_s / first.first_s,
         "decode: share of the floor, share": floor_token_s * first.tokens_per_s,
     }
 
