@@ -7,6 +7,7 @@ not there is named and left out. Times are those of a client that reads the stre
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from rich.console import Console
@@ -25,6 +26,7 @@ WARM_UP = 999_999
 
 def main() -> None:
     arguments = _parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives the bench
     floors = Floors()
     measured: Measured = {}
     for shape in shapes():
