@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"predictions"},
     {"serve"},
-    {"assembly"},
+    {"assembly", "stores"},
     {"inspection"},
     {"flags", "pulling", "terminal"},
     {"predictor", "boot"},

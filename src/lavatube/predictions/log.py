@@ -26,6 +26,7 @@ class EventLog:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._readers: set[_Reader] = set()
+        self._is_closed = False
         self.size_bytes = 0
 
     @property
@@ -50,8 +51,12 @@ class EventLog:
         assert not self.has_ended, "nothing comes after the end"
         self._events.append(event)
         self.size_bytes += _size_bytes(event)
-        for reader in self._readers:
-            reader.wake()
+        self._wake()
+
+    def close(self) -> None:
+        """Its readers are let go, without an end: the rest is written elsewhere."""
+        self._is_closed = True
+        self._wake()
 
     async def follow(self, after: int = 0, idle_s: float | None = None) -> AsyncGenerator[list[Event], None]:
         """All events whose ids are greater than `after`, up to the end, each time as many as there are by then.
@@ -72,11 +77,17 @@ class EventLog:
                     if after >= len(self._events):
                         yield self._events[-1:]
                     return
+                if self._is_closed:
+                    return
                 if not await reader.wait():
                     yield []
         finally:
             self._readers.discard(reader)
             reader.close()
+
+    def _wake(self) -> None:
+        for reader in self._readers:
+            reader.wake()
 
     def _from(self, position: int) -> list[Event]:
         """The events from there on, as many as make a good piece; at least one."""

@@ -103,8 +103,8 @@ class ReplicateRoutes:
         """Of one that has ended, too: then nothing happens."""
         prediction = await self._find(request)
         service = self._serving.service
-        if service is not None and service.cancel(prediction):
-            await prediction.wait()
+        if service is not None:
+            await service.cancel_anywhere(prediction)
         return json_response(self._body(prediction, base_url(request, self._public_url)))
 
     async def list(self, request: Request) -> Response:
@@ -112,7 +112,7 @@ class ReplicateRoutes:
             name = unknown[0][:60]
             raise InvalidInput(f"There is no parameter {name}.", param=name, remedy="There is cursor.")
         base, before = base_url(request, self._public_url), request.query_params.get("cursor")
-        found, cursor = self._serving.ready_service().list(caller_of(request).id, ORIGIN, before, PAGE_SIZE)
+        found, cursor = await self._serving.ready_service().list(caller_of(request).id, ORIGIN, before, PAGE_SIZE)
         next_url = None if cursor is None else f"{base}/v1/predictions?cursor={cursor}"
         return json_response(page_body([self._body(one, base) for one in found], next_url))
 
@@ -120,7 +120,7 @@ class ReplicateRoutes:
         """Whoever has the URL may read, without a key: nobody can guess it."""
         found = _STREAM.fullmatch(request.path_params["name"])
         service = self._serving.service
-        prediction = service.find_anyones(found[1]) if found is not None and service is not None else None
+        prediction = await service.find_anyones(found[1]) if found is not None and service is not None else None
         if prediction is None or found is None or not _fits(found[2], prediction):
             raise NotFound("There is no such stream.", remedy="Finished predictions are kept for a while only.")
         after, part = _last_event(request)
@@ -150,10 +150,11 @@ class ReplicateRoutes:
         if cancel_after_s is not None:
             details["deadline"] = time_text(datetime.now(UTC) + timedelta(seconds=cancel_after_s))
         chat = await self._chat(asked, owner, base)
-        prediction = service.create(
+        prediction = await service.create(
             chat,
             generation,
             is_detached=True,
+            is_journaled=True,
             owner=owner,
             origin=ORIGIN,
             details=details,
@@ -181,7 +182,7 @@ class ReplicateRoutes:
 
     async def _find(self, request: Request) -> Prediction:
         """One that was made through this API, by this caller. Raises: NotFound."""
-        prediction = self._serving.find(request.path_params["id"], caller_of(request).id)
+        prediction = await self._serving.find(request.path_params["id"], caller_of(request).id)
         if prediction.origin != ORIGIN:
             raise NotFound(
                 "There is no such prediction.", param="id", remedy="Finished predictions are kept for a while only."
