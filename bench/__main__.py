@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cold_start, model, overhead, reuse, startup, stream, streams
+from bench import cold_start, first_token, model, overhead, reuse, startup, stream, streams
 
 BENCHMARKS = {
     "cold_start": cold_start.main,
+    "first_token": first_token.main,
     "startup": startup.main,
     "stream": stream.main,
     "streams": streams.main,

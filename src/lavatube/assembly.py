@@ -15,6 +15,7 @@ from lavatube.prompt.prepare import Preparer
 from lavatube.prompt.structure import can_build
 from lavatube.settings import MIB, Settings
 from lavatube.spec import ModelSpec
+from lavatube.trace import Trace
 from lavatube.weights.provision import ProvisionOptions
 
 # Pictures are shown as a person sees them, unless one of the worlds is asked for by name.
@@ -35,6 +36,7 @@ def provision_options(settings: Settings) -> ProvisionOptions:
         bucket_unsigned=settings.bucket_unsigned,
         base=Path(settings.base_cache).expanduser().absolute() if settings.base_cache else None,
         is_thorough=settings.verify == "full",
+        trace=Trace(settings.trace),
     )
 
 
@@ -58,6 +60,7 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         fidelity=_fidelity(settings),
         image_cache_bytes=settings.image_cache_mib * MIB,
         is_reusing=settings.prefix_cache,
+        trace=settings.trace,
         max_guess=settings.speculate,
     )
 

@@ -43,6 +43,7 @@ from lavatube.serve.metrics import EngineCounts, Metrics
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import MIB, Settings
+from lavatube.trace import Trace
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.uri import parse_model
@@ -62,6 +63,7 @@ def serve(settings: Settings) -> NoReturn:
     """
     _log_to_stderr(settings.log_level.upper())
     parse_model(settings.model)
+    _begin_trace(settings.trace)
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
     database = open_database(settings.database_url) if settings.database_url else None
@@ -337,6 +339,16 @@ def _keep(database: Engine | None, settings: Settings) -> tuple[Kept | None, Web
     files = FileStore(database, FileLimits(max_bytes=settings.max_image_mib * MIB))
     hooks = Webhooks(postman, Outbox(database), secrets, {cog.ORIGIN: cog.render, replicate.ORIGIN: replicate.render})
     return Kept(secrets, files, postman), hooks
+
+
+def _begin_trace(path: str) -> None:
+    """Raises: InvalidSetting, if the file can't be written."""
+    try:
+        Trace(path).begin()
+    except OSError as error:
+        raise InvalidSetting(
+            f"trace: {path} can't be written: {error.strerror}.", remedy="Name another file."
+        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

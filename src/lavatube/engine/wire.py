@@ -98,7 +98,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
     main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
-    of an answer are guessed ahead and checked; 0: none.
+    of an answer are guessed ahead and checked; 0: none. `trace` is the file for a timeline; empty: none.
     """
 
     folder: str
@@ -113,6 +113,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     image_cache_bytes: int = 0
     is_reusing: bool = True
     max_guess: int = 0
+    trace: str = ""
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):

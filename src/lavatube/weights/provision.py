@@ -192,7 +192,8 @@ class _Provisioning:
         logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
         announce = self._options.on_staged
         staging = Staging(source, cache, announce) if announce else None
-        digests = fetch(source, missing, cache, policy, self._on_progress, staging) if missing else {}
+        trace = self._options.trace
+        digests = fetch(source, missing, cache, policy, self._on_progress, staging, trace) if missing else {}
         return self._publish(source, source.manifest(adopted | digests), from_cache=not missing)
 
     def _adopt(self, missing: list[SourceFile]) -> dict[str, str]:
