@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"predictions"},
     {"serve"},
-    {"assembly"},
+    {"assembly", "provisioning"},
     {"inspection"},
     {"flags", "pulling", "terminal"},
     {"predictor", "boot"},
