@@ -32,7 +32,7 @@ def measure_floors() -> Floors:
     )
 
 
-def decode_bytes(shape: Shape, bits: int) -> float:
+def decode_bytes(shape: Shape, bits: float) -> float:
     """Weights that one decoded token reads."""
     return _decoder_weights(shape) * bits / 8
 

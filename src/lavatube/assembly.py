@@ -32,6 +32,7 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         folder=str(folder),
         device=settings.device,
         dtype=settings.dtype,
+        quantize=settings.quantize,
         max_sequences=settings.max_sequences,
         max_step_tokens=settings.max_step_tokens,
         kv_cache_bytes=settings.kv_cache_mib * MIB,

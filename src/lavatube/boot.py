@@ -194,6 +194,10 @@ class Front:
             free_cache_tokens=beat.free_cache_tokens if beat else 0,
             cache_tokens=ready.kv_cache_tokens if ready else 0,
             **(msgspec.structs.asdict(beat.caches) if beat else {}),
+            guessed_tokens=beat.guesses.made if beat else 0,
+            rightly_guessed_tokens=beat.guesses.right if beat else 0,
+            gap_counts=beat.gaps.counts if beat else [],
+            gap_sum_s=beat.gaps.sum_s if beat else 0.0,
         )
 
     def _phase(self) -> Phase:

@@ -20,7 +20,7 @@ PROVISION = (
     "cache", "base_cache", "verify", "lock", "allow_unverified", "mirrors", "bucket_endpoint", "bucket_unsigned",
     "hf_endpoint", "hf_token", "hf_cache",
 )  # fmt: skip
-ENGINE = ("device", "dtype", "threads", "kv_cache_mib")
+ENGINE = ("device", "dtype", "quantize", "threads", "kv_cache_mib")
 
 MODEL_HELP = (
     "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://…, s3://…, gs://…, az://… or "
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WxH",
         help="count the tokens of a picture of this size; several are pictures of one prompt",
     )
-    add_settings(inspect, (*PROVISION, "device", "dtype", "kv_cache_mib", "max_sequences", "fidelity"))
+    add_settings(inspect, (*PROVISION, "device", "dtype", "quantize", "kv_cache_mib", "max_sequences", "fidelity"))
 
     lock = add_command(commands, "lock", _lock, "write the manifest of a model: sizes and digests", _LOCK_EXAMPLES)
     lock.add_argument("model", help=MODEL_HELP)

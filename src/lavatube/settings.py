@@ -74,6 +74,11 @@ class Settings:
     hf_token: str = _option("", "token for that hub, and sent to no other", platform=("HF_TOKEN",), secret=True)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
     dtype: str = _option("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
+    quantize: str = _option(
+        "none",
+        "weights as they are (none), or of 8 or 4 bits: faster and smaller on a CPU, a little off",
+        choices=("none", "int8", "int4"),
+    )
     threads: int = _option(
         0, "CPU threads of the engine; 0: one a core, or one alone for a model of under 50 million parameters"
     )

@@ -9,26 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from lavatube.model.native import LEVELS, Native, native, open_library
+from lavatube.model.native import LEVELS, Native
 from lavatube.model.panels import Kind, Panels
 from lavatube.spec import QUANTIZED_GROUPS
+from tests.model.kernels import kernels_up_to
 
 KINDS: tuple[Kind, ...] = ("bfloat16", "int8", "int4")
 ROW_COUNTS = (1, 2, 5, 12, 13, 30)
-
-
-@pytest.fixture(params=range(len(LEVELS)), ids=LEVELS)
-def kernels(request: pytest.FixtureRequest) -> Native:
-    return kernels_of(request.param)
-
-
-def kernels_of(level: int) -> Native:
-    library, best = open_library(), native()
-    if library is None or best is None:
-        pytest.skip("the kernels were not built")
-    if level > best.level:
-        pytest.skip(f"this processor has no {LEVELS[level]}")
-    return Native(library, level)
 
 
 def panels_of(matrix: Tensor, kind: Kind) -> Panels:
@@ -69,8 +56,7 @@ def twin(panels: Panels, hidden: Tensor) -> Tensor:
 def test_every_shape_is_the_product_that_torch_computes(
     kind: Kind, rows: int, inputs: int, outputs: int, level: int, is_bfloat16: bool, has_bias: bool, seed: int
 ) -> None:
-    best = native()
-    kernels = kernels_of(min(level, best.level if best else 0))
+    kernels = kernels_up_to(level)
     dtype = torch.bfloat16 if is_bfloat16 else torch.float32
     panels = panels_of(random_rows(outputs, inputs, seed=seed), kind)
     hidden = random_rows(rows, inputs, seed=seed + 1).to(dtype)

@@ -225,8 +225,9 @@ class EngineClient:
         """Until it hangs up; returns the error that it gave as the reason, if it gave one."""
         try:
             while events := await worker.receive():
+                now_s = time.monotonic()
                 for event in events:
-                    self._watchdog.hear(event, time.monotonic())
+                    self._watchdog.hear(event, now_s)
                     if isinstance(event, LoadFailed):
                         return from_code(event.code, event.message)
                     self._receive(event)
@@ -246,7 +247,10 @@ class EngineClient:
 
     def _receive(self, event: RequestEvent | Ready | Loaded | Loading | Heartbeat) -> None:
         match event:
-            case Tokens() | Done() | Failed():
+            case Tokens():
+                if (inbox := self._streams.get(event.request_id)) is not None:
+                    inbox.put(event)
+            case Done() | Failed():
                 streams = self._streams
                 inbox = streams.pop(event.request_id, None) if is_last(event) else streams.get(event.request_id)
                 if inbox is not None:

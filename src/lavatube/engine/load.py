@@ -18,7 +18,7 @@ from lavatube.errors import InsufficientMemory, InvalidSetting
 from lavatube.fidelity import with_fidelity
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
-from lavatube.spec import DTYPE_BYTES, ModelSpec
+from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
 
 SMALL_MODEL_PARAMETERS: Final = 50_000_000
 
@@ -31,6 +31,7 @@ class LoadPlan:
     folder: Path
     device: torch.device
     dtype: str
+    quantize: Quantize
 
     def load(
         self,
@@ -40,7 +41,7 @@ class LoadPlan:
         """See `load_model`. Raises: OperatorError."""
         with _memory_border(self.device):
             dtype = getattr(torch, self.dtype)
-            return load_model(self.spec, self.folder, self.device, dtype, on_progress, on_shaped=on_shaped)
+            return load_model(self.spec, self.folder, self.device, dtype, on_progress, self.quantize, on_shaped)
 
 
 def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done, total: None) -> EngineCore:
@@ -57,7 +58,8 @@ def plan_load(order: Load) -> LoadPlan:
     folder = Path(order.folder)
     spec = with_fidelity(read_spec(folder), order.fidelity)
     device = choose_device(order.device)
-    return LoadPlan(spec, folder, device, choose_dtype(order.dtype, spec.dtype, device))
+    dtype = choose_dtype(order.dtype, spec.dtype, device)
+    return LoadPlan(spec, folder, device, dtype, choose_quantize(order.quantize, device))
 
 
 def make_core(order: Load, plan: LoadPlan, model: Llava, untaken_bytes: int = 0) -> EngineCore:
@@ -119,6 +121,21 @@ def choose_device(name: str) -> torch.device:
     if int(index or 0) >= torch.cuda.device_count():
         raise InvalidSetting(f"device: there is no {name}; {torch.cuda.device_count()} CUDA devices are visible.")
     return torch.device("cuda", int(index or 0))
+
+
+def choose_quantize(name: str, device: torch.device) -> Quantize:
+    """Raises: InvalidSetting for what there is not, on this device."""
+    match name:
+        case "none":
+            return "none"
+        case "int8" | "int4" as quantize:
+            if device.type == "cpu":
+                return quantize
+            raise InvalidSetting(
+                f"quantize: {name} weights run on CPUs only, so far.",
+                remedy="Leave quantize out, or set device to cpu.",
+            )
+    raise InvalidSetting(f"quantize: {name!r} is none of none, {', '.join(QUANTIZED_GROUPS)}.")
 
 
 def explain_dtype(name: str, stored: str, dtype: str) -> str:

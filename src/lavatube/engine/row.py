@@ -18,6 +18,20 @@ class Row:
     allowed: bytes | None = None
 
     @property
+    def is_plain(self) -> bool:
+        """The likeliest token, whatever it is and whatever came before."""
+        sampling = self.sampling
+        return (
+            sampling.temperature == 0
+            and sampling.top_logprobs is None
+            and self.allowed is None
+            and self.may_stop
+            and not sampling.logit_bias
+            and sampling.repetition_penalty == 1
+            and sampling.presence_penalty == sampling.frequency_penalty == 0
+        )
+
+    @property
     def position(self) -> int:
         """That of the token to come, counted from the start of the prompt."""
         return len(self.token_ids)

@@ -27,7 +27,7 @@ class Trail:
         """
         plan = plan_load(order)
         self._arrivals = find_arrivals(plan.folder)
-        self._timeline = Timeline(order.trace)
+        self.timeline = Timeline(order.trace)
         self._on_progress = on_progress
         self._shaped: SimpleQueue[tuple[Llava, Gate, int] | Exception] = SimpleQueue()
         self._end: SimpleQueue[Exception | None] = SimpleQueue()
@@ -64,13 +64,13 @@ class Trail:
 
         def on_shaped(model: Llava, sizes: dict[str, int]) -> None:
             nonlocal gate
-            gate = Gate(model, sizes, self._timeline.on_pass)
+            gate = Gate(model, sizes, self.timeline.on_pass)
             self._shaped.put((model, gate, sum(sizes.values())))
 
         def on_progress(done_bytes: int, total_bytes: int) -> None:
             assert gate is not None
             gate.advance(done_bytes)
-            self._timeline.on_progress(done_bytes)
+            self.timeline.on_progress(done_bytes)
             self._on_progress(done_bytes, total_bytes)
 
         try:

@@ -15,6 +15,8 @@ from lavatube.fidelity import Choice
 from lavatube.geometry import Detail
 
 MAX_FRAME_BYTES: Final = 512 * 1024 * 1024
+GAP_LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper limits of the classes in which gaps between tokens are counted; one more class has what is longer."""
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -98,7 +100,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
     main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
-    of an answer are guessed ahead and checked; 0: none. `trace` is the file for a timeline; empty: none.
+    of an answer are guessed ahead and checked; 0: none. `quantize` is none, int8 or int4, as the setting.
+    `trace` is the file for a timeline; empty: none.
     """
 
     folder: str
@@ -113,6 +116,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     image_cache_bytes: int = 0
     is_reusing: bool = True
     max_guess: int = 0
+    quantize: str = "none"
     trace: str = ""
 
 
@@ -171,6 +175,13 @@ class GuessCounts(msgspec.Struct, frozen=True):
     right: int = 0
 
 
+class GapCounts(msgspec.Struct, frozen=True):
+    """Since the start: how often a stream waited so long for its next token, by the classes of GAP_LIMITS_S."""
+
+    counts: list[int] = []
+    sum_s: float = 0.0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
 
@@ -180,6 +191,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     free_cache_tokens: int
     caches: CacheCounts = CacheCounts()
     guesses: GuessCounts = GuessCounts()
+    gaps: GapCounts = GapCounts()
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -192,7 +204,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     top: list[tuple[int, float]]
 
 
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+class Tokens(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
     """New ids of one choice; `position` is the index of the first among its completion tokens.
 
     `logprobs` has one for each id where they were asked for, else none.

@@ -160,6 +160,7 @@ def _serve(connection: Connection, heart: Heart, threads: int) -> int:
         core.free_cache_tokens,
         core.caches,
         core.guesses,
+        core.gaps,
     )
     load_s = time.monotonic() - begun_s
     layer_s = layer_limit_s(spec, core.device, order.max_step_tokens)
@@ -168,7 +169,7 @@ def _serve(connection: Connection, heart: Heart, threads: int) -> int:
     )
     if trail is not None:
         threading.Thread(target=_watch, args=[connection, trail.wait, begun_s], daemon=True).start()
-    timeline = Timeline(order.trace)
+    timeline = trail.timeline if trail else Timeline(order.trace)
 
     def emit(events: list[RequestEvent]) -> None:
         timeline.on_events(events)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavatube.model.attention import Attention
 from lavatube.model.linear import Linear, MergedLinear, Table
 from lavatube.spec import LanguageSpec
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Of layer, query, key and value: `Attention`, by whatever means."""
 
 
 class LanguageModel(nn.Module):
@@ -26,7 +30,7 @@ class LanguageModel(nn.Module):
         exponents = torch.arange(0, language.head_dim, 2, dtype=torch.float32, device="cpu") / language.head_dim
         self.register_buffer("inverse_frequencies", 1.0 / language.rope_theta**exponents, persistent=False)
 
-    def forward(self, embeddings: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+    def forward(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Tensor:
         """Shapes: embeddings (T, hidden), positions (T,); out (T, hidden)."""
         rotation = self._rotation(positions, embeddings.dtype)
         hidden = embeddings
@@ -52,7 +56,7 @@ class _Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(language.hidden_size, eps=language.rms_norm_eps)
         self.mlp = _Perceptron(language)
 
-    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
+    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], attention: Attend) -> Tensor:
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation, attention)
         out: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return out
@@ -68,7 +72,7 @@ class _SelfAttention(nn.Module):
         self.qkv_proj = MergedLinear(language.hidden_size, parts, bias=language.has_qkv_bias)
         self.o_proj = Linear(query_size, language.hidden_size, bias=False)
 
-    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
+    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], attention: Attend) -> Tensor:
         query, key, value = (
             torch.unflatten(part, -1, (-1, self.head_dim))  # (T, heads, head_dim)
             for part in self.qkv_proj.split(hidden)

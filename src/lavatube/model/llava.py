@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from lavatube.geometry import ImagePlan
 from lavatube.model.arrange import arrange
-from lavatube.model.attention import Attention, KVCache, Layout
+from lavatube.model.attention import KVCache, Layout
 from lavatube.model.language import LanguageModel
 from lavatube.model.linear import Linear
+from lavatube.model.native_attention import attention_of
 from lavatube.model.projector import Projector
 from lavatube.model.vision import VisionTower
 from lavatube.spec import ModelSpec
@@ -72,9 +73,8 @@ class Llava(nn.Module):
 
         Shapes: in and out (T, hidden).
         """
-        hidden: Tensor = self.language(
-            embeddings, layout.positions, Attention(cache, layout, self.language.sliding_window)
-        )
+        attention = attention_of(cache, layout, self.language.sliding_window)
+        hidden: Tensor = self.language(embeddings, layout.positions, attention)
         return hidden
 
     @torch.inference_mode()

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.model.llava import Llava
-from lavatube.model.places import Place, Quantize, allocate, places
-from lavatube.spec import ModelSpec
+from lavatube.model.places import Place, allocate, places
+from lavatube.spec import ModelSpec, Quantize
 from lavatube.weights.composite import TensorSource, open_checkpoint
 
 EMBEDDINGS: Final = "language.embed_tokens.weight"

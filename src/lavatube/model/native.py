@@ -25,6 +25,13 @@ class Native:
         self.level = level
         self._product = library.lavatube_product
         self._product.argtypes = [*[_INT] * 3, *[_POINTER] * 5, *[_LONG] * 5, *[_INT] * 2]
+        self._attend = library.lavatube_attend
+        self._attend.argtypes = [
+            *[_INT] * 2, *[_POINTER] * 3, *[_LONG] * 3, *[_POINTER] * 3, _LONG, _POINTER, *[_LONG] * 2, *[_POINTER] * 3,
+            *[_LONG] * 5,
+        ]  # fmt: skip
+        self._attend_all = library.lavatube_attend_all
+        self._attend_all.argtypes = [*[_INT] * 2, *[_POINTER] * 3, _LONG, _POINTER, *[_LONG] * 4]
 
     def product(
         self,
@@ -61,6 +68,74 @@ class Native:
         )
         if failed:
             raise MemoryError("no memory for the rows of a product")
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        slots: Tensor,
+        block_size: int,
+        starts: Tensor,
+        lengths: Tensor,
+        tables: Tensor,
+        window: int,
+    ) -> Tensor:
+        """Attention of the sequences of a step, bfloat16; `model.attention.Layout` says what is what.
+
+        Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim), of any stride from row to row; keys
+        and values (kv_heads, slots, head_dim), which get the new ones; the others contiguous int64. Out as query.
+        """
+        out = torch.empty(query.shape, dtype=query.dtype)
+        failed = self._attend(
+            self.level,
+            torch.get_num_threads(),
+            *(rows.data_ptr() for rows in (query, key, value)),
+            *(_row_stride(rows) for rows in (query, key, value)),
+            out.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            keys.shape[1],
+            slots.data_ptr(),
+            block_size,
+            len(lengths),
+            starts.data_ptr(),
+            lengths.data_ptr(),
+            tables.data_ptr(),
+            tables.shape[1],
+            query.shape[1],
+            *key.shape[1:],
+            window,
+        )
+        if failed:
+            raise MemoryError("no memory for attention")
+        return out
+
+    def attend_all(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention in which every row sees all, bfloat16. Shapes: in and out (N, rows, heads, head_dim)."""
+        out = torch.empty(query.shape, dtype=query.dtype)
+        strides = {_row_stride(rows.flatten(0, 1)) for rows in (query, key, value)}
+        assert len(strides) == 1
+        failed = self._attend_all(
+            self.level,
+            torch.get_num_threads(),
+            *(rows.data_ptr() for rows in (query, key, value)),
+            *strides,
+            out.data_ptr(),
+            *query.shape,
+        )
+        if failed:
+            raise MemoryError("no memory for attention")
+        return out
+
+
+def _row_stride(rows: Tensor) -> int:
+    """Of (rows, heads, head_dim), heads side by side."""
+    assert rows.stride()[1:] == (rows.shape[2], 1)
+    return rows.stride(0)
 
 
 def open_library() -> ctypes.CDLL | None:

@@ -22,7 +22,7 @@ _KINDS: Final[tuple[Kind, ...]] = ("bfloat16", "int8", "int4")
 _STEP_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 4}
 _WORD_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 8}
 _LARGEST: Final = {"int8": 127, "int4": 7}
-_ROWS_AT_ONCE: Final = 1024
+_WEIGHTS_AT_ONCE: Final = 1 << 18
 
 
 class Panels(nn.Module):
@@ -50,8 +50,11 @@ class Panels(nn.Module):
 
     def put(self, first: int, rows: Tensor) -> None:
         """Outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
-        for start in range(0, len(rows), _ROWS_AT_ONCE):  # bounds the memory that this takes beside the weights
-            self._put(first + start, rows[start : start + _ROWS_AT_ONCE])
+        for piece in torch.split(
+            rows, max(1, _WEIGHTS_AT_ONCE // self.inputs)
+        ):  # some MiB each, whatever the matrix has
+            self._put(first, piece)
+            first += len(piece)
 
     def unpack(self) -> Tensor:
         """The matrix that the product is with. Shapes: out (outputs, inputs) float32."""

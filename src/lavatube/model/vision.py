@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavatube.model.linear import Linear, MergedLinear
+from lavatube.model.native_attention import attend_all
 from lavatube.spec import PixelSpec, VisionSpec
 
 
@@ -134,11 +135,10 @@ class _SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = (
-            torch.unflatten(part, -1, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, rows, head_dim)
+            torch.unflatten(part, -1, (self.num_heads, -1))  # (N, rows, heads, head_dim)
             for part in self.qkv_proj.split(hidden)
         )
-        out = functional.scaled_dot_product_attention(query, key, value)
-        merged: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        merged: Tensor = self.out_proj(attend_all(query, key, value).flatten(2))
         return merged
 
 
