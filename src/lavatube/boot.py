@@ -39,6 +39,7 @@ from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import MIB, Settings
 from lavatube.stores import Stores
+from lavatube.trace import Trace
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.uri import parse_model
@@ -57,6 +58,7 @@ def serve(settings: Settings) -> NoReturn:
     """
     _log_to_stderr(settings.log_level.upper())
     parse_model(settings.model)
+    _begin_trace(settings.trace)
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
     database = open_database(settings.database_url) if settings.database_url else None
@@ -331,6 +333,16 @@ class Front:
     def _on_signal(self) -> None:
         """The first one begins the end, the second one means now. The loop may be asleep when a signal comes."""
         self._loop.call_soon_threadsafe(self._hurrying.set if self._stopping.is_set() else self._stopping.set)
+
+
+def _begin_trace(path: str) -> None:
+    """Raises: InvalidSetting, if the file can't be written."""
+    try:
+        Trace(path).begin()
+    except OSError as error:
+        raise InvalidSetting(
+            f"trace: {path} can't be written: {error.strerror}.", remedy="Name another file."
+        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

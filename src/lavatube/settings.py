@@ -155,6 +155,7 @@ class Settings:
     key_tokens_per_minute: int = _option(0, "tokens that one API key may use in a minute; 0: no limit")
     shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
     exit_on_failure: bool = _option(False, "end with exit code 1 where set-up or engine have failed for good")
+    trace: str = _option("", "file that gets a timeline of the start: download, verify, load, encode, prefill")
     log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property

@@ -102,6 +102,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
     main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
     of an answer are guessed ahead and checked; 0: none. `quantize` is none, int8 or int4, as the setting.
+    `trace` is the file for a timeline; empty: none.
     """
 
     folder: str
@@ -117,6 +118,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     is_reusing: bool = True
     max_guess: int = 0
     quantize: str = "none"
+    trace: str = ""
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
