@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cold_start, model, overhead, reuse, startup, stream, streams
+from bench import cold_start, journal, model, overhead, reuse, startup, stream, streams
 
 BENCHMARKS = {
     "cold_start": cold_start.main,
     "startup": startup.main,
     "stream": stream.main,
     "streams": streams.main,
+    "journal": journal.main,
     "model": model.main,
     "overhead": overhead.main,
     "reuse": reuse.main,
