@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cold_start, first_token, model, overhead, reuse, startup, stream, streams, warm_start
+from bench import cold_start, first_token, journal, model, overhead, reuse, startup, stream, streams, warm_start
 
 BENCHMARKS = {
     "cold_start": cold_start.main,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "startup": startup.main,
     "stream": stream.main,
     "streams": streams.main,
+    "journal": journal.main,
     "model": model.main,
     "overhead": overhead.main,
     "reuse": reuse.main,

@@ -9,13 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from lavatube.predictions.database import open_database
-from tests.predictions.postgres import Postgres
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as server:
-        yield server
+from tests.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -153,16 +154,16 @@ async def test_what_brought_servers_down_is_failed_and_told(server: NewServer, e
 
 async def test_who_speaks_between_deaths_is_no_cause(server: NewServer) -> None:
     first = server(token_s=0.01)
-    prediction_id = (await first.ask(max_tokens=200)).id
-    for _ in range(4):
-        await until(lambda first=first: any(one.has_output for one in first.service._jobs))
-        await asyncio.sleep(0.2)
+    prediction = await first.ask(max_tokens=100)
+    for _ in range(3):
+        num_pieces = len(prediction.log.outputs)
+        await until(lambda known=prediction, num=num_pieces: len(known.log.outputs) > num)
         await first.kill()
         first = server(token_s=0.01)
         await first.take_over()
-    found = await first.service.get(prediction_id)
-    assert await found.wait(30)
-    assert found.text == ("hello " * 34)[:200]
+        prediction = await first.service.get(prediction.id)
+    assert await prediction.wait(30)
+    assert prediction.text == ("hello " * 17)[:100]
 
 
 async def test_by_policy_what_ran_is_failed_and_what_waited_is_run(server: NewServer) -> None:
@@ -280,6 +281,19 @@ async def test_a_page_is_the_newest_first_whoever_ran_them(server: NewServer) ->
     rest, end = await first.service.list("me", "test", cursor, 3)
     assert [one.id for one in (*page, *rest)] == [one.id for one in reversed(asked)]
     assert end is None
+
+
+async def test_a_moment_to_cancel_at_holds_for_every_server(server: NewServer, engine: Engine) -> None:
+    first = server(token_s=0.01)
+    asked = await first.ask(max_tokens=2000, cancel_at=datetime.now(UTC) + timedelta(seconds=1.5))
+    await until(lambda: asked.has_output)
+    await first.kill()
+    second = server(token_s=0.01)
+    await second.take_over()
+    found = await second.service.get(asked.id)
+    assert await found.wait(60)
+    assert rows(engine) == {asked.id: "canceled"}
+    assert datetime.now(UTC) >= asked.cancel_at
 
 
 async def test_a_deleted_one_is_gone_everywhere(server: NewServer, engine: Engine) -> None:

@@ -34,18 +34,24 @@ def open_database(url: str) -> Engine:
             "The database's URL can't be used.",
             remedy="It is sqlite:///PATH or postgresql://USER@HOST/NAME; that needs lavatube[postgres].",
         ) from None
+    except OSError as error:
+        raise _unusable(error) from None
     try:
         _prepare(engine)
     except (SQLAlchemyError, OSError) as error:
         engine.dispose()
-        logger.error("the database can't be opened: %s", getattr(error, "orig", error))  # noqa: TRY400
-        raise DatabaseUnusable(
-            "The database can't be opened.", remedy="The log says why; --database names another, or off."
-        ) from None
+        raise _unusable(error) from None
     except DatabaseUnusable:
         engine.dispose()
         raise
     return engine
+
+
+def _unusable(error: Exception) -> DatabaseUnusable:
+    logger.error("the database can't be opened: %s", getattr(error, "orig", error))
+    return DatabaseUnusable(
+        "The database can't be opened.", remedy="The log says why; --database names another, or off."
+    )
 
 
 def _prepare(engine: Engine) -> None:

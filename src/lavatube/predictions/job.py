@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 
 from lavatube.errors import DeadlineExceeded, InternalError, LavatubeError
@@ -61,6 +62,7 @@ class Job:
         self._settling: asyncio.Task[None] | None = None
         self.is_handed_over = False
         self._unstored: Prepared | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
 
     async def accept(self, request: Request, *, replaces: bool) -> None:
@@ -82,6 +84,9 @@ class Job:
             observer.created(self.prediction)
         self._running = asyncio.create_task(self._run(order, pieces), name=self.prediction.id)
         self._running.add_done_callback(self._finish)
+        if self.prediction.cancel_at is not None:
+            left_s = (self.prediction.cancel_at - datetime.now(UTC)).total_seconds()
+            self._alarm = asyncio.get_running_loop().call_later(max(left_s, 0.0), self._on_alarm)
         if self.prediction.is_over:  # it was cancelled before it could begin
             self._running.cancel()
 
@@ -172,9 +177,15 @@ class Job:
         if not self.prediction.is_over:
             self.prediction.fail(error)
 
+    def _on_alarm(self) -> None:
+        if not self.prediction.is_over:
+            self.end()
+
     def _finish(self, _running: asyncio.Task[None]) -> None:
         """The task is over, even one that was cancelled before it began."""
         prediction = self.prediction
+        if self._alarm is not None:
+            self._alarm.cancel()
         if not (prediction.is_over or self.is_handed_over):
             prediction.cancel()
         self._leave()

@@ -49,7 +49,7 @@ class Prediction:
     `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads;
     those that are not `is_kept` are forgotten when they end. The end of one that `is_journaled` is decided first, then
     stored, and only then published. `owner` made it, through the protocol `origin`, whose view needs `details`: JSON
-    values, small ones.
+    values, small ones. At `cancel_at` it is cancelled, unless it has ended.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Prediction:
         origin: str = "",
         details: Mapping[str, Any] | None = None,
         webhook: Webhook | None = None,
+        cancel_at: datetime | None = None,
         num_choices: int = 1,
     ) -> None:
         self.id = prediction_id
@@ -75,6 +76,7 @@ class Prediction:
         self.origin = origin
         self.details: Mapping[str, Any] = details or {}
         self.webhook = webhook
+        self.cancel_at = cancel_at
         self.log = EventLog()
         self.status = Status.STARTING
         self.usage = Usage()

@@ -69,6 +69,7 @@ class _Header(msgspec.Struct, frozen=True):
     num_choices: int
     details: dict[str, Any]
     webhook: Webhook | None
+    cancel_at_s: float | None = None
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -156,6 +157,7 @@ def encode_header(prediction: Prediction) -> bytes:
             prediction.num_choices,
             dict(prediction.details),
             prediction.webhook,
+            _unix_s(prediction.cancel_at),
         )
     )
 
@@ -186,6 +188,7 @@ def restore(row: Row, pieces: Sequence[Piece]) -> Prediction:
         origin=row.origin,
         details=header.details,
         webhook=header.webhook,
+        cancel_at=None if header.cancel_at_s is None else datetime.fromtimestamp(header.cancel_at_s, UTC),
         num_choices=header.num_choices,
     )
     prediction.created_at, prediction.created = _moment(row.created_s)

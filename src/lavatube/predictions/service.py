@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -170,6 +171,7 @@ class PredictionService:
         origin: str = "",
         details: Mapping[str, Any] | None = None,
         webhook: Webhook | None = None,
+        cancel_at: datetime | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
@@ -201,6 +203,7 @@ class PredictionService:
             origin=origin,
             details=details,
             webhook=webhook,
+            cancel_at=cancel_at,
             num_choices=generation.num_choices,
         )
         job, request = self._add(prediction, ticket), Request(chat, generation)

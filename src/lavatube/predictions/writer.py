@@ -94,8 +94,10 @@ class Writer:
     def write(self, prediction_id: str, piece: Piece) -> None:
         """Durable soon, and not later than any change that comes after it."""
         with self._news:
+            is_awaited = not self._pieces or prediction_id in self._suspects
             self._pieces.setdefault(prediction_id, []).append(piece)
-            self._news.notify()
+            if is_awaited:
+                self._news.notify()
 
     def finish(self, prediction_id: str) -> None:
         """There will be no more pieces."""

@@ -21,7 +21,6 @@ from starlette.routing import Route
 from lavatube.errors import InvalidInput, InvalidRequest, NotFound
 from lavatube.predictions.events import joined
 from lavatube.predictions.prediction import Prediction, new_id
-from lavatube.predictions.service import PredictionService
 from lavatube.prompt.chat import Chat, single_turn
 from lavatube.serve.auth import STREAM_PATHS, caller_of
 from lavatube.serve.base_url import base_url
@@ -65,7 +64,6 @@ class ReplicateRoutes:
         self._kept = kept
         self._max_new_tokens = max_new_tokens
         self._public_url = public_url
-        self._timers: set[asyncio.Task[None]] = set()
 
     def routes(self) -> list[Route]:
         return [
@@ -147,8 +145,9 @@ class ReplicateRoutes:
             "stream_key": new_id(),
             **more,
         }
-        if cancel_after_s is not None:
-            details["deadline"] = time_text(datetime.now(UTC) + timedelta(seconds=cancel_after_s))
+        cancel_at = None if cancel_after_s is None else datetime.now(UTC) + timedelta(seconds=cancel_after_s)
+        if cancel_at is not None:
+            details["deadline"] = time_text(cancel_at)
         chat = await self._chat(asked, owner, base)
         prediction = await service.create(
             chat,
@@ -159,11 +158,8 @@ class ReplicateRoutes:
             origin=ORIGIN,
             details=details,
             webhook=hook,
+            cancel_at=cancel_at,
         )
-        if cancel_after_s is not None:
-            timer = asyncio.create_task(_cancel_after(service, prediction, cancel_after_s))
-            self._timers.add(timer)
-            timer.add_done_callback(self._timers.discard)
         del asked, chat  # the picture is the preparer's now; a long answer must not keep it
         if not preference.has_wait:
             return json_response(self._body(prediction, base, as_starting=True), 201)
@@ -204,11 +200,6 @@ class ReplicateRoutes:
                     frames += event_frames(prediction, event)
                 if frames:
                     yield b"".join(frames)
-
-
-async def _cancel_after(service: PredictionService, prediction: Prediction, limit_s: float) -> None:
-    if not await prediction.wait(limit_s):
-        service.cancel(prediction)
 
 
 def render(prediction: Prediction) -> bytes:
