@@ -21,6 +21,7 @@ test-nightly: $(VENV)/.dev   ## thousands of made-up requests, and the whole cat
 
 docs: $(VENV)/.dev   ## write the documents that are made from the code
 	$(BIN)/python -m docs.errors
+	$(BIN)/python -m docs.cog
 
 test-gpu: $(VENV)/.dev   ## parity on a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -51,10 +52,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lavatube needs Python 3.11 or newer; PYTHON=… names one.")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+NATIVE := $(wildcard src/lavatube/model/native/*)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 
+<<<<<<< HEAD
 from bench import cold_start, kernels, model, overhead, reuse, startup, stream, streams
+=======
+from bench import cold_start, first_token, journal, model, overhead, reuse, startup, stream, streams, warm_start
+>>>>>>> main
 
 BENCHMARKS = {
     "cold_start": cold_start.main,
+    "first_token": first_token.main,
+    "warm_start": warm_start.main,
     "startup": startup.main,
     "stream": stream.main,
     "streams": streams.main,
+<<<<<<< HEAD
     "kernels": kernels.main,
+=======
+    "journal": journal.main,
+>>>>>>> main
     "model": model.main,
     "overhead": overhead.main,
     "reuse": reuse.main,

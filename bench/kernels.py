@@ -24,9 +24,9 @@ def main() -> None:
     """Print the tables."""
     kernels, floors = native(), measure_floors()
     level = "torch alone" if kernels is None else LEVELS[kernels.level]
-    at_best = f"a sum over memory reads {floors.bytes_per_s / 1e9:.1f} GB/s"
     print(
-        f"{level}, {torch.get_num_threads()} threads; {at_best}, torch does {floors.flops / 1e9:.0f} GFLOP/s in bfloat16"
+        f"{level}, {torch.get_num_threads()} threads; a sum over memory reads {floors.bytes_per_s / 1e9:.1f} GB/s, "
+        f"torch's products in bfloat16 make {floors.flops / 1e9:.0f} GFLOP/s"
     )
     for outputs, inputs in SHAPES:
         matrix = torch.randn(outputs, inputs).bfloat16()
