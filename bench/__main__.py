@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-<<<<<<< HEAD
-from bench import cold_start, kernels, model, overhead, reuse, startup, stream, streams
-=======
-from bench import cold_start, first_token, journal, model, overhead, reuse, startup, stream, streams, warm_start
->>>>>>> main
+from bench import (
+    cold_start,
+    first_token,
+    journal,
+    kernels,
+    model,
+    overhead,
+    reuse,
+    startup,
+    stream,
+    streams,
+    warm_start,
+)
 
 BENCHMARKS = {
     "cold_start": cold_start.main,
@@ -17,11 +25,8 @@ BENCHMARKS = {
     "startup": startup.main,
     "stream": stream.main,
     "streams": streams.main,
-<<<<<<< HEAD
-    "kernels": kernels.main,
-=======
     "journal": journal.main,
->>>>>>> main
+    "kernels": kernels.main,
     "model": model.main,
     "overhead": overhead.main,
     "reuse": reuse.main,
