@@ -47,8 +47,8 @@ EXPORT int lavatube_level() {
 
 // output = input · weightsᵀ + bias; `Product` says what is what. Returns 0, or 1 if there is no memory.
 EXPORT int lavatube_product(int level, int threads, int kind, const void* weights, const void* scales, const void* bias,
-                            const void* input, void* output, int64_t rows, int64_t inputs, int64_t outputs, int64_t steps,
-                            int64_t group_steps, int is_input_bfloat16, int is_output_bfloat16) {
+                            const void* input, void* output, int64_t rows, int64_t inputs, int64_t outputs,
+                            int64_t steps, int64_t group_steps, int is_input_bfloat16, int is_output_bfloat16) {
     const Kernels& chosen = kernels(level);
     Product p{static_cast<Kind>(kind), static_cast<const uint8_t*>(weights), static_cast<const uint16_t*>(scales),
               bias, input, output, rows, inputs, outputs, steps, group_steps, is_input_bfloat16 != 0,
@@ -78,37 +78,40 @@ EXPORT int lavatube_product(int level, int threads, int kind, const void* weight
 EXPORT int lavatube_fill(int level, int threads, int kind, const void* rows, void* weights, void* scales, int64_t first,
                          int64_t count, int64_t inputs, int64_t words, int64_t group, int is_bfloat16) {
     const Kernels& chosen = kernels(level);
-    const Filling f{static_cast<Kind>(kind), rows, static_cast<uint8_t*>(weights), static_cast<uint16_t*>(scales), first,
-                    count, inputs, words, group, is_bfloat16 != 0};
+    const Filling f{static_cast<Kind>(kind), rows, static_cast<uint8_t*>(weights), static_cast<uint16_t*>(scales),
+                    first, count, inputs, words, group, is_bfloat16 != 0};
     const int64_t padded = words * 8;
     char* memory = scratch.reserve(threads * padded * 5);
     if (!memory) return 1;
     const int64_t from = first / LANES, to = (first + count + LANES - 1) / LANES;
 #pragma omp parallel num_threads(threads)
     {
-        char* own = memory + omp_get_thread_num() * padded * 5;
+        float* values = reinterpret_cast<float*>(memory + omp_get_thread_num() * padded * 5);
+        uint8_t* levels = reinterpret_cast<uint8_t*>(values + padded);
         // By the panel: threads that wrote to the same lines would wait for each other.
 #pragma omp for schedule(static)
-        for (int64_t panel = from; panel < to; ++panel)
-            for (int64_t output = std::max(first, panel * LANES); output < std::min(first + count, (panel + 1) * LANES); ++output)
-                chosen.fill(f, output - first, reinterpret_cast<float*>(own), reinterpret_cast<uint8_t*>(own + 4 * padded));
+        for (int64_t panel = from; panel < to; ++panel) {
+            const int64_t begin = std::max(first, panel * LANES), end = std::min(first + count, (panel + 1) * LANES);
+            for (int64_t output = begin; output < end; ++output) chosen.fill(f, output - first, values, levels);
+        }
     }
     return 0;
 }
 
-// Sequences that stand one after another in the rows of a step, over a cache that is cut into blocks. First the new keys
-// and values are put into their slots.
+// Sequences that stand one after another in the rows of a step, over a cache that is cut into blocks. First the new
+// keys and values are put into their slots.
 //
-// Shapes: query (rows, heads · head_dim), key and value (rows, kv_heads · head_dim), each with its own stride from row to
-// row; output (rows, heads · head_dim); keys and values (kv_heads, slots, head_dim); slots (rows,); starts
+// Shapes: query (rows, heads · head_dim), key and value (rows, kv_heads · head_dim), each with its own stride from row
+// to row; output (rows, heads · head_dim); keys and values (kv_heads, slots, head_dim); slots (rows,); starts
 // (sequences + 1,); lengths (sequences,); tables (sequences, table_blocks).
 EXPORT int lavatube_attend(int level, int threads, const uint16_t* query, const uint16_t* key, const uint16_t* value,
                            int64_t query_stride, int64_t key_stride, int64_t value_stride, uint16_t* output,
-                           uint16_t* keys, uint16_t* values, int64_t num_slots, const int64_t* slots, int64_t block_size,
-                           int64_t sequences, const int64_t* starts, const int64_t* lengths, const int64_t* tables,
-                           int64_t table_blocks, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window) {
+                           uint16_t* keys, uint16_t* values, int64_t num_slots, const int64_t* slots,
+                           int64_t block_size, int64_t sequences, const int64_t* starts, const int64_t* lengths,
+                           const int64_t* tables, int64_t table_blocks, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window) {
     const Kernels& chosen = kernels(level);
-    const int64_t rows = starts[sequences], group = heads / kv_heads, longest = *std::max_element(lengths, lengths + sequences);
+    const int64_t rows = starts[sequences], group = heads / kv_heads;
+    const int64_t longest = *std::max_element(lengths, lengths + sequences);
     int64_t* offsets = reinterpret_cast<int64_t*>(scratch.reserve(8 * sequences * longest));
     if (!offsets) return 1;
     const int64_t tokens_at_once = (ROWS_AT_ONCE + group - 1) / group;
@@ -163,10 +166,11 @@ EXPORT int lavatube_attend(int level, int threads, const uint16_t* query, const 
 
 // Rows that all see each other: heads of each of some pictures.
 //
-// Shapes: query, key, value (pictures, rows, heads · head_dim), with one stride from row to row; output likewise, without.
-EXPORT int lavatube_attend_all(int level, int threads, const uint16_t* query, const uint16_t* key, const uint16_t* value,
-                               int64_t stride, uint16_t* output, int64_t pictures, int64_t rows, int64_t heads,
-                               int64_t head_dim) {
+// Shapes: query, key, value (pictures, rows, heads · head_dim), with one stride from row to row; output likewise,
+// without.
+EXPORT int lavatube_attend_all(int level, int threads, const uint16_t* query, const uint16_t* key,
+                               const uint16_t* value, int64_t stride, uint16_t* output, int64_t pictures,
+                               int64_t rows, int64_t heads, int64_t head_dim) {
     const Kernels& chosen = kernels(level);
     int64_t* offsets = reinterpret_cast<int64_t*>(scratch.reserve(8 * rows));
     if (!offsets) return 1;
