@@ -278,6 +278,7 @@ class Front:
         if self._preparer is None:
             spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
             self._preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
+        self._serving.weights = provisioned.set_digest
         load = assembly.load_command(provisioned.folder, self._preparer, self._settings)
         if self._serving.service is None:
             await self._engine.start(load)

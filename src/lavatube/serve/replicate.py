@@ -61,11 +61,15 @@ class ReplicateRoutes:
     ) -> None:
         self._serving = serving
         self._bodies = bodies
-        self._model = model
+        self._served = model
         self._kept = kept
         self._max_new_tokens = max_new_tokens
         self._public_url = public_url
         self._timers: set[asyncio.Task[None]] = set()
+
+    @property
+    def _model(self) -> ServedModel:
+        return self._served.having(self._serving.weights)
 
     def routes(self) -> list[Route]:
         return [
