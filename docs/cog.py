@@ -50,6 +50,8 @@ DIFFERENCES = (
     Difference("bad webhook", "taken, and never called", "422"),
     Difference("webhook count", "one for each piece of the output", "at most one in 0.5 s, and the end"),
     Difference("webhook signature", "none", "Standard Webhooks"),
+    Difference("webhook trace", "`traceparent` of the request is passed on", "is not"),
+    Difference("trainings", "`/trainings` are predictions by another name", "404"),
     Difference("docs", "`docs_url` is told, and is 404", "is not told"),
     Difference("metrics", "404", "`/metrics`"),
     Difference(
