@@ -6,6 +6,7 @@ At its end FOLDER has `tokens`, when the engine wrote which token, and `wire`, w
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import socket
@@ -60,6 +61,7 @@ async def serve(port: int, period_s: str, results: Path, folder: Path) -> None:
     engine = EngineClient(command)
     await engine.start(Load("", "cpu", "auto", 1, 1, 0))
     await engine.wait_ready()
+    gc.freeze()  # as boot.py does
     view = HealthView(Phase.READY, "paced", datetime.now(UTC), 0.0, ready_at=datetime.now(UTC), device="cpu")
     stop = asyncio.Event()
     serving = Serving(health=lambda: view, shutdown=stop.set)

@@ -107,6 +107,8 @@ def engines() -> list[Engine]:
     """All that the bench knows, ours first."""
     return [
         Engine("lavatube bf16", _ours("--dtype", "bfloat16"), cache_mib=CACHE_MIB, health="/readyz"),
+        Engine("lavatube int8", _ours("--quantize", "int8"), bits=8, cache_mib=CACHE_MIB, health="/readyz"),
+        Engine("lavatube int4", _ours("--quantize", "int4"), bits=4.5, cache_mib=CACHE_MIB, health="/readyz"),
         Engine("transformers bf16", _transformers),
         *(
             _llama(name, kind, bits)

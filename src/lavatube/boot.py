@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import shutil
@@ -21,28 +22,24 @@ from lavatube.engine.supervisor import EngineState
 from lavatube.engine.wire import Load, Loaded, Ready
 from lavatube.errors import InternalError, InvalidSetting, LavatubeError
 from lavatube.predictions.database import open_database
-from lavatube.predictions.files import FileLimits, FileStore
 from lavatube.predictions.keys import KeyStore
-from lavatube.predictions.outbox import Outbox
 from lavatube.predictions.owners import OwnerLimits
 from lavatube.predictions.postman import Postman
-from lavatube.predictions.server_secrets import Secrets
 from lavatube.predictions.service import PredictionService, ServiceLimits
-from lavatube.predictions.webhooks import Webhooks
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
 from lavatube.pulling import pull
-from lavatube.serve import cog, replicate
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.boundary import RequestId
 from lavatube.serve.exposure import check_exposure, tell_who_may_call
 from lavatube.serve.health import HealthView, Phase
-from lavatube.serve.kept import Kept
 from lavatube.serve.metrics import EngineCounts, Metrics
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import MIB, Settings
+from lavatube.stores import Stores
+from lavatube.trace import Trace
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.uri import parse_model
@@ -51,7 +48,6 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY_S: Final = 2.0
 MAX_SETUP_LINES: Final = 200
-WEBHOOK_GRACE_S: Final = 5.0
 FAILURE_CHECK_S: Final = 0.5
 
 
@@ -62,6 +58,7 @@ def serve(settings: Settings) -> NoReturn:
     """
     _log_to_stderr(settings.log_level.upper())
     parse_model(settings.model)
+    _begin_trace(settings.trace)
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
     database = open_database(settings.database_url) if settings.database_url else None
@@ -98,7 +95,7 @@ class Front:
 
     def __init__(self, settings: Settings, keyring: Keyring, database: Engine | None) -> None:
         self._settings = settings
-        self._kept, self._webhooks = _keep(database, settings)
+        self._stores = None if database is None else Stores(database, settings)
         self._engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
         max_queued = settings.max_queue if settings.queue_while_starting else 0
         self._serving = Serving(health=self.health, shutdown=self._stop, max_queued=max_queued)
@@ -121,7 +118,8 @@ class Front:
     async def run(self) -> int:
         """Listen at once, set up meanwhile, and leave in order."""
         listener = _listen(self._settings.host, self._settings.port)
-        app = build_app(self._serving, self._settings, self._keyring, self._metrics, self._kept)
+        kept = None if self._stores is None else self._stores.kept
+        app = build_app(self._serving, self._settings, self._keyring, self._metrics, kept)
         host, port = listener.getsockname()[:2]
         server = build_server(app, host=host, port=port, on_signal=self._on_signal)
         serving = asyncio.create_task(server.serve([listener]))
@@ -131,8 +129,8 @@ class Front:
         logger.info("listening on %s", self._url)
         tell_who_may_call(self._keyring, self._settings)
         background = [asyncio.create_task(self._keyring.keep_fresh()), asyncio.create_task(self._watch_for_failure())]
-        if self._webhooks is not None:
-            self._webhooks.start()
+        if self._stores is not None:
+            self._stores.webhooks.start()
         setup = asyncio.create_task(self._set_up())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -140,8 +138,8 @@ class Front:
         for task in background:
             task.cancel()
         await self._drain(setup)
-        if self._webhooks is not None:
-            await self._webhooks.close(WEBHOOK_GRACE_S)
+        if self._stores is not None:
+            await self._stores.close()
         server.should_exit = True
         await serving
         await self._engine.stop()
@@ -237,6 +235,7 @@ class Front:
             ready = await self._engine.wait_ready()
             loaded = await self._engine.wait_loaded()
             self._ready_at = datetime.now(UTC)
+            gc.freeze()  # what is here by now stays: no stream need wait while it is searched for garbage
             self._note(f"phase 2: {_describe_engine(ready, loaded)}")
             elapsed_s = time.monotonic() - self._started
             self._note(f"ready after {elapsed_s:.1f} s: {self._settings.served_name} at {self._url}")
@@ -284,14 +283,18 @@ class Front:
             await self._engine.start(load)
             ready = await self._engine.wait_ready()
             self._preparer.limit_context(ready.max_context_tokens)
-            self._serving.open(self._make_service(self._preparer))
+            self._serving.open(self._make_service(self._preparer, provisioned))
         return load
 
-    def _make_service(self, preparer: Preparer) -> PredictionService:
-        service = PredictionService(preparer, self._engine, _service_limits(self._settings), self._keyring.limits_of)
+    def _make_service(self, preparer: Preparer, provisioned: Provisioned) -> PredictionService:
+        scribe = None if self._stores is None else self._stores.open_journal(provisioned)
+        service = PredictionService(
+            preparer, self._engine, _service_limits(self._settings), self._keyring.limits_of, scribe
+        )
         service.observers.append(self._metrics)
-        if self._webhooks is not None:
-            service.observers.append(self._webhooks)
+        if self._stores is not None:
+            service.observers.append(self._stores.webhooks)
+            self._stores.keep(service)
         return service
 
     def _fail(self, error: LavatubeError) -> None:
@@ -333,15 +336,14 @@ class Front:
         self._loop.call_soon_threadsafe(self._hurrying.set if self._stopping.is_set() else self._stopping.set)
 
 
-def _keep(database: Engine | None, settings: Settings) -> tuple[Kept | None, Webhooks | None]:
-    """What needs the database: webhooks, uploads and their secrets, and with them Replicate's routes."""
-    if database is None:
-        return None, None
-    secrets = Secrets(database)
-    postman = Postman(settings.webhook_urls, settings.webhook_auth_token)
-    files = FileStore(database, FileLimits(max_bytes=settings.max_image_mib * MIB))
-    hooks = Webhooks(postman, Outbox(database), secrets, {cog.ORIGIN: cog.render, replicate.ORIGIN: replicate.render})
-    return Kept(secrets, files, postman), hooks
+def _begin_trace(path: str) -> None:
+    """Raises: InvalidSetting, if the file can't be written."""
+    try:
+        Trace(path).begin()
+    except OSError as error:
+        raise InvalidSetting(
+            f"trace: {path} can't be written: {error.strerror}.", remedy="Name another file."
+        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -362,6 +364,8 @@ def _service_limits(settings: Settings) -> ServiceLimits:
         max_waiting=settings.max_queue,
         timeout_s=settings.request_timeout_s,
         is_sharing_caches=settings.share_caches,
+        is_going_on=settings.on_restart == "continue",
+        max_deaths=settings.max_server_deaths,
     )
 
 

@@ -172,7 +172,7 @@ def _pull(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return _pull_json(settings, is_staging=arguments.stage)
 
-    from lavatube.assembly import provision_options
+    from lavatube.provisioning import provision_options
     from lavatube.terminal import progress_bar, show_provisioned
     from lavatube.weights.provision import provision
 
@@ -184,7 +184,7 @@ def _pull(arguments: argparse.Namespace) -> int:
 
 def _pull_json(settings: Settings, *, is_staging: bool) -> int:
     """Lines of progress, then one with the result or the error: what `lavatube serve` reads of its child."""
-    from lavatube.assembly import provision_options
+    from lavatube.provisioning import provision_options
     from lavatube.weights.provision import provision
 
     def say(line: object) -> None:
@@ -203,9 +203,9 @@ def _pull_json(settings: Settings, *, is_staging: bool) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from lavatube.assembly import provision_options
     from lavatube.geometry import count_image
     from lavatube.inspection import inspect_checkpoint
+    from lavatube.provisioning import provision_options
     from lavatube.terminal import progress_bar, show_images, show_spec
     from lavatube.weights.provision import provision
 
@@ -224,7 +224,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _lock(arguments: argparse.Namespace) -> int:
-    from lavatube.assembly import provision_options
+    from lavatube.provisioning import provision_options
     from lavatube.terminal import progress_bar
     from lavatube.weights.manifest import FILE_NAME
     from lavatube.weights.provision import lock_model, parse_model

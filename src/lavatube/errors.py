@@ -33,6 +33,8 @@
     │  │  └─ RateLimited         429  rate_limited              (retryable)
     │  ├─ NotReady               503  not_ready                 (retryable)
     │  ├─ Draining               503  draining                  (retryable)
+    │  ├─ StorageUnavailable     503  storage_unavailable       (retryable)
+    │  ├─ ServerDied             500  server_died               (retryable)
     │  ├─ DeadlineExceeded       504  deadline_exceeded
     │  ├─ EngineCrashed          500  engine_crashed            (retryable)
     │  ├─ EngineCrashPoison      500  engine_crash_poison
@@ -303,6 +305,21 @@ class Draining(ServiceError):
     is_retryable = True
 
 
+class StorageUnavailable(ServiceError):
+    """The database can't be written. What needs no database is still answered."""
+
+    code = "storage_unavailable"
+    status = 503
+    is_retryable = True
+
+
+class ServerDied(ServiceError):
+    """The server died while it worked on this prediction, and `on_restart` says that it is not to go on."""
+
+    code = "server_died"
+    is_retryable = True
+
+
 class DeadlineExceeded(ServiceError):
     """The prediction did not end within `request_timeout_s`."""
 
@@ -318,7 +335,7 @@ class EngineCrashed(ServiceError):
 
 
 class EngineCrashPoison(ServiceError):
-    """The engine died whenever it worked on this prediction, which is therefore not tried again."""
+    """The engine or the server died whenever it worked on this prediction, which is therefore not tried again."""
 
     code = "engine_crash_poison"
 

@@ -128,8 +128,18 @@ class Settings:
     api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
     database: str = _option(
         "",
-        "where keys, uploads and webhooks are kept: sqlite:///PATH, postgresql://…, or off; default: a file beside the "
-        "cache's folder",
+        "where keys, uploads, webhooks and predictions that outlive their connection are kept: sqlite:///PATH, "
+        "postgresql://…, or off; default: a file beside the cache's folder",
+    )
+    keep_s: float = _option(7 * 24 * 3600.0, "seconds that journaled predictions are kept after their end")
+    keep_mib: int = _option(1024, "what those that have ended may take of the database, MiB; the oldest go first")
+    on_restart: str = _option(
+        "continue",
+        "what becomes of a journaled prediction that ran when its server died: it goes on, or it is failed",
+        choices=("continue", "fail"),
+    )
+    max_server_deaths: int = _option(
+        2, "servers that may die while they work on a prediction before that is failed as their cause", least=1
     )
     public_url: str = _option(
         "",
@@ -145,6 +155,7 @@ class Settings:
     key_tokens_per_minute: int = _option(0, "tokens that one API key may use in a minute; 0: no limit")
     shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
     exit_on_failure: bool = _option(False, "end with exit code 1 where set-up or engine have failed for good")
+    trace: str = _option("", "file that gets a timeline of the start: download, verify, load, encode, prefill")
     log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property

@@ -16,6 +16,8 @@ from lavatube.engine.wire import RequestEvent, Tokens
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
 from lavatube.weights.arrival import Spoiled
+from lavatube.weights.headers import read_header
+from lavatube.weights.order import rank_chunks
 from lavatube.weights.parts import Part
 from tests.engine.requests import GREEDY, run, submit
 from tests.engine.test_load import order
@@ -110,17 +112,17 @@ def test_the_answer_is_that_of_a_plain_load(source: Source, checkpoint: Path, sp
 
 def test_layers_are_computed_as_they_land(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
     source = Source(checkpoint, tmp_path, has_digests=True)
-    reached = threading.Event()
-    trail = Trail(order(source.folder), lambda done, total: None if done * 2 < total else reached.set())
+    ranks = rank_chunks(read_header(checkpoint / FILE), len(source.data), CHUNK)
+    in_order = sorted(source.rest, key=lambda chunk: ranks[chunk])
+    early, late = in_order[:-1], in_order[-1:]
+    trail = Trail(order(source.folder), lambda done, total: None)
     asked = Asked(trail.core, spec)
     asked.start()
-    while not reached.is_set():
-        source.bring(source.rest.pop(0))
-        reached.wait(0.01)
+    source.bring(*early)
     while trail.core.progress == 0:  # layers that have run
         asked.join(0.01)
     assert asked.is_alive()
-    source.bring(*source.rest)
+    source.bring(*late)
     source.verify()
     trail.wait()
     asked.join(WAIT_S)

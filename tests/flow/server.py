@@ -21,8 +21,10 @@ LISTENING = re.compile(r"listening on (http://\S+)")
 class Server:
     """Started on entry, ended by SIGTERM on exit; what it logged is in `log`."""
 
+    program: tuple[str, ...] = ("-m", "lavatube.cli", "serve")
+
     def __init__(self, model: str, cache: Path, *flags: str, environ: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "lavatube.cli", "serve", model, "--port", "0", "--cache", str(cache), *flags]
+        command = [sys.executable, *self.program, model, "--port", "0", "--cache", str(cache), *flags]
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environ or {})}
@@ -53,6 +55,10 @@ class Server:
     @property
     def text(self) -> str:
         return "".join(self.log)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def stop(self, grace_s: float = 40) -> int:
         """SIGTERM, then the exit code."""
@@ -98,6 +104,12 @@ class Server:
             if LISTENING.search(line):
                 self._listening.set()
         self._listening.set()
+
+
+class PureServer(Server):
+    """All of it is real but the engine, which writes at its own pace: no torch, so it is there in a second or two."""
+
+    program = (str(Path(__file__).with_name("pure_server.py")),)
 
 
 def _is_child(folder: Path, parent: int, word: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -54,10 +55,9 @@ def ask(server: Server) -> httpx.Response:
 
 
 def test_who_waits_is_answered_as_by_a_server_that_was_ready(cdn: Cdn, expected: str, tmp_path: Path) -> None:
-    with (
-        ThreadPoolExecutor() as threads,
-        Server(cdn.url("held"), tmp_path, "--queue-while-starting") as server,
-    ):
+    trace = tmp_path / "trace.json"
+    flags = ["--queue-while-starting", "--trace", str(trace)]
+    with ThreadPoolExecutor() as threads, Server(cdn.url("held"), tmp_path / "cache", *flags) as server:
         answer = threads.submit(ask, server)
         server.wait_for_line("engine: ready")
         startup = httpx.get(f"{server.url}/startupz")
@@ -68,7 +68,11 @@ def test_who_waits_is_answered_as_by_a_server_that_was_ready(cdn: Cdn, expected:
         cdn.released.set()
         assert answer_of(answer.result(WAIT_S)) == expected
         server.wait_ready()
-        assert not list((tmp_path / "staged").iterdir())
+        assert not list((tmp_path / "cache" / "staged").iterdir())
+        assert answer_of(ask(server)) == expected
+    said = [json.loads(line.rstrip(",")) for line in trace.read_text().splitlines()[1:]]
+    assert {event["cat"] for event in said} >= {"start", "download", "verify", "load", "wait", "encode", "token"}
+    assert min(event["ts"] for event in said) == said[0]["ts"]
 
 
 def test_a_fetch_that_dies_fails_what_waits_with_its_cause(cdn: Cdn, tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ async def service(preparer: EchoPreparer, engine: EchoEngine) -> AsyncIterator[P
     await service.drain(0)
 
 
-def ask(service: PredictionService, prompt: str = "hello ", **options: object) -> Prediction:
+async def ask(service: PredictionService, prompt: str = "hello ", **options: object) -> Prediction:
     generation = Generation(max_tokens=int(str(options.pop("max_tokens", 12))), stop=tuple(options.pop("stop", ())))
-    return service.create(single_turn(prompt, PNG), generation, **options)
+    return await service.create(single_turn(prompt, PNG), generation, **options)
 
 
 async def until(is_true: Callable[[], bool]) -> None:
@@ -57,7 +57,7 @@ async def until(is_true: Callable[[], bool]) -> None:
 
 
 async def test_an_answer_is_written_piece_by_piece_and_counted(service: PredictionService) -> None:
-    prediction = ask(service)
+    prediction = await ask(service)
     assert prediction.status is Status.STARTING
     assert await prediction.wait(5)
     assert prediction.text == "hello hello "
@@ -73,7 +73,7 @@ async def test_an_owners_work_is_found_by_others_only_where_that_is_wanted(
     preparer: EchoPreparer, engine: EchoEngine, is_sharing: bool, salt: bytes
 ) -> None:
     service = PredictionService(preparer, engine, replace(ROOM, is_sharing_caches=is_sharing))
-    prediction = ask(service)
+    prediction = await ask(service)
     prediction.owner = "key-1"
     assert await prediction.wait(5)
     assert [request.salt for request in engine.submitted] == [salt]
@@ -81,7 +81,7 @@ async def test_an_owners_work_is_found_by_others_only_where_that_is_wanted(
 
 
 async def test_characters_of_several_tokens_come_whole(service: PredictionService) -> None:
-    prediction = ask(service, "é😀", max_tokens=12)
+    prediction = await ask(service, "é😀", max_tokens=12)
     await prediction.wait(5)
     assert prediction.log.outputs == ["é", "😀", "é", "😀"]
 
@@ -89,7 +89,7 @@ async def test_characters_of_several_tokens_come_whole(service: PredictionServic
 async def test_a_stop_string_ends_the_engine_request_and_never_shows(
     service: PredictionService, engine: EchoEngine
 ) -> None:
-    prediction = ask(service, "one STOP two ", max_tokens=100, stop=["STOP"])
+    prediction = await ask(service, "one STOP two ", max_tokens=100, stop=["STOP"])
     await prediction.wait(5)
     assert prediction.text == "one "
     assert prediction.finish_reason == "stop"
@@ -98,14 +98,16 @@ async def test_a_stop_string_ends_the_engine_request_and_never_shows(
 
 
 async def test_no_tokens_wanted_is_an_empty_answer(service: PredictionService, engine: EchoEngine) -> None:
-    prediction = ask(service, max_tokens=0)
+    prediction = await ask(service, max_tokens=0)
     await prediction.wait(5)
     assert (prediction.status, prediction.text, prediction.finish_reason) == (Status.SUCCEEDED, "", "length")
     assert engine.submitted == []
 
 
 async def test_a_refused_picture_fails_before_the_start(service: PredictionService) -> None:
-    prediction = service.create(single_turn("hi", "data:;base64,%%", param="input.image"), Generation(max_tokens=1))
+    prediction = await service.create(
+        single_turn("hi", "data:;base64,%%", param="input.image"), Generation(max_tokens=1)
+    )
     await prediction.wait(5)
     assert prediction.status is Status.FAILED
     assert prediction.started is None
@@ -120,7 +122,7 @@ async def test_a_refused_picture_fails_before_the_start(service: PredictionServi
 async def test_failures_keep_their_code_and_the_output_so_far(
     service: PredictionService, prompt: str, code: str, text: str
 ) -> None:
-    prediction = ask(service, prompt, max_tokens=50)
+    prediction = await ask(service, prompt, max_tokens=50)
     await prediction.wait(5)
     assert prediction.status is Status.FAILED
     assert prediction.error is not None
@@ -130,10 +132,10 @@ async def test_failures_keep_their_code_and_the_output_so_far(
 
 async def test_an_answer_goes_on_in_the_next_engine(service: PredictionService, engine: EchoEngine) -> None:
     engine.num_crashes_left = 0
-    whole = ask(service, CRASH_LATER, max_tokens=50)
+    whole = await ask(service, CRASH_LATER, max_tokens=50)
     await whole.wait(5)
     engine.num_crashes_left = 1
-    prediction = ask(service, CRASH_LATER, max_tokens=50)
+    prediction = await ask(service, CRASH_LATER, max_tokens=50)
     await prediction.wait(5)
     assert (prediction.status, prediction.text) == (Status.SUCCEEDED, whole.text)
     assert prediction.usage == whole.usage
@@ -142,7 +144,7 @@ async def test_an_answer_goes_on_in_the_next_engine(service: PredictionService, 
 
 async def test_an_engine_that_stays_down_is_told_of(service: PredictionService, engine: EchoEngine) -> None:
     engine.num_crashes_left, engine.token_s = 1, 0.01
-    prediction = ask(service, CRASH_LATER, max_tokens=50)
+    prediction = await ask(service, CRASH_LATER, max_tokens=50)
     await until(lambda: prediction.has_output)
     engine.failure = EngineCrashed("The engine crashed again and again.")
     await prediction.wait(5)
@@ -156,8 +158,8 @@ async def test_neighbours_of_the_one_that_brings_the_engine_down_go_on(
 ) -> None:
     """It goes in alone the second time, so that they are told of one crash only, and go on where they were."""
     engine.token_s = 0.01
-    others = [ask(service, max_tokens=20) for _ in range(3)]
-    culprit = ask(service, CRASH_LATER, max_tokens=50)
+    others = [await ask(service, max_tokens=20) for _ in range(3)]
+    culprit = await ask(service, CRASH_LATER, max_tokens=50)
     for prediction in (culprit, *others):
         await prediction.wait(5)
     assert culprit.error is not None
@@ -170,7 +172,7 @@ async def test_neighbours_of_the_one_that_brings_the_engine_down_go_on(
 
 async def test_cancel_stops_the_engine_at_the_next_step(service: PredictionService, engine: EchoEngine) -> None:
     engine.token_s = 0.01
-    prediction = ask(service, max_tokens=1000)
+    prediction = await ask(service, max_tokens=1000)
     await until(lambda: prediction.has_output)
     assert service.cancel(prediction) is True
     assert prediction.status is Status.CANCELED
@@ -183,9 +185,9 @@ async def test_cancel_stops_the_engine_at_the_next_step(service: PredictionServi
 
 
 async def test_cancel_in_the_first_moment_and_while_preparing(service: PredictionService, engine: EchoEngine) -> None:
-    at_once = ask(service)
+    at_once = await ask(service)
     service.cancel(at_once)
-    preparing = ask(service, SLOW_PREPARE)
+    preparing = await ask(service, SLOW_PREPARE)
     await asyncio.sleep(0.05)
     service.cancel(preparing)
     await until(lambda: service.num_active == 0)
@@ -197,7 +199,7 @@ async def test_a_thousand_raced_cancels_leave_one_end_and_nothing_running(
     service: PredictionService, engine: EchoEngine
 ) -> None:
     for round_number in range(20):
-        predictions = [ask(service, max_tokens=3) for _ in range(50)]
+        predictions = [await ask(service, max_tokens=3) for _ in range(50)]
         for steps, prediction in enumerate(predictions):
             for _ in range((steps * 7 + round_number) % 5):
                 await asyncio.sleep(0)
@@ -211,7 +213,7 @@ async def test_a_thousand_raced_cancels_leave_one_end_and_nothing_running(
 
 async def test_the_last_reader_to_leave_cancels(service: PredictionService, engine: EchoEngine) -> None:
     engine.token_s = 0.01
-    prediction = ask(service, max_tokens=1000)
+    prediction = await ask(service, max_tokens=1000)
     with service.attached(prediction):
         with service.attached(prediction):
             await until(lambda: prediction.has_output)
@@ -220,7 +222,7 @@ async def test_the_last_reader_to_leave_cancels(service: PredictionService, engi
 
 
 async def test_a_detached_prediction_goes_on_without_readers(service: PredictionService) -> None:
-    prediction = ask(service, is_detached=True)
+    prediction = await ask(service, is_detached=True)
     with service.attached(prediction):
         pass
     await prediction.wait(5)
@@ -228,16 +230,16 @@ async def test_a_detached_prediction_goes_on_without_readers(service: Prediction
 
 
 async def test_an_id_means_one_request(service: PredictionService, preparer: EchoPreparer) -> None:
-    first = ask(service, prediction_id="mine", fingerprint=b"1")
-    assert ask(service, prediction_id="mine", fingerprint=b"1") is first
+    first = await ask(service, prediction_id="mine", fingerprint=b"1")
+    assert await ask(service, prediction_id="mine", fingerprint=b"1") is first
     await first.wait(5)
     await until(lambda: service.num_active == 0)
-    assert ask(service, prediction_id="mine", fingerprint=b"1") is first
-    assert service.get("mine") is first
+    assert await ask(service, prediction_id="mine", fingerprint=b"1") is first
+    assert await service.get("mine") is first
     with pytest.raises(Conflict):
-        ask(service, prediction_id="mine", fingerprint=b"2")
+        await ask(service, prediction_id="mine", fingerprint=b"2")
     with pytest.raises(NotFound):
-        service.get("yours")
+        await service.get("yours")
     assert preparer.num_prepared == 1
 
 
@@ -246,10 +248,10 @@ async def test_what_does_not_fit_is_refused_and_what_was_let_in_is_answered(
 ) -> None:
     engine.token_s = 0.005
     service = PredictionService(preparer, engine, ServiceLimits(max_running=1, max_waiting=3))
-    taken = [ask(service) for _ in range(4)]
+    taken = [await ask(service) for _ in range(4)]
     for _ in range(16):
         with pytest.raises(Overloaded) as refusal:
-            ask(service)
+            await ask(service)
         assert refusal.value.retry_after_s
     assert service.is_busy
     await asyncio.gather(*(prediction.wait(5) for prediction in taken))
@@ -261,7 +263,7 @@ async def test_what_does_not_fit_is_refused_and_what_was_let_in_is_answered(
 async def test_a_prediction_has_a_deadline(preparer: EchoPreparer, engine: EchoEngine) -> None:
     engine.token_s = 0.01
     service = PredictionService(preparer, engine, ServiceLimits(timeout_s=0.2))
-    prediction = ask(service, max_tokens=1000)
+    prediction = await ask(service, max_tokens=1000)
     await prediction.wait(5)
     assert prediction.error is not None
     assert prediction.error.code == "deadline_exceeded"
@@ -275,11 +277,11 @@ async def test_drain_takes_nothing_new_finishes_the_short_and_fails_the_long(
 ) -> None:
     engine.token_s = 0.01
     service = PredictionService(preparer, engine, ROOM)
-    short, long = ask(service, max_tokens=5), ask(service, max_tokens=1000)
+    short, long = await ask(service, max_tokens=5), await ask(service, max_tokens=1000)
     draining = asyncio.create_task(service.drain(0.3))
     await asyncio.sleep(0)
     with pytest.raises(Draining) as refusal:
-        ask(service)
+        await ask(service)
     assert refusal.value.retry_after_s
     await draining
     assert short.status is Status.SUCCEEDED
@@ -291,24 +293,24 @@ async def test_drain_takes_nothing_new_finishes_the_short_and_fails_the_long(
 
 
 async def test_a_failure_that_passes_is_run_anew_under_its_id(service: PredictionService) -> None:
-    first = ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"f")
+    first = await ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"f")
     await first.wait(5)
     assert first.error is not None
     assert first.error.is_retryable
     with pytest.raises(Conflict):
-        ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"other")
+        await ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"other")
     await until(lambda: service.num_active == 0)
-    second = ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"f")
+    second = await ask(service, PASSING_FAILURE, prediction_id="one", fingerprint=b"f")
     assert second is not first
     await second.wait(5)
     assert second.status is Status.SUCCEEDED
-    assert service.get("one") is second
+    assert await service.get("one") is second
 
 
 async def test_a_place_is_taken_until_its_thread_is_free(preparer: EchoPreparer, engine: EchoEngine) -> None:
     service = PredictionService(preparer, engine, ServiceLimits(max_running=1, max_waiting=0))
-    left = ask(service, SLOW_PREPARE)
-    await until(lambda: bool(service._preparing))
+    left = await ask(service, SLOW_PREPARE)
+    await until(lambda: bool(service._preparation._running))
     await asyncio.sleep(0.05)
     num_bytes = service._line.num_bytes
     assert num_bytes
@@ -316,17 +318,17 @@ async def test_a_place_is_taken_until_its_thread_is_free(preparer: EchoPreparer,
     await until(lambda: service.num_active == 0)
     assert service._line.num_bytes == num_bytes, "its picture is still in memory"
     with pytest.raises(Overloaded):
-        ask(service)
+        await ask(service)
     await until(lambda: not service.is_busy)
-    assert await ask(service).wait(5)
+    assert await (await ask(service)).wait(5)
     await service.drain(0)
 
 
 async def test_pictures_that_are_fetched_hold_up_no_others(preparer: EchoPreparer, engine: EchoEngine) -> None:
     service = PredictionService(preparer, engine, ServiceLimits(max_running=8, prepare_threads=1))
-    slow = service.create(single_turn(SLOW_PREPARE, "http://example.com/a.png"), Generation(max_tokens=1))
-    await until(lambda: bool(service._preparing))
-    quick = ask(service)
+    slow = await service.create(single_turn(SLOW_PREPARE, "http://example.com/a.png"), Generation(max_tokens=1))
+    await until(lambda: bool(service._preparation._running))
+    quick = await ask(service)
     await quick.wait(5)
     assert quick.status is Status.SUCCEEDED
     assert not slow.status.is_terminal

@@ -77,9 +77,13 @@ def write(hooks: Webhooks, prediction: Prediction, text: str = "token ") -> None
 
 
 def end(hooks: Webhooks, prediction: Prediction) -> None:
-    """As the service does it."""
+    """As the journal and the service do it."""
     prediction.end_choice(0, "stop")
     prediction.succeed(prediction.usage)
+    delivery = hooks.last_word(prediction)
+    if delivery is not None:
+        with hooks._outbox._engine.begin() as connection:
+            hooks._outbox.store(connection, delivery)
     hooks.ended(prediction)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from lavatube.engine.wire import Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """How to choose, and the prompt and the answer so far. `allowed` is a grammar's bit for each id, lowest first."""
 
     sampling: Sampling

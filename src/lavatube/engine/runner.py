@@ -59,7 +59,8 @@ class Runner:
         """For each chunk that is sampling. Shapes: hidden (T, hidden)."""
         if not rows:
             return []
-        logits = self._model.logits(hidden[[row for of_chunk in rows for row in of_chunk]])  # (R, vocabulary)
+        asking = [row for of_chunk in rows for row in of_chunk]
+        logits = self._model.logits(hidden if len(asking) == len(hidden) else hidden[asking])  # (R, vocabulary)
         groups = [_asked(chunk) for chunk in chunks if chunk.is_sampling]
         first_rows = accumulate(map(len, rows), initial=0)
         # The first tokens of several choices come from one row; each token of a guess has its own.

@@ -9,8 +9,8 @@ Source: order of the steps as in transformers' generate: bias, penalties, bans; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,8 +22,7 @@ from lavatube.engine.shortlist import draw_from_shortlist
 from lavatube.engine.wire import Logprobs, Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """The token that was chosen, and how likely it was where that was asked for."""
 
     token_id: int
@@ -62,8 +61,9 @@ def _scan(logits: Tensor) -> tuple[list[int], list[bool]]:
     if logits.device.type == "cpu":  # by rows, which are read from memory once; torch's argmax takes ten times as long
         chosen, is_finite = [], []
         for row in logits.numpy():
-            chosen.append(int(row.argmax()))
-            is_finite.append(bool(row.min() > -np.inf and row[chosen[-1]] < np.inf))
+            best = int(row.argmax())
+            chosen.append(best)
+            is_finite.append(bool(np.minimum.reduce(row) > -np.inf and row[best] < np.inf))
         return chosen, is_finite
     is_good = logits.amin(dim=-1).isfinite() & logits.amax(dim=-1).isfinite()
     return logits.argmax(dim=-1).tolist(), is_good.tolist()

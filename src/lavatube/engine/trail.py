@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
 from lavatube.engine.load import LoadPlan, make_core, plan_load
+from lavatube.engine.timeline import Timeline
 from lavatube.engine.wire import Load
 from lavatube.errors import OperatorError
 from lavatube.model.gate import Gate
@@ -26,6 +27,7 @@ class Trail:
         """
         plan = plan_load(order)
         self._arrivals = find_arrivals(plan.folder)
+        self.timeline = Timeline(order.trace)
         self._on_progress = on_progress
         self._shaped: SimpleQueue[tuple[Llava, Gate, int] | Exception] = SimpleQueue()
         self._end: SimpleQueue[Exception | None] = SimpleQueue()
@@ -62,12 +64,13 @@ class Trail:
 
         def on_shaped(model: Llava, sizes: dict[str, int]) -> None:
             nonlocal gate
-            gate = Gate(model, sizes)
+            gate = Gate(model, sizes, self.timeline.on_pass)
             self._shaped.put((model, gate, sum(sizes.values())))
 
         def on_progress(done_bytes: int, total_bytes: int) -> None:
             assert gate is not None
             gate.advance(done_bytes)
+            self.timeline.on_progress(done_bytes)
             self._on_progress(done_bytes, total_bytes)
 
         try:

@@ -34,6 +34,7 @@ from lavatube.engine.wire import (
     LoadFailed,
     Loading,
     Ready,
+    RequestEvent,
     decode_command,
     frame_events,
 )
@@ -134,6 +135,7 @@ def _serve(connection: Connection, heart: Heart, threads: int) -> int:
     from lavatube.engine.capacity import layer_limit_s
     from lavatube.engine.load import choose_threads, load_core
     from lavatube.engine.loop import run
+    from lavatube.engine.timeline import Timeline
     from lavatube.engine.trail import Trail
     from lavatube.weights.arrival import find_arrivals
 
@@ -167,7 +169,13 @@ def _serve(connection: Connection, heart: Heart, threads: int) -> int:
     )
     if trail is not None:
         threading.Thread(target=_watch, args=[connection, trail.wait, begun_s], daemon=True).start()
-    run(core, connection.commands, lambda events: connection.send(*events), connection.read)
+    timeline = trail.timeline if trail else Timeline(order.trace)
+
+    def emit(events: list[RequestEvent]) -> None:
+        timeline.on_events(events)
+        connection.send(*events)
+
+    run(core, connection.commands, emit, connection.read)
     return 0
 
 

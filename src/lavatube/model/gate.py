@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -22,17 +23,26 @@ WAIT_S: Final = 1.0
 class Gate:
     """Shut in the beginning, open for good in the end; in between it lets pass what can be computed."""
 
-    def __init__(self, model: Llava, sizes: Mapping[str, int]) -> None:
-        """`sizes` names the weights in the order in which they will come, with their bytes."""
+    def __init__(
+        self,
+        model: Llava,
+        sizes: Mapping[str, int],
+        on_pass: Callable[[str, float, float], None] = lambda path, came_s, passed_s: None,
+    ) -> None:
+        """`sizes` names the weights in the order in which they will come, with their bytes.
+
+        `on_pass` hears when a stage was come to, and when it was let in.
+        """
+        self._on_pass = on_pass
         self.num_waits = 0
         """Grows while a pass is held: whoever looks for a hang sees that it only waits."""
         self._arrived_bytes: float = 0
         self._changed = threading.Condition()
         self._hooks = [
-            stage.register_forward_pre_hook(partial(self._hold, _needed_bytes(path, sizes)))
+            stage.register_forward_pre_hook(partial(self._hold, path, _needed_bytes(path, sizes)))
             for path, stage in _stages(model)
         ]
-        self._hooks.append(model.language.norm.register_forward_pre_hook(partial(self._hold, math.inf)))
+        self._hooks.append(model.language.norm.register_forward_pre_hook(partial(self._hold, "verified", math.inf)))
 
     def advance(self, arrived_bytes: float) -> None:
         """So many bytes of weights are in place."""
@@ -46,10 +56,12 @@ class Gate:
         for hook in self._hooks:
             hook.remove()
 
-    def _hold(self, needed_bytes: float, stage: nn.Module, inputs: object) -> None:
+    def _hold(self, path: str, needed_bytes: float, stage: nn.Module, inputs: object) -> None:
+        came_s = time.monotonic()
         with self._changed:
             while not self._changed.wait_for(lambda: self._arrived_bytes >= needed_bytes, WAIT_S):
                 self.num_waits += 1
+        self._on_pass(path, came_s, time.monotonic())
 
 
 def _stages(model: Llava) -> Iterator[tuple[str, nn.Module]]:

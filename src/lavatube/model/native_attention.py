@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lavatube.model.attention import Attention, KVCache, Layout
-from lavatube.model.native import Native, native
+from lavatube.model.native import Native, kernels_for
 
 _NO_WINDOW: Final = 1 << 40
 
@@ -51,7 +51,7 @@ class NativeAttention:
 
 def attend_all(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Every row sees all rows of its own. Shapes: in and out (N, rows, heads, head_dim)."""
-    kernels = native() if query.device.type == "cpu" and query.dtype == torch.bfloat16 else None
+    kernels = kernels_for(query)
     if kernels is None or query.shape[-1] % 2:
         query, key, value = (rows.transpose(1, 2) for rows in (query, key, value))
         return scaled_dot_product_attention(query, key, value).transpose(1, 2)
@@ -61,7 +61,7 @@ def attend_all(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def attention_of(cache: KVCache, layout: Layout, window: int | None) -> Attention | NativeAttention:
     """The kernels' where they can."""
     stored = cache.keys
-    kernels = native() if stored.device.type == "cpu" and stored.dtype == torch.bfloat16 else None
+    kernels = kernels_for(stored)
     if kernels is None or stored.shape[-1] % 2:
         return Attention(cache, layout, window)
     return NativeAttention(kernels, cache, layout, window)

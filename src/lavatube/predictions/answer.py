@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
 
 from lavatube.engine.wire import Logprobs, Tokens
 from lavatube.predictions.events import TokenLogprob
+from lavatube.predictions.records import Piece
 from lavatube.prompt.detokenize import Detokenizer
 from lavatube.prompt.tokenizer import Tokenizer
 
-Piece = tuple[str, tuple[TokenLogprob, ...]]
-_NOTHING: Final[tuple[TokenLogprob, ...]] = ()
+Spoken = tuple[str, tuple[TokenLogprob, ...]]
 
 
 class Answer:
@@ -22,6 +21,7 @@ class Answer:
         self._detokenizer = Detokenizer(tokenizer, stop)
         self._held: list[TokenLogprob] = []
         self.token_ids: list[int] = []
+        self._num_taken = 0
         self.is_over = False
 
     @property
@@ -33,23 +33,38 @@ class Answer:
         """A stop string is complete."""
         return self._detokenizer.has_stopped
 
-    def push(self, tokens: Tokens) -> Piece:
-        """Token by token, so that none counts that comes after a stop string, however many came at once."""
-        text, released = "", _NOTHING
+    def resume(self, piece: Piece) -> None:
+        """Go on after a piece that was written before."""
+        self.token_ids += piece.token_ids
+        self._detokenizer.push(piece.token_ids)
+        self._num_taken = len(self.token_ids)
+        self.is_over = piece.reason is not None
+
+    def take(self) -> list[int]:
+        """The tokens since the last time."""
+        taken = self.token_ids[self._num_taken :]
+        self._num_taken = len(self.token_ids)
+        return taken
+
+    def push(self, tokens: Tokens) -> Iterator[Spoken]:
+        """Token by token, however many came at once: so what is said does not depend on how they came.
+
+        None counts that comes after a stop string.
+        """
         for place, token_id in enumerate(tokens.token_ids):
             self.token_ids.append(token_id)
             if tokens.logprobs:
                 self._held.append(self._spell(token_id, tokens.logprobs[place]))
-            if piece := self._detokenizer.push((token_id,)):
-                text += piece
-                released += self._release()
+            if text := self._detokenizer.push((token_id,)):
+                yield text, self._release()
             if self._detokenizer.has_stopped:
-                break
-        return text, released
+                return
 
-    def finish(self) -> Piece:
-        """What was held back."""
-        return self._detokenizer.finish(), self._release()
+    def finish(self) -> Iterator[Spoken]:
+        """What was held back, if anything was."""
+        text, released = self._detokenizer.finish(), self._release()
+        if text or released:
+            yield text, released
 
     def _release(self) -> tuple[TokenLogprob, ...]:
         released, self._held = tuple(self._held), []

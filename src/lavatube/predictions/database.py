@@ -7,16 +7,18 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Column, Engine, Integer, Table, create_engine, event, insert, select
+from sqlalchemy import Column, Engine, Integer, Table, create_engine, event, inspect, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from lavatube.errors import DatabaseUnusable
-from lavatube.predictions.tables import metadata
+from lavatube.predictions.tables import insert_new, metadata
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
+# What makes a database of a version one of the next; tables that are new are made before.
+MIGRATIONS: Final = {1: ("ALTER TABLE deliveries ADD COLUMN holder VARCHAR(32)",)}
 BUSY_S: Final = 5.0
 
 SCHEMA: Final = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
@@ -32,31 +34,44 @@ def open_database(url: str) -> Engine:
             "The database's URL can't be used.",
             remedy="It is sqlite:///PATH or postgresql://USER@HOST/NAME; that needs lavatube[postgres].",
         ) from None
+    except OSError as error:
+        raise _unusable(error) from None
     try:
         _prepare(engine)
     except (SQLAlchemyError, OSError) as error:
         engine.dispose()
-        logger.error("the database can't be opened: %s", getattr(error, "orig", error))  # noqa: TRY400
-        raise DatabaseUnusable(
-            "The database can't be opened.", remedy="The log says why; --database names another, or off."
-        ) from None
+        raise _unusable(error) from None
     except DatabaseUnusable:
         engine.dispose()
         raise
     return engine
 
 
+def _unusable(error: Exception) -> DatabaseUnusable:
+    logger.error("the database can't be opened: %s", getattr(error, "orig", error))
+    return DatabaseUnusable(
+        "The database can't be opened.", remedy="The log says why; --database names another, or off."
+    )
+
+
 def _prepare(engine: Engine) -> None:
-    metadata.create_all(engine)
+    """Make or migrate it, in one transaction each: of several servers that come at once, one does the work."""
     with engine.begin() as connection:
-        version = connection.execute(select(SCHEMA.c.version)).scalar()
-        if version is None:
-            connection.execute(insert(SCHEMA).values(version=VERSION))
-        elif version != VERSION:
+        is_new = not inspect(connection).has_table(SCHEMA.name)
+        version = None if is_new else connection.execute(select(SCHEMA.c.version)).scalar()
+        if version is not None and version > VERSION:
             raise DatabaseUnusable(
                 f"The database is of version {version}; this server knows {VERSION}.",
-                remedy="Use the server that made it, or another database.",
+                remedy="Use a server that is as new as the one that made it, or another database.",
             )
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        if version is None:
+            connection.execute(insert_new(connection, SCHEMA).values(version=VERSION))
+        for step in range(version or VERSION, VERSION):
+            raised = connection.execute(update(SCHEMA).where(SCHEMA.c.version == step).values(version=step + 1))
+            for statement in MIGRATIONS[step] if raised.rowcount else ():
+                connection.execute(text(statement))
 
 
 def _sqlite(url: str) -> Engine:

@@ -7,17 +7,18 @@ pause and then the text that would have come. A prediction that brings the engin
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from lavatube.engine.wire import Done, Failed, Ready, RequestEvent, Submit, Tokens
 from lavatube.errors import Draining, EngineCrashed, EngineCrashPoison, LavatubeError, NotReady, from_code
 from lavatube.predictions.answer import Answer
-from lavatube.predictions.events import FinishReason
+from lavatube.predictions.events import FinishReason, TokenLogprob
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.quarantine import Quarantine, Visit
+from lavatube.predictions.records import Piece
 from lavatube.prompt.prepare import Prepared
 
 logger = logging.getLogger(__name__)
@@ -38,34 +39,45 @@ class Engine(Protocol):
     def abort_choice(self, request_id: str, choice: int) -> None: ...
 
 
-class Generator:
-    """All conversations with one engine. `on_written` is told of each piece of text."""
+class Listener(Protocol):
+    """Who is told how one prediction comes along."""
 
-    def __init__(self, engine: Engine, on_written: Callable[[Prediction], None], *, is_sharing_caches: bool) -> None:
+    async def submitting(self) -> None:
+        """It is about to be given to an engine, and is not before this returns."""
+
+    def written(self, piece: Piece) -> None: ...
+
+
+class Generator:
+    """All conversations with one engine."""
+
+    def __init__(self, engine: Engine, *, is_sharing_caches: bool) -> None:
         self._engine = engine
         self._is_sharing_caches = is_sharing_caches
-        self._on_written = on_written
         self._quarantine = Quarantine()
 
-    async def run(self, prediction: Prediction, prepared: Prepared, answers: Sequence[Answer]) -> None:
-        """Until all answers are over. Raises: the error that ends it; EngineCrashed if the engine stays down."""
-        if prepared.sampling.max_tokens == 0:
-            for choice, answer in enumerate(answers):
-                self._end(prediction, answer, choice, "length")
-        try:
-            await self._write_all(prediction, prepared, answers)
-        finally:  # also of one that fails or is cancelled: its tokens were computed
-            completion_tokens = sum(answer.num_tokens for answer in answers)
-            prediction.usage = replace(prediction.usage, completion_tokens=completion_tokens)
+    async def run(self, talk: Talk, *, is_suspect: bool = False) -> None:
+        """Until all answers are over; one that may have brought a server down goes in alone at first.
 
-    async def _write_all(self, prediction: Prediction, prepared: Prepared, answers: Sequence[Answer]) -> None:
+        Raises: the error that ends it; EngineCrashed if the engine stays down.
+        """
+        if talk.prepared.sampling.max_tokens == 0:
+            for choice in range(len(talk.answers)):
+                talk.end(choice, "length")
+        try:
+            await self._write_all(talk, is_suspect=is_suspect)
+        finally:  # also of one that fails or is cancelled: its tokens were computed
+            talk.prediction.usage = replace(talk.prediction.usage, completion_tokens=talk.num_tokens)
+
+    async def _write_all(self, talk: Talk, *, is_suspect: bool) -> None:
         """One engine after the other, if need be."""
-        num_crashes, is_suspect = 0, False
-        while not all(answer.is_over for answer in answers):
-            await self._wait_ready(has_begun=num_crashes > 0 or any(answer.token_ids for answer in answers))
+        num_crashes = 0
+        while not talk.is_over:
+            await self._wait_ready(has_begun=num_crashes > 0 or talk.has_begun)
             async with self._quarantine.visit(is_suspect=is_suspect) as visit:
                 try:
-                    await self._converse(prediction, prepared, answers, visit)
+                    await talk.listener.submitting()
+                    await self._converse(talk, visit)
                 except NotReady:
                     continue  # it went down between the two
                 except EngineCrashed as crash:
@@ -77,8 +89,7 @@ class Generator:
                             f"The engine crashed {num_crashes} times while it worked on this prediction.",
                             remedy="Change the request; as it is, it is not tried again.",
                         ) from None
-                    num_tokens = sum(answer.num_tokens for answer in answers)
-                    logger.warning("prediction %s: goes on after %d tokens", prediction.id, num_tokens)
+                    logger.warning("prediction %s: goes on after %d tokens", talk.prediction.id, talk.num_tokens)
 
     async def _wait_ready(self, *, has_begun: bool) -> None:
         """Raises: EngineCrashed, or NotReady if nothing was begun, when it does not come back."""
@@ -91,17 +102,10 @@ class Generator:
                 raise EngineCrashed(failure.message, remedy="Try again later.") from None
             raise NotReady("The engine has failed.", remedy="The server's log says why.") from None
 
-    async def _converse(
-        self, prediction: Prediction, prepared: Prepared, answers: Sequence[Answer], visit: Visit
-    ) -> None:
+    async def _converse(self, talk: Talk, visit: Visit) -> None:
         """With one engine. Raises: EngineCrashed if it dies, NotReady if it is not up, what fails the request with."""
-        has_begun = any(answer.token_ids for answer in answers)
-        begun = [None if answer.is_over else list(answer.token_ids) for answer in answers] if has_begun else []
-        submit = Submit(
-            prediction.id, prepared.token_ids, list(prepared.images), prepared.sampling, begun, self._salt(prediction)
-        )
         num_tokens = 0
-        async with aclosing(self._engine.submit(submit)) as events:
+        async with aclosing(self._engine.submit(talk.submit(self._salt(talk.prediction)))) as events:
             async for event in events:
                 if isinstance(event, Failed):
                     raise from_code(event.code, event.message, param=event.param or None)
@@ -109,8 +113,8 @@ class Generator:
                     num_tokens += len(event.token_ids)
                     if num_tokens > PROBATION_TOKENS:
                         visit.clear()
-                self._hear(prediction, answers, event)
-                if all(answer.is_over for answer in answers):
+                self._hear(talk, event)
+                if talk.is_over:
                     return
         raise EngineCrashed("The engine ended the stream without a result.", remedy="Try again.")
 
@@ -118,29 +122,67 @@ class Generator:
         """What was computed for one owner is found again by that owner only."""
         return b"" if self._is_sharing_caches else prediction.owner.encode()
 
-    def _hear(self, prediction: Prediction, answers: Sequence[Answer], event: Tokens | Done) -> None:
+    def _hear(self, talk: Talk, event: Tokens | Done) -> None:
         """One event of one answer, whose text goes into the log."""
-        answer = answers[event.choice]
+        answer, prediction = talk.answers[event.choice], talk.prediction
         if answer.is_over:
             return  # it has met a stop string, and the engine did not know yet
-        text, logprobs = answer.push(event) if isinstance(event, Tokens) else answer.finish()
-        if text or logprobs:
-            prediction.write(text, event.choice, logprobs)
-            self._on_written(prediction)
+        for text, logprobs in answer.push(event) if isinstance(event, Tokens) else answer.finish():
+            talk.write(event.choice, text, logprobs)
         if isinstance(event, Done):
             prediction.usage = replace(prediction.usage, cached_tokens=event.cached_tokens)
         if answer.has_stopped:
-            self._end(prediction, answer, event.choice, "stop")
+            talk.end(event.choice, "stop")
         elif isinstance(event, Done):
-            self._end(prediction, answer, event.choice, _finish_reason(event))
+            talk.end(event.choice, _finish_reason(event))
         else:
             return
-        if isinstance(event, Tokens) and len(answers) > 1:
+        if isinstance(event, Tokens) and len(talk.answers) > 1:
             self._engine.abort_choice(prediction.id, event.choice)
 
-    def _end(self, prediction: Prediction, answer: Answer, choice: int, reason: FinishReason) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What is said of one prediction, with one engine or several."""
+
+    prediction: Prediction
+    prepared: Prepared
+    answers: Sequence[Answer]
+    listener: Listener
+
+    @property
+    def is_over(self) -> bool:
+        return all(answer.is_over for answer in self.answers)
+
+    @property
+    def has_begun(self) -> bool:
+        return any(answer.token_ids for answer in self.answers)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(answer.num_tokens for answer in self.answers)
+
+    def submit(self, salt: bytes) -> Submit:
+        """What the next engine is to go on with."""
+        begun = [None if answer.is_over else list(answer.token_ids) for answer in self.answers]
+        return Submit(
+            self.prediction.id,
+            self.prepared.token_ids,
+            list(self.prepared.images),
+            self.prepared.sampling,
+            begun if self.has_begun else [],
+            salt,
+        )
+
+    def write(self, choice: int, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
+        self.prediction.write(text, choice, logprobs)
+        self.listener.written(Piece(choice, self.answers[choice].take(), text, logprobs))
+
+    def end(self, choice: int, reason: FinishReason) -> None:
+        answer = self.answers[choice]
         answer.is_over = True
-        prediction.end_choice(choice, reason)
+        self.prediction.end_choice(choice, reason)
+        self.listener.written(Piece(choice, answer.take(), reason=reason))
 
 
 def _finish_reason(done: Done) -> FinishReason:

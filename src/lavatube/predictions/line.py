@@ -67,6 +67,11 @@ class Line:
         return self.num_requests >= self._max_running
 
     @property
+    def num_free(self) -> int:
+        """Places."""
+        return max(self._max_requests - self.num_requests, 0)
+
+    @property
     def num_waiting(self) -> int:
         """More than can run at once."""
         return max(self.num_requests - self._max_running, 0)
@@ -82,11 +87,12 @@ class Line:
             raise self._refusal("The pictures that wait to be read fill the memory set aside for them.")
         self._check_share(owner)
         self._owners.enter(owner)
-        self.num_requests += 1
-        self.num_bytes += size_bytes
-        limits = self._owners.limits(owner)
-        claim = Claim(owner, limits.priority, limits.weight, min(cost, self._max_running))
-        return Ticket(size_bytes, claim)
+        return self._admit(size_bytes, owner, cost)
+
+    def readmit(self, owner: str, *, cost: int = 1) -> Ticket:
+        """One that was let in before, by a server that is no more."""
+        self._owners.readmit(owner)
+        return self._admit(0, owner, cost)
 
     def release_bytes(self, ticket: Ticket) -> None:
         """The request was prepared, or never will be: its own bytes are no longer held. Twice does no harm."""
@@ -101,6 +107,13 @@ class Line:
         self.num_requests -= 1
         if duration_s is not None:
             self._mean_s += SMOOTHING * (duration_s - self._mean_s)
+
+    def _admit(self, size_bytes: int, owner: str, cost: int) -> Ticket:
+        self.num_requests += 1
+        self.num_bytes += size_bytes
+        limits = self._owners.limits(owner)
+        claim = Claim(owner, limits.priority, limits.weight, min(cost, self._max_running))
+        return Ticket(size_bytes, claim)
 
     @property
     def retry_after_s(self) -> int:

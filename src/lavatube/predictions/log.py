@@ -26,6 +26,7 @@ class EventLog:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._readers: set[_Reader] = set()
+        self._is_closed = False
         self.size_bytes = 0
 
     @property
@@ -50,8 +51,12 @@ class EventLog:
         assert not self.has_ended, "nothing comes after the end"
         self._events.append(event)
         self.size_bytes += _size_bytes(event)
-        for reader in self._readers:
-            reader.wake()
+        self._wake()
+
+    def close(self) -> None:
+        """Its readers are let go, without an end: the rest is written elsewhere."""
+        self._is_closed = True
+        self._wake()
 
     async def follow(self, after: int = 0, idle_s: float | None = None) -> AsyncGenerator[list[Event], None]:
         """All events whose ids are greater than `after`, up to the end, each time as many as there are by then.
@@ -72,15 +77,21 @@ class EventLog:
                     if after >= len(self._events):
                         yield self._events[-1:]
                     return
+                if self._is_closed:
+                    return
                 if not await reader.wait():
                     yield []
         finally:
             self._readers.discard(reader)
             reader.close()
 
+    def _wake(self) -> None:
+        for reader in self._readers:
+            reader.wake()
+
     def _from(self, position: int) -> list[Event]:
         """The events from there on, as many as make a good piece; at least one."""
-        end, size_bytes = position, 0
+        end, size_bytes = position + 1, _size_bytes(self._events[position])
         while end < len(self._events) and size_bytes < MOST_AT_ONCE_BYTES:
             size_bytes += _size_bytes(self._events[end])
             end += 1
@@ -106,7 +117,8 @@ class _Reader:
         return await self._news
 
     def wake(self) -> None:
-        self._settle(is_news=True)
+        if self._news is not None and not self._news.done():
+            self._news.set_result(True)
 
     def close(self) -> None:
         if self._alarm is not None:
@@ -117,12 +129,8 @@ class _Reader:
         due_s = self._since_s + idle_s
         if due_s > self._loop.time():
             self._alarm = self._loop.call_at(due_s, self._ring, idle_s)
-        else:
-            self._settle(is_news=False)
-
-    def _settle(self, *, is_news: bool) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(is_news)
+        elif self._news is not None and not self._news.done():
+            self._news.set_result(False)
 
 
 def _size_bytes(event: Event) -> int:

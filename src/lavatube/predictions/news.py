@@ -29,6 +29,7 @@ class News:
         self._hook = hook
         self._render = render
         self._send = send
+        self._has_started = prediction.started is not None  # on a server before this one, which has told it
         self._pace = Pace()
         self.arrival = asyncio.Event()
         self.task = asyncio.create_task(self._tell())
@@ -41,7 +42,7 @@ class News:
         """The start, then the output whenever there is enough of it."""
         while not self._is_over and self._prediction.started is None:
             await self._hear()
-        if not self._is_over and self._hook.wants(HookEvent.START):
+        if not self._is_over and not self._has_started and self._hook.wants(HookEvent.START):
             await self._post(self._render(self._prediction), is_output=False)
         if not self._hook.wants(HookEvent.OUTPUT):
             return

@@ -17,3 +17,6 @@ class Observer(Protocol):
     def written(self, prediction: Prediction) -> None: ...
 
     def ended(self, prediction: Prediction) -> None: ...
+
+    def released(self, prediction: Prediction) -> None:
+        """It goes on, but not on this server."""

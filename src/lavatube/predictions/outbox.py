@@ -14,6 +14,7 @@ from typing import Final
 
 from sqlalchemy import (
     Column,
+    Connection,
     Engine,
     Float,
     Index,
@@ -24,12 +25,11 @@ from sqlalchemy import (
     Text,
     delete,
     func,
-    insert,
     select,
     update,
 )
 
-from lavatube.predictions.tables import metadata
+from lavatube.predictions.tables import insert_new, metadata
 from lavatube.predictions.webhook import DeliveryState
 
 LEASE_S: Final = 60.0
@@ -47,6 +47,7 @@ DELIVERIES: Final = Table(
     Column("attempts", Integer, nullable=False),
     Column("not_before_s", Float, nullable=False),
     Column("status", Integer),
+    Column("holder", String(32)),
     Index("deliveries_due", "state", "not_before_s"),
 )
 
@@ -71,14 +72,24 @@ def new_delivery_id() -> str:
 class Outbox:
     """The table's one user. `clock` is Unix time: it outlives the process."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, engine: Engine, clock: Callable[[], float] = time.time, holder: Callable[[], str] = lambda: ""
+    ) -> None:
+        """`holder` is whose lease on the predictions' journal also covers what is claimed here."""
         self._engine = engine
         self._clock = clock
+        self._holder = holder
 
-    def add(self, delivery: Delivery) -> None:
+    def store(self, connection: Connection, delivery: Delivery) -> None:
+        """In the transaction that makes it true. Twice does no harm."""
         values = {name: getattr(delivery, name) for name in Delivery.__dataclass_fields__}
-        with self._engine.begin() as connection:
-            connection.execute(insert(DELIVERIES).values(state=DeliveryState.PENDING, **values))
+        values |= {"state": DeliveryState.PENDING, "holder": self._holder()}
+        connection.execute(insert_new(connection, DELIVERIES).values(values))
+
+    def free(self, connection: Connection, holder: str) -> None:
+        """What a server that is gone was about to tell is due at once."""
+        which = (DELIVERIES.c.holder == holder) & (DELIVERIES.c.state == DeliveryState.PENDING)
+        connection.execute(update(DELIVERIES).where(which).values(holder=None, not_before_s=self._clock()))
 
     def claim(self, limit: int, at_once: Collection[str] = ()) -> list[Delivery]:
         """Up to so many that are due, and of these whatever they say; nobody else gets them for LEASE_S."""
@@ -101,7 +112,7 @@ class Outbox:
     def settle(self, delivery: Delivery, state: DeliveryState, wait_s: float, status: int | None) -> None:
         """After an attempt. What will not be tried again needs no body any more."""
         is_over = state is not DeliveryState.PENDING
-        values = {"state": state, "attempts": delivery.attempts + 1, "status": status}
+        values = {"state": state, "attempts": delivery.attempts + 1, "status": status, "holder": None}
         values |= {"not_before_s": self._clock() + wait_s} | ({"body": b""} if is_over else {})
         with self._engine.begin() as connection:
             connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery.id).values(**values))
@@ -115,4 +126,5 @@ class Outbox:
     def _lease(self, delivery: Delivery, until_s: float) -> bool:
         is_free = (DELIVERIES.c.id == delivery.id) & (DELIVERIES.c.not_before_s == delivery.not_before_s)
         with self._engine.begin() as connection:
-            return connection.execute(update(DELIVERIES).where(is_free).values(not_before_s=until_s)).rowcount == 1
+            leased = {"not_before_s": until_s, "holder": self._holder()}
+            return connection.execute(update(DELIVERIES).where(is_free).values(leased)).rowcount == 1

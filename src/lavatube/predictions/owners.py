@@ -90,6 +90,10 @@ class Owners:
             requests.take(1, now_s)
         self._num_inside[owner] += 1
 
+    def readmit(self, owner: str) -> None:
+        """What it has asked for before was counted then."""
+        self._num_inside[owner] += 1
+
     def leave(self, owner: str, num_tokens: int) -> None:
         """A prediction is over and has read and written so many tokens."""
         self._num_inside[owner] -= 1

@@ -7,8 +7,10 @@ import base64
 import secrets
 import time
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from lavatube.errors import LavatubeError
 from lavatube.predictions.events import (
@@ -31,12 +33,23 @@ def new_id() -> str:
     return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How it ended, and when, by the wall and by the monotonic clock."""
+
+    status: Status
+    error: LavatubeError | None
+    at: datetime
+    moment: float
+
+
 class Prediction:
     """Written by the service's one task for it, read by any number of views.
 
     `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads;
-    those that are not `is_kept` are forgotten when they end. `owner` made it,
-    through the protocol `origin`, whose view needs `details`: JSON values, small ones.
+    those that are not `is_kept` are forgotten when they end. The end of one that `is_journaled` is decided first, then
+    stored, and only then published. `owner` made it, through the protocol `origin`, whose view needs `details`: JSON
+    values, small ones. At `cancel_at` it is cancelled, unless it has ended.
     """
 
     def __init__(
@@ -46,20 +59,24 @@ class Prediction:
         fingerprint: bytes = b"",
         is_detached: bool = False,
         is_kept: bool = True,
+        is_journaled: bool = False,
         owner: str = "",
         origin: str = "",
         details: Mapping[str, Any] | None = None,
         webhook: Webhook | None = None,
+        cancel_at: datetime | None = None,
         num_choices: int = 1,
     ) -> None:
         self.id = prediction_id
         self.fingerprint = fingerprint
         self.is_detached = is_detached
         self.is_kept = is_kept
+        self.is_journaled = is_journaled
         self.owner = owner
         self.origin = origin
         self.details: Mapping[str, Any] = details or {}
         self.webhook = webhook
+        self.cancel_at = cancel_at
         self.log = EventLog()
         self.status = Status.STARTING
         self.usage = Usage()
@@ -74,6 +91,7 @@ class Prediction:
         self.completed: float | None = None
         self._num_outputs = [0] * num_choices
         self._num_characters = [0] * num_choices
+        self._end: _End | None = None
         self._ended = asyncio.Event()
 
     @property
@@ -98,6 +116,11 @@ class Prediction:
     @property
     def has_output(self) -> bool:
         return any(self._num_outputs)
+
+    @property
+    def is_over(self) -> bool:
+        """Its end is decided, whether or not it is published."""
+        return self._end is not None
 
     @property
     def is_worth_retrying(self) -> bool:
@@ -128,15 +151,32 @@ class Prediction:
     def succeed(self, usage: Usage) -> None:
         assert None not in self.finish_reasons
         self.usage = usage
-        self._end(Status.SUCCEEDED)
+        self._decide(Status.SUCCEEDED)
 
     def fail(self, error: LavatubeError) -> None:
         # It is kept for long, and the frames of its way here hold the request's pictures.
         error.__traceback__ = error.__context__ = error.__cause__ = None
-        self._end(Status.FAILED, error)
+        self._decide(Status.FAILED, error)
 
     def cancel(self) -> None:
-        self._end(Status.CANCELED)
+        self._decide(Status.CANCELED)
+
+    def publish(self) -> None:
+        """Show the end that was decided: state first, then those who wait for it."""
+        end = self._show_end()
+        self.log.append(Completed(self.log.next_id, end.status, end.error))
+        self._ended.set()
+
+    def as_ended(self) -> Self:
+        """What it is once its end is published; for those who must know before anybody else."""
+        twin = copy(self)
+        twin._show_end()
+        return twin
+
+    def release(self) -> None:
+        """It goes on elsewhere: whoever reads or waits here is let go, without an end."""
+        self.log.close()
+        self._ended.set()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; whether it came in time."""
@@ -175,13 +215,19 @@ class Prediction:
         assert status in LEGAL_MOVES[self.status], f"a prediction does not go from {self.status} to {status}"
         self.status = status
 
-    def _end(self, status: Status, error: LavatubeError | None = None) -> None:
-        """State first, then those who wait for it."""
-        self._move(status)
-        self.error = error
-        self.completed, self.completed_at = time.monotonic(), datetime.now(UTC)
-        self.log.append(Completed(self.log.next_id, status, error))
-        self._ended.set()
+    def _decide(self, status: Status, error: LavatubeError | None = None) -> None:
+        assert self._end is None, "there is one end"
+        assert status in LEGAL_MOVES[self.status], f"a prediction does not go from {self.status} to {status}"
+        self._end = _End(status, error, datetime.now(UTC), time.monotonic())
+        if not self.is_journaled:
+            self.publish()
+
+    def _show_end(self) -> _End:
+        end = self._end
+        assert end is not None
+        self._move(end.status)
+        self.error, self.completed_at, self.completed = end.error, end.at, end.moment
+        return end
 
 
 def _size_bytes(value: object) -> int:

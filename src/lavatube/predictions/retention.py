@@ -34,12 +34,17 @@ class Retention:
         self._forget_old()
         return self._running.get(prediction_id) or self._finished.get(prediction_id)
 
-    def of(self, owner: str, origin: str) -> list[Prediction]:
-        """All of one owner and API, the newest first."""
+    def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
+        """The ids of one owner and API, the newest first, those before that one; None if that is not there."""
         self._forget_old()
         everything = (*self._running.values(), *self._finished.values())
         mine = [one for one in everything if (one.owner, one.origin) == (owner, origin)]
-        return sorted(mine, key=lambda one: (one.created, one.id), reverse=True)
+        ids = [one.id for one in sorted(mine, key=lambda one: (one.created, one.id), reverse=True)]
+        if before is not None:
+            if before not in ids:
+                return None
+            ids = ids[ids.index(before) + 1 :]
+        return ids[:limit]
 
     def add(self, prediction: Prediction) -> None:
         assert self.find(prediction.id) is None, "an id means one prediction"
@@ -53,10 +58,13 @@ class Retention:
         self._finished_bytes += prediction.size_bytes
         self._forget_old()
 
-    def forget(self, prediction: Prediction) -> None:
-        """A finished one, whose id is to mean another run."""
-        del self._finished[prediction.id]
-        self._finished_bytes -= prediction.size_bytes
+    def drop(self, prediction: Prediction) -> None:
+        """Whether it has ended or not, if it is here."""
+        if self._running.get(prediction.id) is prediction:
+            del self._running[prediction.id]
+        elif self._finished.get(prediction.id) is prediction:
+            del self._finished[prediction.id]
+            self._finished_bytes -= prediction.size_bytes
 
     def _forget_old(self) -> None:
         now = time.monotonic()

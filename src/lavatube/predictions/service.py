@@ -1,7 +1,6 @@
-"""Predictions from request to end: admit, prepare in a thread, generate, write to the log, stop when nobody reads.
+"""Predictions: admit them, find them, end them, stop them when nobody reads, go on with those of a server that died.
 
-The one owner of running predictions: one asyncio task each. Knows the preparer and the engine by what they do; knows no
-protocol.
+The one owner of the jobs (job.py) that run them. Knows preparer and engine by what they do; knows no protocol.
 """
 
 from __future__ import annotations
@@ -9,57 +8,54 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
 
 from lavatube.errors import (
     Conflict,
-    DeadlineExceeded,
     Draining,
-    InternalError,
+    EngineCrashPoison,
     InvalidInput,
     LavatubeError,
     NotFound,
+    ServerDied,
 )
-from lavatube.predictions.answer import Answer
+from lavatube.predictions.events import Status
 from lavatube.predictions.gate import Gate
 from lavatube.predictions.generation import Engine, Generator
+from lavatube.predictions.job import Job, Workshop
 from lavatube.predictions.line import Line, Ticket
 from lavatube.predictions.observers import Observer
 from lavatube.predictions.owners import NO_LIMITS, OPERATOR, OwnerLimits
 from lavatube.predictions.prediction import Prediction, new_id
+from lavatube.predictions.preparation import Preparation, Prepares
+from lavatube.predictions.records import Piece, Request, Row, decode_request, restore
 from lavatube.predictions.retention import Retention, RetentionLimits
+from lavatube.predictions.scribe import Scribe
 from lavatube.predictions.webhook import Webhook
 from lavatube.prompt.chat import Chat, Generation
-from lavatube.prompt.prepare import Estimate, Prepared
-from lavatube.prompt.tokenizer import Tokenizer
+from lavatube.prompt.prepare import Estimate
 
 logger = logging.getLogger(__name__)
 
 DRAIN_RETRY_AFTER_S: Final = 10
 AHEAD: Final = 4
-
-
-class Prepares(Protocol):
-    """What the service asks of prompt.prepare.Preparer: blocking, from several threads at once."""
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    def prepare(self, chat: Chat, generation: Generation) -> Prepared: ...
-
-    def estimate(self, chat: Chat, sizes: Sequence[tuple[int, int]]) -> Estimate: ...
+CANCEL_WAIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """How much is taken on at once, and for how long; and whether owners find each other's work in the caches."""
+    """How much is taken on at once, and for how long; and whether owners find each other's work in the caches.
+
+    What ran when a server died goes on if that `is_going_on`, and unless it was in the engine and silent at so many
+    deaths.
+    """
 
     max_running: int = 16
     max_waiting: int = 64
@@ -67,6 +63,8 @@ class ServiceLimits:
     timeout_s: float = 600.0
     prepare_threads: int = 16
     is_sharing_caches: bool = False
+    is_going_on: bool = True
+    max_deaths: int = 2
     retention: RetentionLimits = field(default_factory=RetentionLimits)
 
 
@@ -79,23 +77,31 @@ class PredictionService:
         engine: Engine,
         limits: ServiceLimits,
         limits_of: Callable[[str], OwnerLimits] = lambda _: NO_LIMITS,
+        scribe: Scribe | None = None,
     ) -> None:
-        """`limits_of` says what an owner may use."""
+        """`limits_of` says what an owner may use. Without a `scribe` no prediction outlives the server."""
         self.observers: list[Observer] = []
-        self._preparer = preparer
         self._limits = limits
+        self._scribe = scribe
         self._line = Line(limits.max_running, limits.max_waiting, limits.max_waiting_bytes, limits_of)
-        self._generator = Generator(engine, self._tell_written, is_sharing_caches=limits.is_sharing_caches)
-        # A few wait in the engine itself, so that a row that gets free is taken in the very next step.
-        self._engine_gate = Gate(limits.max_running + math.ceil(limits.max_running / AHEAD))
-        self._prepare_gate, self._fetch_gate = Gate(limits.prepare_threads), Gate(limits.prepare_threads)
+        self._preparation = Preparation(preparer, limits.prepare_threads)
+        self._workshop = Workshop(
+            line=self._line,
+            preparation=self._preparation,
+            # A few wait in the engine itself, so that a row that gets free is taken in the very next step.
+            gate=Gate(limits.max_running + math.ceil(limits.max_running / AHEAD)),
+            generator=Generator(engine, is_sharing_caches=limits.is_sharing_caches),
+            scribe=scribe,
+            timeout_s=limits.timeout_s,
+            observers=self.observers,
+        )
         self._retention = Retention(limits.retention)
-        self._threads = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="prepare")
-        self._fetchers = ThreadPoolExecutor(limits.prepare_threads, thread_name_prefix="fetch")
-        self._preparing: dict[Prediction, Future[Prepared]] = {}
-        self._tasks: dict[Prediction, asyncio.Task[None]] = {}
+        self._jobs: dict[Prediction, Job] = {}
         self._readers: dict[Prediction, int] = {}
+        self._unreadable: set[str] = set()
         self._is_draining = False
+        if scribe is not None:
+            scribe.on_lost = self._hand_over
 
     @property
     def is_busy(self) -> bool:
@@ -110,33 +116,39 @@ class PredictionService:
     @property
     def num_active(self) -> int:
         """Predictions that have not ended."""
-        return len(self._tasks)
+        return len(self._jobs)
 
-    def find(self, prediction_id: str, owner: str = OPERATOR) -> Prediction | None:
-        """Another owner's is not there."""
-        prediction = self._retention.find(prediction_id)
+    async def find(self, prediction_id: str, owner: str = OPERATOR) -> Prediction | None:
+        """Another owner's is not there. Raises: StorageUnavailable."""
+        prediction = await self.find_anyones(prediction_id)
         return None if prediction is None or prediction.owner != owner else prediction
 
-    def find_anyones(self, prediction_id: str) -> Prediction | None:
-        """For a reader who is to show another secret than the owner's key."""
-        return self._retention.find(prediction_id)
+    async def find_anyones(self, prediction_id: str) -> Prediction | None:
+        """For a reader who is to show another secret than the owner's key. Raises: StorageUnavailable."""
+        prediction = self._retention.find(prediction_id)
+        if prediction is not None or self._scribe is None:
+            return prediction
+        return await self._scribe.find(prediction_id)
 
-    def list(self, owner: str, origin: str, before: str | None, limit: int) -> tuple[Sequence[Prediction], str | None]:
+    async def list(
+        self, owner: str, origin: str, before: str | None, limit: int
+    ) -> tuple[Sequence[Prediction], str | None]:
         """One owner's of one API, the newest first, and the cursor of what follows; `before` is such a cursor.
 
-        Raises: InvalidInput, for a cursor of nothing that is there.
+        Raises: InvalidInput, for a cursor of nothing that is there; StorageUnavailable.
         """
-        found = self._retention.of(owner, origin)
-        if before is not None:
-            places = [place for place, one in enumerate(found) if one.id == before]
-            if not places:
-                raise InvalidInput("There is nothing at this cursor.", param="cursor", remedy="Begin without one.")
-            found = found[places[0] + 1 :]
-        return found[:limit], found[limit - 1].id if len(found) > limit else None
+        if self._scribe is None:
+            ids = self._retention.page(owner, origin, before, limit + 1)
+        else:
+            ids = await self._scribe.page(owner, origin, before, limit + 1)
+        if ids is None:
+            raise InvalidInput("There is nothing at this cursor.", param="cursor", remedy="Begin without one.")
+        found = [await self.find(prediction_id, owner) for prediction_id in ids[:limit]]
+        return [one for one in found if one is not None], ids[limit - 1] if len(ids) > limit else None
 
-    def get(self, prediction_id: str, owner: str = OPERATOR) -> Prediction:
-        """Raises NotFound."""
-        prediction = self.find(prediction_id, owner)
+    async def get(self, prediction_id: str, owner: str = OPERATOR) -> Prediction:
+        """Raises: NotFound, StorageUnavailable."""
+        prediction = await self.find(prediction_id, owner)
         if prediction is None:
             raise NotFound(
                 "There is no such prediction.",
@@ -145,7 +157,7 @@ class PredictionService:
             )
         return prediction
 
-    def create(
+    async def create(
         self,
         chat: Chat,
         generation: Generation,
@@ -154,68 +166,100 @@ class PredictionService:
         fingerprint: bytes = b"",
         is_detached: bool = False,
         is_kept: bool = True,
+        is_journaled: bool = False,
         owner: str = "",
         origin: str = "",
         details: Mapping[str, Any] | None = None,
         webhook: Webhook | None = None,
+        cancel_at: datetime | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
-        The flags are explained at Prediction.
-        Raises: Conflict if the id means another request; Overloaded; Draining.
+        The flags are explained at Prediction. One that is journaled is durable when this returns.
+        Raises: Conflict if the id means another request; Overloaded; Draining; StorageUnavailable.
         """
-        known = None if prediction_id is None else self._retention.find(prediction_id)
-        if known is not None:
-            if known.fingerprint != fingerprint or known.owner != owner:
-                raise Conflict("This id was used for another request.", param="id", remedy="Choose a new id.")
-            if known in self._tasks or not known.is_worth_retrying:
-                known.is_detached |= is_detached
-                return known
+        known = await self._known(prediction_id, fingerprint, owner)
+        if known is not None and (known in self._jobs or not known.is_worth_retrying):
+            known.is_detached |= is_detached
+            if (job := self._jobs.get(known)) is not None:
+                await job.accepted()
+            return known
         if self._is_draining:
             raise _draining("The server is shutting down and takes no new predictions.")
+        is_journaled &= self._scribe is not None
+        if is_journaled and generation.seed is None:  # if it must be begun anew, it is to come out the same
+            generation = replace(generation, seed=secrets.randbits(31))
         size_bytes = sum(len(image.source) for image in chat.images)
         ticket = self._line.enter(size_bytes, owner, cost=generation.num_choices)
         if known is not None:
-            self._retention.forget(known)
+            self._retention.drop(known)
         prediction = Prediction(
             prediction_id or new_id(),
             fingerprint=fingerprint,
             is_detached=is_detached,
             is_kept=is_kept,
+            is_journaled=is_journaled,
             owner=owner,
             origin=origin,
             details=details,
             webhook=webhook,
+            cancel_at=cancel_at,
             num_choices=generation.num_choices,
         )
-        self._retention.add(prediction)
-        for observer in self.observers:
-            observer.created(prediction)
-        task = asyncio.create_task(self._run(prediction, chat, generation, ticket), name=prediction.id)
-        self._tasks[prediction] = task
-        task.add_done_callback(partial(self._finish, prediction, ticket))
+        job, request = self._add(prediction, ticket), Request(chat, generation)
+        if is_journaled:
+            try:
+                await job.accept(request, replaces=known is not None)
+            except Conflict:  # another server has this id since a moment ago
+                known = await self._known(prediction_id, fingerprint, owner)
+                if known is None:
+                    raise
+                return known
+        else:
+            job.begin(request)
         return prediction
 
+    async def _known(self, prediction_id: str | None, fingerprint: bytes, owner: str) -> Prediction | None:
+        """What this id means already. Raises: Conflict if that is another request; StorageUnavailable."""
+        known = None if prediction_id is None else await self.find_anyones(prediction_id)
+        if known is not None and (known.fingerprint != fingerprint or known.owner != owner):
+            raise Conflict("This id was used for another request.", param="id", remedy="Choose a new id.")
+        return known
+
     async def estimate(self, chat: Chat, sizes: Sequence[tuple[int, int]]) -> Estimate:
-        """What a conversation would cost, with pictures of these sizes. Raises: RequestErrors."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._preparer.estimate, chat, sizes)
+        """See Preparation.estimate."""
+        return await self._preparation.estimate(chat, sizes)
 
     def cancel(self, prediction: Prediction) -> bool:
-        """End it now; its engine request is aborted at the next step. False if it had already ended."""
-        if prediction.status.is_terminal:
+        """End it now; its engine request is aborted at the next step. False if it does not run here (any more)."""
+        job = self._jobs.get(prediction)
+        if job is None or prediction.is_over:
             return False
-        prediction.cancel()
-        self._tasks[prediction].cancel()
+        job.end()
+        return True
+
+    async def cancel_anywhere(self, prediction: Prediction) -> bool:
+        """The same for one that may run on another server. False if it had ended. Raises: StorageUnavailable.
+
+        What is journaled is cancelled for good when this returns.
+        """
+        if prediction.is_over:
+            return False
+        if not self.cancel(prediction):
+            assert self._scribe is not None, "without a journal everything runs here"
+            await self._scribe.cancel(prediction.id)
+        if prediction.is_journaled:
+            await prediction.wait(CANCEL_WAIT_S)
         return True
 
     async def delete(self, prediction: Prediction) -> None:
-        """End it, if it runs, and forget it."""
-        prediction.is_kept = False
+        """End it, if it runs, and forget it. Raises: StorageUnavailable."""
         self.cancel(prediction)
-        if (task := self._tasks.get(prediction)) is not None:
-            await asyncio.wait({task})
-        elif self.find(prediction.id, prediction.owner) is prediction:
-            self._retention.forget(prediction)
+        if (job := self._jobs.get(prediction)) is not None:
+            await job.wait()
+        self._retention.drop(prediction)
+        if prediction.is_journaled and self._scribe is not None:
+            await self._scribe.forget(prediction.id)
 
     @contextmanager
     def attached(self, prediction: Prediction) -> Iterator[None]:
@@ -230,101 +274,91 @@ class PredictionService:
                 if not prediction.is_detached and self.cancel(prediction):
                     logger.info("prediction %s: cancelled, its last reader left", prediction.id)
 
-    async def drain(self, grace_s: float) -> None:
-        """Take nothing new, let what runs finish for `grace_s`, then end the rest as failed."""
-        self._is_draining = True
-        if self._tasks:
-            await asyncio.wait(list(self._tasks.values()), timeout=grace_s)
-        for prediction, task in list(self._tasks.items()):
-            _fail(prediction, _draining("The server shut down before this prediction was finished."))
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks.values()))
-        for threads in (self._threads, self._fetchers):
-            threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _run(self, prediction: Prediction, chat: Chat, generation: Generation, ticket: Ticket) -> None:
-        """The task of one prediction: whatever happens in here becomes its end."""
-        try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                try:
-                    has_urls = _has_urls(chat)
-                    await ticket.pass_through(self._fetch_gate if has_urls else self._prepare_gate)
-                    threads = self._fetchers if has_urls else self._threads
-                    prepared = await asyncio.wrap_future(self._prepare(prediction, chat, generation, threads))
-                finally:
-                    del chat
-                self._preparing.pop(prediction)
-                self._line.release_bytes(ticket)
-                await ticket.pass_through(self._engine_gate)
-                prediction.start(prepared.prompt_tokens, prepared.image_tokens)
-                for observer in self.observers:
-                    observer.started(prediction)
-                answers = [Answer(self._preparer.tokenizer, prepared.stop) for _ in range(prediction.num_choices)]
-                await self._generator.run(prediction, prepared, answers)
-                prediction.succeed(prediction.usage)
-        except TimeoutError:
-            seconds = self._limits.timeout_s
-            late = f"The prediction was not finished within {seconds:g} s."
-            _fail(prediction, DeadlineExceeded(late, remedy="Ask for fewer tokens, or try again later."))
-        except LavatubeError as error:
-            _fail(prediction, error)
-        except Exception:
-            logger.exception("prediction %s: a defect of the server", prediction.id)
-            _fail(prediction, InternalError("The server failed to answer; its log says why."))
-
-    def _prepare(
-        self, prediction: Prediction, chat: Chat, generation: Generation, threads: ThreadPoolExecutor
-    ) -> Future[Prepared]:
-        future = threads.submit(copy_context().run, self._preparer.prepare, chat, generation)  # the log tells whose
-        self._preparing[prediction] = future
-        return future
-
-    def _tell_written(self, prediction: Prediction) -> None:
-        for observer in self.observers:
-            observer.written(prediction)
-
-    def _finish(self, prediction: Prediction, ticket: Ticket, _task: asyncio.Task[None]) -> None:
-        """The task is over, even one that was cancelled before it began."""
-        del self._tasks[prediction]
-        if not prediction.status.is_terminal:
-            prediction.cancel()
-        started = prediction.started
-        self._leave(prediction, ticket, None if started is None else time.monotonic() - started)
-        self._retention.finish(prediction)
-        if not prediction.is_kept and self.find(prediction.id, prediction.owner) is prediction:
-            self._retention.forget(prediction)
-        for observer in self.observers:
-            observer.ended(prediction)
-        logger.info(
-            "prediction %s: %s", prediction.id, prediction.error.code if prediction.error else prediction.status
-        )
-
-    def _leave(self, prediction: Prediction, ticket: Ticket, duration_s: float | None) -> None:
-        """Give its place away, but not before its thread is free: what can't be cancelled still occupies it."""
-        num_tokens = prediction.usage.prompt_tokens + prediction.usage.completion_tokens
-        future = self._preparing.pop(prediction, None)
-        if future is None or future.cancel() or future.done():
-            self._line.leave(ticket, duration_s, num_tokens)
+    async def adopt(self) -> None:
+        """Go on with what no server has any more, as far as there is room. Raises: StorageUnavailable, LeaseLost."""
+        if self._scribe is None or self._is_draining:
             return
-        loop = asyncio.get_running_loop()
+        held = [prediction.id for prediction in self._jobs if prediction.is_journaled]
+        for row, pieces in await self._scribe.adopt([*held, *self._unreadable], self._line.num_free):
+            try:
+                self._resume(row, pieces)
+            except msgspec.DecodeError:
+                logger.exception("prediction %s: it can't be read; was it stored by another version?", row.id)
+                self._unreadable.add(row.id)
+        for prediction_id in await self._scribe.cancelled():
+            if (prediction := self._retention.find(prediction_id)) is not None:
+                self.cancel(prediction)
 
-        def on_thread_end(_: Future[Prepared]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: the server has ended before the thread
-                loop.call_soon_threadsafe(self._line.leave, ticket, duration_s, num_tokens)
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new, let what runs finish for `grace_s`, then hand the rest over, or end it as failed."""
+        self._is_draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._until_idle()
+        for job in list(self._jobs.values()):
+            with suppress(LavatubeError):  # told to whoever asked
+                await job.accepted()
+        self._hand_over()
+        for job in self._jobs.values():
+            if not (job.prediction.is_over or job.is_handed_over):
+                job.end(_draining("The server shut down before this prediction was finished."))
+        await self._until_idle()
+        if self._scribe is not None:
+            await self._scribe.release()
+        self._preparation.close()
 
-        future.add_done_callback(on_thread_end)
+    async def _until_idle(self) -> None:
+        while self._jobs:
+            await next(iter(self._jobs.values())).wait()
 
+    def _add(self, prediction: Prediction, ticket: Ticket) -> Job:
+        self._retention.add(prediction)
+        job = self._jobs[prediction] = Job(prediction, ticket, self._workshop, self._finish)
+        return job
 
-def _has_urls(chat: Chat) -> bool:
-    """Requests that wait for some picture's host have threads of their own."""
-    return any(isinstance(image.source, str) and image.source[:4].lower() == "http" for image in chat.images)
+    def _finish(self, job: Job) -> None:
+        """It has its end; or it was never accepted, or goes on elsewhere, and is forgotten here."""
+        prediction = job.prediction
+        del self._jobs[prediction]
+        if prediction.status.is_terminal:
+            self._retention.finish(prediction)
+            outcome = prediction.error.code if prediction.error else str(prediction.status)
+        else:
+            prediction.release()
+            outcome = "handed over" if job.has_begun else "not accepted"
+        if not (prediction.is_kept and prediction.status.is_terminal):
+            self._retention.drop(prediction)
+        for observer in self.observers if job.has_begun else ():
+            (observer.ended if prediction.status.is_terminal else observer.released)(prediction)
+        logger.info("prediction %s: %s", prediction.id, outcome)
 
+    def _hand_over(self) -> None:
+        """Whoever holds the journaled ones from now on goes on with them."""
+        for job in self._jobs.values():
+            if job.prediction.is_journaled:
+                job.hand_over()
 
-def _fail(prediction: Prediction, error: LavatubeError) -> None:
-    """An error of the way down from a cancellation changes nothing: the prediction has its end."""
-    if not prediction.status.is_terminal:
-        prediction.fail(error)
+    def _resume(self, row: Row, pieces: Sequence[Piece]) -> None:
+        """Go on with what another server has begun, or this one in a life before."""
+        prediction, order = restore(row, pieces), decode_request(row.request)
+        job = self._add(prediction, self._line.readmit(prediction.owner, cost=prediction.num_choices))
+        job.is_suspect = row.deaths > 0
+        if row.is_cancelled:
+            job.end()
+        elif (error := self._refusal(row)) is not None:
+            job.end(error)
+        logger.info("prediction %s: goes on after %d pieces", prediction.id, len(pieces))
+        job.begin(order, pieces)
+
+    def _refusal(self, row: Row) -> LavatubeError | None:
+        """Why it is not gone on with."""
+        if row.deaths >= self._limits.max_deaths:
+            died = f"The server died {row.deaths} times while it worked on this prediction."
+            return EngineCrashPoison(died, remedy="Change the request; as it is, it is not tried again.")
+        if row.status == Status.PROCESSING and not self._limits.is_going_on:
+            died = "The server died while it worked on this prediction."
+            return ServerDied(died, remedy="Send the request again.")
+        return None
 
 
 def _draining(message: str) -> Draining:

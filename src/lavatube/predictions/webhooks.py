@@ -49,9 +49,9 @@ class Webhooks:
         self._news: dict[str, News] = {}
         self._hosts: dict[str, _Host] = {}
         self._mine: set[str] = set()
+        self._last_words: dict[str, str] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self._keeping: set[asyncio.Task[None]] = set()
         self._forgot_s = float("-inf")
         self._running: asyncio.Task[None] | None = None
 
@@ -66,7 +66,6 @@ class Webhooks:
             await asyncio.sleep(CLOSE_POLL_S)
         if self._mine or self._tasks:
             logger.info("webhooks: %d are left for the next start", len(self._mine) + len(self._tasks))
-        await asyncio.gather(*self._keeping, return_exceptions=True)
         everything = [*self._tasks.values(), *(news.task for news in self._news.values())]
         everything += [] if self._running is None else [self._running]
         for task in everything:
@@ -87,33 +86,28 @@ class Webhooks:
         self._hear(prediction)
 
     def ended(self, prediction: Prediction) -> None:
-        """From here on nothing but its end is sent."""
+        """From here on nothing but its end is sent, which is in the outbox by now."""
         self._hear(prediction)
-        if (delivery := self._last_word(prediction)) is not None:
-            self._keep(delivery)
+        if (delivery_id := self._last_words.pop(prediction.id, None)) is not None:
+            self._mine.add(delivery_id)
+            self._wake.set()
 
-    def _keep(self, delivery: Delivery) -> None:
-        """Into the database, in a thread. Until it is there, a server that is killed forgets it."""
-        self._mine.add(delivery.id)
-        task = asyncio.create_task(self._in_thread(lambda: self._outbox.add(delivery)))
-        self._keeping.add(task)
-        task.add_done_callback(self._kept)
+    def released(self, prediction: Prediction) -> None:
+        """Another server tells what there is to tell."""
+        self._last_words.pop(prediction.id, None)
+        if (news := self._news.get(prediction.id)) is not None:
+            news.task.cancel()
 
-    def _kept(self, task: asyncio.Task[None]) -> None:
-        self._keeping.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("an end can't be stored (%s); its webhook is not told", type(error).__name__)
-        self._wake.set()
-
-    def _last_word(self, prediction: Prediction) -> Delivery | None:
-        """What is to be told of a prediction that has ended."""
+    def last_word(self, prediction: Prediction) -> Delivery | None:
+        """What is to be told of a prediction that has ended, to be stored together with that end."""
         hook = prediction.webhook
         if hook is None or not hook.wants(HookEvent.COMPLETED):
             return None
         # This process sends it at once. Another one, or this one's successor, waits until old news have arrived.
         others_s = time.time() + NEWS_TIMEOUT_S
+        delivery_id = self._last_words[prediction.id] = new_delivery_id()
         body = self._render(prediction)
-        return Delivery(new_delivery_id(), prediction.id, prediction.owner, hook.url, body, not_before_s=others_s)
+        return Delivery(delivery_id, prediction.id, prediction.owner, hook.url, body, not_before_s=others_s)
 
     def _render(self, prediction: Prediction) -> bytes:
         return self._renders[prediction.origin](prediction)
@@ -147,8 +141,7 @@ class Webhooks:
             self._mine.discard(delivery.id)
             if delivery.id not in self._tasks:
                 self._tasks[delivery.id] = asyncio.create_task(self._deliver(delivery))
-        if not self._keeping:
-            self._mine.difference_update(mine)  # another server has taken them
+        self._mine.difference_update(mine)  # another server has taken them
         next_s = await self._in_thread(self._outbox.next_s)
         return POLL_S if next_s is None else min(next_s, POLL_S)
 

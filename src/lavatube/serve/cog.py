@@ -93,15 +93,15 @@ class CogRoutes:
         prediction_id = request.path_params["id"]
         if request.method == "PUT":
             return await self._create(request, prediction_id)
-        return json_response(snapshot(self._serving.find(prediction_id, caller_of(request).id)))
+        return json_response(snapshot(await self._serving.find(prediction_id, caller_of(request).id)))
 
     async def stream(self, request: Request) -> EventStream:
         """Also of a prediction that was refused: here that is its result."""
-        prediction = self._serving.find(request.path_params["id"], caller_of(request).id)
+        prediction = await self._serving.find(request.path_params["id"], caller_of(request).id)
         return await self._events(request, prediction, _last_event_id(request), refuses=False)
 
     async def cancel(self, request: Request) -> Response:
-        self._serving.cancel(request.path_params["id"], caller_of(request).id)
+        await self._serving.cancel(request.path_params["id"], caller_of(request).id)
         return json_response({})
 
     async def shutdown(self, request: Request) -> Response:
@@ -120,15 +120,16 @@ class CogRoutes:
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
         owner = caller_of(request).id
         service = await self._serving.service_for(asked.id, owner)
-        known = None if asked.id is None else service.find(asked.id, owner)
+        known = None if asked.id is None else await service.find(asked.id, owner)
         wants_events = _accepts_events(request)
         preference, after = parse_prefer(request.headers.getlist("prefer")), _last_event_id(request)
-        prediction = service.create(
+        prediction = await service.create(
             asked.input.chat,
             generation,
             prediction_id=asked.id,
             fingerprint=digest,
             is_detached=preference.is_async,
+            is_journaled=_may_be_asked_for(asked, preference),
             owner=owner,
             origin=ORIGIN,
             webhook=hook,
@@ -196,6 +197,11 @@ def _now(prediction: Prediction, preference: Preference) -> Response:
     if error is not None:
         raise error
     return json_response(snapshot(prediction), 200 if prediction.status.is_terminal else 202, preference.headers)
+
+
+def _may_be_asked_for(asked: PredictionRequest, preference: Preference) -> bool:
+    """On another connection than the one that it is made on."""
+    return preference.wait_limit_s is not None or asked.id is not None or asked.hook is not None
 
 
 def _with_id(body: dict[str, object], path_id: str | None) -> dict[str, object]:

@@ -109,6 +109,10 @@ class Metrics:
         self.tokens.labels("completion").inc(prediction.usage.completion_tokens)
         self.whole_s.observe(time.monotonic() - prediction.created)
 
+    def released(self, prediction: Prediction) -> None:
+        """It is counted where it ends."""
+        self._last_output.pop(prediction, None)
+
     def collect(self) -> Iterable[Metric]:
         """What is read at the moment of the scrape."""
         view, service, engine = self._serving.health(), self._serving.service, self._engine()

@@ -59,7 +59,7 @@ class OpenAIRoutes:
         chat, generation = asked.chat, asked.generation(self._max_new_tokens)
         is_stream, includes_usage = bool(asked.stream), asked.includes_usage
         service = await self._serving.open_service()
-        prediction = service.create(chat, generation, owner=caller_of(request).id, origin="openai")
+        prediction = await service.create(chat, generation, owner=caller_of(request).id, origin="openai")
         del asked, chat  # the pictures are the preparer's now; a long answer must not keep them
         view = ChatView(prediction, self._names[0], includes_usage, generation.top_logprobs is not None)
         if is_stream:

@@ -21,7 +21,6 @@ from starlette.routing import Route
 from lavatube.errors import InvalidInput, InvalidRequest, NotFound
 from lavatube.predictions.events import joined
 from lavatube.predictions.prediction import Prediction, new_id
-from lavatube.predictions.service import PredictionService
 from lavatube.prompt.chat import Chat, single_turn
 from lavatube.serve.auth import STREAM_PATHS, caller_of
 from lavatube.serve.base_url import base_url
@@ -65,7 +64,6 @@ class ReplicateRoutes:
         self._kept = kept
         self._max_new_tokens = max_new_tokens
         self._public_url = public_url
-        self._timers: set[asyncio.Task[None]] = set()
 
     @property
     def _model(self) -> ServedModel:
@@ -107,8 +105,8 @@ class ReplicateRoutes:
         """Of one that has ended, too: then nothing happens."""
         prediction = await self._find(request)
         service = self._serving.service
-        if service is not None and service.cancel(prediction):
-            await prediction.wait()
+        if service is not None:
+            await service.cancel_anywhere(prediction)
         return json_response(self._body(prediction, base_url(request, self._public_url)))
 
     async def list(self, request: Request) -> Response:
@@ -116,7 +114,7 @@ class ReplicateRoutes:
             name = unknown[0][:60]
             raise InvalidInput(f"There is no parameter {name}.", param=name, remedy="There is cursor.")
         base, before = base_url(request, self._public_url), request.query_params.get("cursor")
-        found, cursor = self._serving.ready_service().list(caller_of(request).id, ORIGIN, before, PAGE_SIZE)
+        found, cursor = await self._serving.ready_service().list(caller_of(request).id, ORIGIN, before, PAGE_SIZE)
         next_url = None if cursor is None else f"{base}/v1/predictions?cursor={cursor}"
         return json_response(page_body([self._body(one, base) for one in found], next_url))
 
@@ -124,7 +122,7 @@ class ReplicateRoutes:
         """Whoever has the URL may read, without a key: nobody can guess it."""
         found = _STREAM.fullmatch(request.path_params["name"])
         service = self._serving.service
-        prediction = service.find_anyones(found[1]) if found is not None and service is not None else None
+        prediction = await service.find_anyones(found[1]) if found is not None and service is not None else None
         if prediction is None or found is None or not _fits(found[2], prediction):
             raise NotFound("There is no such stream.", remedy="Finished predictions are kept for a while only.")
         after, part = _last_event(request)
@@ -151,22 +149,21 @@ class ReplicateRoutes:
             "stream_key": new_id(),
             **more,
         }
-        if cancel_after_s is not None:
-            details["deadline"] = time_text(datetime.now(UTC) + timedelta(seconds=cancel_after_s))
+        cancel_at = None if cancel_after_s is None else datetime.now(UTC) + timedelta(seconds=cancel_after_s)
+        if cancel_at is not None:
+            details["deadline"] = time_text(cancel_at)
         chat = await self._chat(asked, owner, base)
-        prediction = service.create(
+        prediction = await service.create(
             chat,
             generation,
             is_detached=True,
+            is_journaled=True,
             owner=owner,
             origin=ORIGIN,
             details=details,
             webhook=hook,
+            cancel_at=cancel_at,
         )
-        if cancel_after_s is not None:
-            timer = asyncio.create_task(_cancel_after(service, prediction, cancel_after_s))
-            self._timers.add(timer)
-            timer.add_done_callback(self._timers.discard)
         del asked, chat  # the picture is the preparer's now; a long answer must not keep it
         if not preference.has_wait:
             return json_response(self._body(prediction, base, as_starting=True), 201)
@@ -185,7 +182,7 @@ class ReplicateRoutes:
 
     async def _find(self, request: Request) -> Prediction:
         """One that was made through this API, by this caller. Raises: NotFound."""
-        prediction = self._serving.find(request.path_params["id"], caller_of(request).id)
+        prediction = await self._serving.find(request.path_params["id"], caller_of(request).id)
         if prediction.origin != ORIGIN:
             raise NotFound(
                 "There is no such prediction.", param="id", remedy="Finished predictions are kept for a while only."
@@ -207,11 +204,6 @@ class ReplicateRoutes:
                     frames += event_frames(prediction, event)
                 if frames:
                     yield b"".join(frames)
-
-
-async def _cancel_after(service: PredictionService, prediction: Prediction, limit_s: float) -> None:
-    if not await prediction.wait(limit_s):
-        service.cancel(prediction)
 
 
 def render(prediction: Prediction) -> bytes:

@@ -94,7 +94,7 @@ class ResponsesRoutes:
                 remedy="Close the connection of any other.",
             )
         if not view.prediction.status.is_terminal:
-            self._serving.cancel(view.prediction.id, view.prediction.owner)
+            await self._serving.cancel(view.prediction.id, view.prediction.owner)
         return json_response(view.now())
 
     async def delete(self, request: Request) -> Response:
@@ -116,10 +116,11 @@ class ResponsesRoutes:
         service = await self._serving.open_service()
         wanted = asked.request
         before = await self._chain(owner).turns(wanted.previous_response_id)
-        prediction = service.create(
+        prediction = await service.create(
             Chat((*wanted.opening, *before, *asked.turns)),
             wanted.generation(self._max_new_tokens),
             is_detached=bool(wanted.background),
+            is_journaled=bool(wanted.background),
             is_kept=wanted.is_stored,
             owner=owner,
             origin="openai",
@@ -162,7 +163,7 @@ class ResponsesRoutes:
 
     async def _kept(self, prediction_id: str, owner: str) -> Prediction | None:
         service = self._serving.service
-        prediction = None if service is None else service.find(prediction_id, owner)
+        prediction = None if service is None else await service.find(prediction_id, owner)
         return None if prediction is None or prediction.owner != owner else prediction
 
     def _chain(self, owner: str) -> Chain:

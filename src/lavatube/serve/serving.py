@@ -61,16 +61,16 @@ class Serving:
     async def service_for(self, prediction_id: str | None, owner: str = "") -> PredictionService:
         """For a create, which may repeat the id of a prediction that is there, ready or not."""
         if prediction_id is not None and self.service is not None:
-            known = self.service.find(prediction_id, owner)
+            known = await self.service.find(prediction_id, owner)
             if known is not None and not known.is_worth_retrying:
                 return self.service
         return await self.open_service()
 
-    def find(self, prediction_id: str, owner: str = "") -> Prediction:
-        """An existing prediction, ready or not. Raises NotFound."""
+    async def find(self, prediction_id: str, owner: str = "") -> Prediction:
+        """An existing prediction, ready or not. Raises: NotFound; NotReady while nobody can know."""
         if self.service is None:
-            raise NotFound("There is no such prediction.", param="id", remedy="Wait until the server is ready.")
-        return self.service.get(prediction_id, owner)
+            raise self.health().refusal()
+        return await self.service.get(prediction_id, owner)
 
     def attached(self, prediction: Prediction) -> AbstractContextManager[None]:
         """See PredictionService.attached."""
@@ -82,11 +82,11 @@ class Serving:
         assert self.service is not None, "a prediction comes from a service"
         await self.service.delete(prediction)
 
-    def cancel(self, prediction_id: str, owner: str = "") -> None:
+    async def cancel(self, prediction_id: str, owner: str = "") -> None:
         """Raises NotFound, also for one that has ended."""
-        prediction = self.find(prediction_id, owner)
+        prediction = await self.find(prediction_id, owner)
         assert self.service is not None
-        if not self.service.cancel(prediction):
+        if not await self.service.cancel_anywhere(prediction):
             raise NotFound(
                 f"This prediction has ended: {prediction.status}.",
                 param="id",

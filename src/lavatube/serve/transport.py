@@ -7,7 +7,6 @@ body that was refused, an answer to a client that has closed its sending half, a
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import re
 import socket
@@ -37,6 +36,8 @@ HALF_CLOSED_S: Final = 0.1
 STALLED_READER_S: Final = 60.0
 LARGEST_CHUNK_BYTES: Final = 2**31
 BACKLOG: Final = 2048
+ACCEPTED_AT_ONCE: Final = 8
+"""So many new clients are taken on in a round of the event loop: a crowd at the door does not hold up what streams."""
 BEGINNING_BYTES: Final = 256
 _TARGET: Final = re.compile(rb"[A-Z]+ (/[!-~]*)")
 
@@ -129,7 +130,7 @@ class Connection(H11Protocol):
         """
         if self.flow.write_paused:
             await self.flow.drain()
-        if not self.transport.is_closing():
+        if piece and not self.transport.is_closing():  # an empty chunk would be the end
             self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -199,9 +200,10 @@ class Server(uvicorn.Server):
         self._has_signal = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """What is in memory by now stays: the garbage collector need not stop all streams to look it through."""
+        """asyncio takes one number for how many clients may wait and how many are taken on at once; here are two."""
         await super().startup(sockets)
-        gc.freeze()
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._has_signal:
@@ -223,7 +225,7 @@ def build_server(app: ASGIApp, *, host: str, port: int, on_signal: Callable[[], 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=max(1, round(grace_s)),

@@ -191,8 +191,9 @@ class _Provisioning:
         cache.check_space(sum(file.size - cache.allocated_bytes(part_name(source, file)) for file in missing))
         logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
         announce = self._options.on_staged
-        staging = Staging(source, cache, announce) if announce else None
-        digests = fetch(source, missing, cache, policy, self._on_progress, staging) if missing else {}
+        staging = Staging(source, cache, announce, adopted) if announce else None
+        trace = self._options.trace
+        digests = fetch(source, missing, cache, policy, self._on_progress, staging, trace) if missing else {}
         return self._publish(source, source.manifest(adopted | digests), from_cache=not missing)
 
     def _adopt(self, missing: list[SourceFile]) -> dict[str, str]:

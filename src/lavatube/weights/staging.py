@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lavatube.checkpoint.parts import read_parts
 from lavatube.errors import OperatorError
@@ -36,11 +36,15 @@ def can_be_staged(source: Source) -> bool:
 class Staging:
     """One attempt to show a set early; `announce` is told of it."""
 
-    def __init__(self, source: Source, cache: Cache, announce: Callable[[Provisioned], None]) -> None:
+    def __init__(
+        self, source: Source, cache: Cache, announce: Callable[[Provisioned], None], digests: Mapping[str, str]
+    ) -> None:
+        """`digests` has the sha256 of files that are in the cache and whose source knows none."""
         self.is_over = not can_be_staged(source)
         self._source = source
         self._cache = cache
         self._announce = announce
+        self._digests = digests
         self._folder = cache.staged / secrets.token_hex(16)
 
     def offer(self, downloads: Sequence[Download]) -> list[list[Rank]] | None:
@@ -60,7 +64,8 @@ class Staging:
         if not is_whole:
             self.discard()
             return None
-        manifest = self._source.manifest({download.file.path: download.sha256 for download in downloads})
+        digests = {download.file.path: download.sha256 for download in downloads}
+        manifest = self._source.manifest({**self._digests, **digests})
         self._announce(
             Provisioned(
                 self._folder, manifest.set_digest, self._source.trust, manifest.total_bytes, False, self._source.uri
@@ -79,7 +84,8 @@ class Staging:
             place.parent.mkdir(parents=True, exist_ok=True)
             download = under_way.get(file.path)
             if download is None or download.is_finished:
-                os.link(self._cache.find_blob(download.sha256 if download else file.sha256), place)
+                sha256 = download.sha256 if download else file.sha256 or self._digests[file.path]
+                os.link(self._cache.find_blob(sha256), place)
             else:
                 download.part.link_to(place)
 

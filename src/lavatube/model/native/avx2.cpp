@@ -46,8 +46,13 @@ struct Vector {
     static Floats add(Floats left, Floats right) {
         return {_mm256_add_ps(left.low, right.low), _mm256_add_ps(left.high, right.high)};
     }
-    static Floats multiply(Floats left, float right) {
-        return {_mm256_mul_ps(left.low, _mm256_set1_ps(right)), _mm256_mul_ps(left.high, _mm256_set1_ps(right))};
+    static Floats repeat_float(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+    static Floats multiply(Floats left, Floats right) {
+        return {_mm256_mul_ps(left.low, right.low), _mm256_mul_ps(left.high, right.high)};
+    }
+    static Floats multiply(Floats left, float right) { return multiply(left, repeat_float(right)); }
+    static Floats divide(Floats left, Floats right) {
+        return {_mm256_div_ps(left.low, right.low), _mm256_div_ps(left.high, right.high)};
     }
     static Floats larger(Floats left, Floats right) {
         return {_mm256_max_ps(left.low, right.low), _mm256_max_ps(left.high, right.high)};
@@ -78,11 +83,11 @@ struct Vector {
     }
 
   private:
-    // e to the power of (values - most) · scale, which are not positive: 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
+    // e to the power of (values - most) · scale, as 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
     static __m256 exponential(__m256 values, float most, float scale) {
         const __m256 lowest = _mm256_set1_ps(-126.0f);
         const __m256 power = _mm256_mul_ps(_mm256_sub_ps(values, _mm256_set1_ps(most)), _mm256_set1_ps(scale * 1.44269504f));
-        const __m256 bounded = _mm256_blendv_ps(power, lowest, _mm256_cmp_ps(power, lowest, _CMP_LT_OQ));
+        const __m256 bounded = _mm256_min_ps(_mm256_max_ps(power, lowest), _mm256_set1_ps(126.0f));
         const __m256 whole = _mm256_round_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         const __m256 rest = _mm256_sub_ps(bounded, whole);
         __m256 result = _mm256_set1_ps(EXP2[0]);
@@ -122,8 +127,10 @@ struct Vector {
 
 #include "kernels.inc"
 #include "attention.inc"
+#include "filling.inc"
+#include "rows.inc"
 
-const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend};
+const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
 
 #if defined(__clang__)
 #pragma clang attribute pop

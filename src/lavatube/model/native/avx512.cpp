@@ -42,9 +42,12 @@ struct Vector {
         std::memcpy(target, &narrow, sizeof narrow);
     }
     static Floats add(Floats left, Floats right) { return _mm512_add_ps(left, right); }
+    static Floats repeat_float(float value) { return _mm512_set1_ps(value); }
+    static Floats multiply(Floats left, Floats right) { return _mm512_mul_ps(left, right); }
     static Floats multiply(Floats left, float right) { return _mm512_mul_ps(left, _mm512_set1_ps(right)); }
+    static Floats divide(Floats left, Floats right) { return _mm512_div_ps(left, right); }
     static Floats larger(Floats left, Floats right) { return _mm512_max_ps(left, right); }
-    // e to the power of (values - most) · scale, which are not positive: 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
+    // e to the power of (values - most) · scale, as 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
     static Floats exponential(Floats values, float most, float scale) {
         const Floats lowest = _mm512_set1_ps(-126.0f);
         const Floats power = _mm512_mul_ps(_mm512_sub_ps(values, _mm512_set1_ps(most)), _mm512_set1_ps(scale * 1.44269504f));
@@ -75,8 +78,10 @@ struct Vector {
 
 #include "kernels.inc"
 #include "attention.inc"
+#include "filling.inc"
+#include "rows.inc"
 
-const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend};
+const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <omp.h>
 
 #include "kernels.h"
 #include "scratch.h"
@@ -23,6 +24,9 @@ const Kernels& kernels(int level) {
     (void)level;
     return portable_kernels;
 }
+
+// Of rows that are over before another thread has begun.
+int threads_for(int64_t rows, int threads) { return rows < 16 ? 1 : threads; }
 
 }  // namespace
 
@@ -66,6 +70,28 @@ EXPORT int lavatube_product(int level, int threads, int kind, const void* weight
 #pragma omp for schedule(dynamic, 1)
         for (int64_t panel = 0; panel < panels; panel += at_once)
             chosen.multiply(p, panel, std::min(panel + at_once, panels));
+    }
+    return 0;
+}
+
+// Weights of some outputs, from `first` on, into the panels that `lavatube_product` reads. Returns as that.
+EXPORT int lavatube_fill(int level, int threads, int kind, const void* rows, void* weights, void* scales, int64_t first,
+                         int64_t count, int64_t inputs, int64_t words, int64_t group, int is_bfloat16) {
+    const Kernels& chosen = kernels(level);
+    const Filling f{static_cast<Kind>(kind), rows, static_cast<uint8_t*>(weights), static_cast<uint16_t*>(scales), first,
+                    count, inputs, words, group, is_bfloat16 != 0};
+    const int64_t padded = words * 8;
+    char* memory = scratch.reserve(threads * padded * 5);
+    if (!memory) return 1;
+    const int64_t from = first / LANES, to = (first + count + LANES - 1) / LANES;
+#pragma omp parallel num_threads(threads)
+    {
+        char* own = memory + omp_get_thread_num() * padded * 5;
+        // By the panel: threads that wrote to the same lines would wait for each other.
+#pragma omp for schedule(static)
+        for (int64_t panel = from; panel < to; ++panel)
+            for (int64_t output = std::max(first, panel * LANES); output < std::min(first + count, (panel + 1) * LANES); ++output)
+                chosen.fill(f, output - first, reinterpret_cast<float*>(own), reinterpret_cast<uint8_t*>(own + 4 * padded));
     }
     return 0;
 }
@@ -170,4 +196,35 @@ EXPORT int lavatube_attend_all(int level, int threads, const uint16_t* query, co
             if (!chosen.attend(a)) has_failed = true;
         }
     return has_failed;
+}
+
+// RMSNorm of rows. Shapes: input and output (rows, size), weight (size,), bfloat16.
+EXPORT void lavatube_normalize(int level, int threads, const uint16_t* input, const uint16_t* weight, float epsilon,
+                               uint16_t* output, int64_t rows, int64_t size) {
+    const Kernels& chosen = kernels(level);
+#pragma omp parallel for num_threads(threads_for(rows, threads)) schedule(static)
+    for (int64_t row = 0; row < rows; ++row)
+        chosen.normalize(input + row * size, weight, epsilon, size, output + row * size);
+}
+
+// x · sigmoid(linear · x + cubic · x³): SiLU, and GELU as two approximate it. Gated, a row holds x and what it is
+// multiplied with. Shapes: input (rows, size), gated (rows, 2 · size); output (rows, size); bfloat16.
+EXPORT void lavatube_gate(int level, int threads, const uint16_t* input, int is_gated, float linear, float cubic,
+                          uint16_t* output, int64_t rows, int64_t size) {
+    const Kernels& chosen = kernels(level);
+#pragma omp parallel for num_threads(threads_for(rows, threads)) schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        const uint16_t* values = input + row * size * (is_gated ? 2 : 1);
+        chosen.gate(values, is_gated ? values + size : nullptr, linear, cubic, size, output + row * size);
+    }
+}
+
+// Rotary embedding, in place. Shapes: rows (rows, heads, head_dim) bfloat16, of any stride from row to row; cosines and
+// sines (rows, head_dim / 2) float32.
+EXPORT void lavatube_rotate(int level, int threads, uint16_t* rows, int64_t stride, const float* cosines,
+                            const float* sines, int64_t count, int64_t heads, int64_t head_dim) {
+    const Kernels& chosen = kernels(level);
+#pragma omp parallel for num_threads(threads_for(count, threads)) schedule(static)
+    for (int64_t row = 0; row < count; ++row)
+        chosen.rotate(rows + row * stride, cosines + row * head_dim / 2, sines + row * head_dim / 2, heads, head_dim);
 }

@@ -38,6 +38,19 @@ struct Vector {
         for (int i = 0; i < LANES; ++i) left.lane[i] += right.lane[i];
         return left;
     }
+    static Floats repeat_float(float value) {
+        Floats all;
+        for (float& lane : all.lane) lane = value;
+        return all;
+    }
+    static Floats multiply(Floats left, const Floats& right) {
+        for (int i = 0; i < LANES; ++i) left.lane[i] *= right.lane[i];
+        return left;
+    }
+    static Floats divide(Floats left, const Floats& right) {
+        for (int i = 0; i < LANES; ++i) left.lane[i] /= right.lane[i];
+        return left;
+    }
     static Floats multiply(Floats left, float right) {
         for (float& lane : left.lane) lane *= right;
         return left;
@@ -105,5 +118,7 @@ void Vector::store_bfloat16(uint16_t* target, const Floats& all) {
 }  // namespace
 
 #include "attention.inc"
+#include "filling.inc"
+#include "rows.inc"
 
-const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend};
+const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};

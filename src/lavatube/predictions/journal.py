@@ -1,0 +1,240 @@
+"""Predictions in the database: their requests, the pieces of their answers, their ends. Blocking.
+
+Its methods that change something take a connection, so that `writer.py` can put many changes into one transaction.
+Who may change what is decided by `leases.py`: a prediction belongs to its holder as long as that has its lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    Select,
+    String,
+    Table,
+    cast,
+    delete,
+    select,
+    update,
+)
+
+from lavatube.predictions.events import Status
+from lavatube.predictions.prediction import Prediction
+from lavatube.predictions.records import (
+    Piece,
+    Request,
+    Row,
+    decode_pieces,
+    encode_header,
+    encode_request,
+    encode_state,
+)
+from lavatube.predictions.tables import insert_new, metadata
+from lavatube.prompt.prepare import Prepared
+
+PREDICTIONS: Final = Table(
+    "predictions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("origin", String(16), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("created_s", Float(53), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("holder", String(32)),
+    Column("is_cancelled", Boolean, nullable=False),
+    Column("is_submitted", Boolean, nullable=False),  # to an engine, by its holder, that has written nothing since
+    Column("deaths", Integer, nullable=False),
+    Column("ended_s", Float(53)),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("header", LargeBinary, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Index("predictions_of_owner", "owner", "origin", "created_s"),
+    Index("predictions_held", "status", "holder"),
+    Index("predictions_ended", "ended_s"),
+)
+PIECES: Final = Table(
+    "prediction_pieces",
+    metadata,
+    Column("prediction_id", String(64), primary_key=True),
+    Column("first", Integer, primary_key=True),  # how many pieces come before these
+    Column("body", LargeBinary, nullable=False),
+)
+
+_ROW: Final = tuple(PREDICTIONS.c[name] for name in Row.__dataclass_fields__)
+_IS_RUNNING: Final = PREDICTIONS.c.status.in_([Status.STARTING, Status.PROCESSING])
+
+
+class Journal:
+    """The tables' one user."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def accept(self, connection: Connection, values: dict[str, Any], *, replaces: bool) -> bool:
+        """`values` are those of `row_of`. False if the id is in use, and not to be replaced."""
+        if replaces:
+            self.forget(connection, [values["id"]])
+        adding = insert_new(connection, PREDICTIONS).values(values).returning(PREDICTIONS.c.id)
+        return connection.execute(adding).first() is not None
+
+    def submit(self, connection: Connection, prediction_id: str, start: dict[str, Any]) -> None:
+        """It goes to an engine: if this server dies before another word is written, it may be the cause.
+
+        `start` has the values of `start_of`, when it has only just been prepared.
+        """
+        which = PREDICTIONS.c.id == prediction_id
+        connection.execute(update(PREDICTIONS).where(which).values(is_submitted=True, **start))
+
+    def absolve(self, connection: Connection, prediction_ids: Collection[str]) -> None:
+        """They have written something, and brought nobody down."""
+        which = PREDICTIONS.c.id.in_(prediction_ids)
+        connection.execute(update(PREDICTIONS).where(which).values(is_submitted=False, deaths=0))
+
+    def write(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows of pieces. One that is there already is the same: the answer to a commit got lost."""
+        connection.execute(insert_new(connection, PIECES), rows)
+
+    def end(self, connection: Connection, prediction_id: str, values: dict[str, Any]) -> bool:
+        """`values` are those of `end_of`. False if it has an end already: it was told of by another server."""
+        which = (PREDICTIONS.c.id == prediction_id) & _IS_RUNNING
+        return connection.execute(update(PREDICTIONS).where(which).values(values)).rowcount == 1
+
+    def cancel(self, connection: Connection, prediction_id: str) -> None:
+        """Wherever it runs: its holder looks for this."""
+        which = (PREDICTIONS.c.id == prediction_id) & _IS_RUNNING
+        connection.execute(update(PREDICTIONS).where(which).values(is_cancelled=True))
+
+    def adopt(self, connection: Connection, holder: str, model: str, but: Collection[str], limit: int) -> list[Row]:
+        """Up to so many of a model that nobody holds, the oldest first; also what this holder knows nothing of."""
+        free = _free(holder, model, but).order_by(PREDICTIONS.c.created_s).limit(limit)
+        found: list[str] = list(connection.scalars(free))
+        taken = [one for one in found if self._take(connection, one, holder)]
+        query = select(*_ROW).where(PREDICTIONS.c.id.in_(taken)).order_by(PREDICTIONS.c.created_s)
+        return [_row(row) for row in connection.execute(query)] if taken else []
+
+    def free(self, connection: Connection, holder: str, *, has_died: bool) -> None:
+        """All that it held may be adopted."""
+        died = {"deaths": PREDICTIONS.c.deaths + cast(PREDICTIONS.c.is_submitted, Integer)} if has_died else {}
+        which = (PREDICTIONS.c.holder == holder) & _IS_RUNNING
+        connection.execute(update(PREDICTIONS).where(which).values(holder=None, is_submitted=False, **died))
+
+    def forget(self, connection: Connection, prediction_ids: Collection[str]) -> None:
+        connection.execute(delete(PIECES).where(PIECES.c.prediction_id.in_(prediction_ids)))
+        connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(prediction_ids)))
+
+    def forget_old(self, connection: Connection, before_s: float, max_bytes: int) -> int:
+        """Those that ended before, and then the oldest, until the rest fits. Returns how many."""
+        ended = select(PREDICTIONS.c.id, PREDICTIONS.c.ended_s, PREDICTIONS.c.size_bytes)
+        ended = ended.where(PREDICTIONS.c.ended_s.is_not(None)).order_by(PREDICTIONS.c.ended_s.desc())
+        size_bytes, forgotten = 0, []
+        for row in connection.execute(ended):
+            size_bytes += row.size_bytes
+            if row.ended_s < before_s or size_bytes > max_bytes:
+                forgotten.append(row.id)
+        for start in range(0, len(forgotten), 500):
+            self.forget(connection, forgotten[start : start + 500])
+        return len(forgotten)
+
+    def has_free(self, holder: str, model: str, but: Collection[str]) -> bool:
+        """Whether there is something to adopt."""
+        with self._engine.connect() as connection:
+            return connection.execute(_free(holder, model, but).limit(1)).first() is not None
+
+    def cancelled(self, holder: str) -> list[str]:
+        """Those of a holder that somebody has cancelled elsewhere."""
+        which = (PREDICTIONS.c.holder == holder) & PREDICTIONS.c.is_cancelled & _IS_RUNNING
+        with self._engine.connect() as connection:
+            return list(connection.execute(select(PREDICTIONS.c.id).where(which)).scalars())
+
+    def find(self, prediction_id: str, after: int = 0) -> tuple[Row, list[Piece]] | None:
+        """What is stored of one, but for its first pieces."""
+        with self._engine.connect() as connection:
+            found = connection.execute(select(*_ROW).where(PREDICTIONS.c.id == prediction_id)).one_or_none()
+            return None if found is None else (_row(found), self._pieces(connection, prediction_id, after))
+
+    def pieces(self, prediction_id: str) -> list[Piece]:
+        with self._engine.connect() as connection:
+            return self._pieces(connection, prediction_id)
+
+    def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
+        """The ids of one owner and API, the newest first, those before that one; None if that is not there."""
+        mine = (PREDICTIONS.c.owner == owner) & (PREDICTIONS.c.origin == origin)
+        key = PREDICTIONS.c.created_s, PREDICTIONS.c.id
+        with self._engine.connect() as connection:
+            query = select(PREDICTIONS.c.id).where(mine)
+            if before is not None:
+                place = connection.execute(select(*key).where(mine & (PREDICTIONS.c.id == before))).one_or_none()
+                if place is None:
+                    return None
+                query = query.where((key[0] < place[0]) | ((key[0] == place[0]) & (key[1] < place[1])))
+            return list(connection.execute(query.order_by(key[0].desc(), key[1].desc()).limit(limit)).scalars())
+
+    def _take(self, connection: Connection, prediction_id: str, holder: str) -> bool:
+        is_free = PREDICTIONS.c.holder.is_(None) | (PREDICTIONS.c.holder == holder)
+        which = (PREDICTIONS.c.id == prediction_id) & _IS_RUNNING & is_free
+        return connection.execute(update(PREDICTIONS).where(which).values(holder=holder)).rowcount == 1
+
+    def _pieces(self, connection: Connection, prediction_id: str, after: int = 0) -> list[Piece]:
+        mine = (PIECES.c.prediction_id == prediction_id) & (PIECES.c.first >= after)
+        return decode_pieces(connection.execute(select(PIECES.c.body).where(mine).order_by(PIECES.c.first)).scalars())
+
+
+def row_of(prediction: Prediction, request: Request, model: str, holder: str) -> dict[str, Any]:
+    """What is stored of one that was just accepted."""
+    return {
+        "id": prediction.id,
+        "owner": prediction.owner,
+        "origin": prediction.origin,
+        "model": model,
+        "created_s": prediction.created_at.timestamp(),
+        "status": Status.STARTING,
+        "holder": holder,
+        "is_cancelled": False,
+        "is_submitted": False,
+        "deaths": 0,
+        "size_bytes": 0,
+        "header": encode_header(prediction),
+        "request": encode_request(request),
+        "state": encode_state(prediction),
+    }
+
+
+def start_of(prediction: Prediction, prepared: Prepared) -> dict[str, Any]:
+    """What is stored of one that has started."""
+    return {"status": prediction.status, "request": encode_request(prepared), "state": encode_state(prediction)}
+
+
+def end_of(prediction: Prediction) -> dict[str, Any]:
+    """What is stored of one that has ended. The request is needed no more."""
+    assert prediction.completed_at is not None
+    return {
+        "status": prediction.status,
+        "holder": None,
+        "ended_s": prediction.completed_at.timestamp(),
+        "size_bytes": prediction.size_bytes,
+        "request": b"",
+        "state": encode_state(prediction),
+    }
+
+
+def _free(holder: str, model: str, but: Collection[str]) -> Select[str]:
+    """The ids of what nobody holds, or this holder without knowing of it."""
+    is_unknown = (PREDICTIONS.c.holder == holder) & PREDICTIONS.c.id.not_in(but)
+    is_free = _IS_RUNNING & (PREDICTIONS.c.model == model) & (PREDICTIONS.c.holder.is_(None) | is_unknown)
+    return select(PREDICTIONS.c.id).where(is_free)
+
+
+def _row(found: Any) -> Row:
+    return Row(**found._mapping)

@@ -1,0 +1,249 @@
+"""The journal as the event loop sees it: what is awaited is durable; what others hold is read, and followed.
+
+One for each server. Foreign errors of the database become ours here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from weakref import WeakValueDictionary, ref
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from lavatube.errors import Conflict, StorageUnavailable
+from lavatube.predictions.events import Status
+from lavatube.predictions.journal import Journal, end_of, row_of, start_of
+from lavatube.predictions.leases import BEAT_S, LeaseLost, Leases
+from lavatube.predictions.outbox import Delivery, Outbox
+from lavatube.predictions.prediction import Prediction
+from lavatube.predictions.records import Piece, Request, Row, follow_end, replay, restore
+from lavatube.predictions.writer import Writer, unavailable
+from lavatube.prompt.prepare import Prepared
+
+logger = logging.getLogger(__name__)
+
+FOLLOW_S: Final = 0.25
+END_PATIENCE_S: Final = 5.0
+SWEEP_S: Final = 60.0
+
+T = TypeVar("T")
+Stored = tuple[Row, list[Piece]]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLimits:
+    """How long and how much of what has ended is kept; whatever is reached first forgets the oldest."""
+
+    max_age_s: float = 7 * 24 * 3600.0
+    max_bytes: int = 1024 * 1024 * 1024
+
+
+class Scribe:
+    """`model` names what this server serves: predictions of other models are not its own to run.
+
+    `last_word` is what a webhook is to be told of a prediction that has ended.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        outbox: Outbox,
+        leases: Leases,
+        *,
+        last_word: Callable[[Prediction], Delivery | None] = lambda _: None,
+        model: str = "",
+        limits: JournalLimits | None = None,
+    ) -> None:
+        self.on_lost: Callable[[], None] = lambda: None
+        self._journal = Journal(engine)
+        self._outbox = outbox
+        self._leases = leases
+        self._writer = Writer(engine, self._journal, self._leases, lambda: self.on_lost())
+        self._last_word = last_word
+        self._model = model
+        self._limits = limits or JournalLimits()
+        self._found: WeakValueDictionary[str, Prediction] = WeakValueDictionary()
+        self._followers: set[asyncio.Task[None]] = set()
+        self._beat_s = self._swept_s = float("-inf")
+
+    async def accept(self, prediction: Prediction, request: Request, *, replaces: bool) -> None:
+        """Raises: Conflict if the id is in use; StorageUnavailable, and then there will be no such prediction."""
+
+        def work(connection: Connection) -> bool:
+            values = row_of(prediction, request, self._model, self._leases.holder)
+            return self._journal.accept(connection, values, replaces=replaces)
+
+        self._writer.begin(prediction.id, 0)
+        try:
+            is_new = await self._writer.change(work, is_patient=False)
+        except LeaseLost:
+            raise unavailable() from None
+        except StorageUnavailable:  # it may have been committed all the same
+            self._forget_later(prediction.id)
+            raise
+        if not is_new:
+            raise Conflict("This id was used a moment ago.", param="id", remedy="Send the request again.")
+
+    async def submit(self, prediction: Prediction, prepared: Prepared | None) -> None:
+        """It goes to an engine, and nobody reads a word of it before this is stored. `prepared`: when that is new."""
+        values = {} if prepared is None else start_of(prediction, prepared)
+
+        def work(connection: Connection) -> None:
+            self._journal.submit(connection, prediction.id, values)
+
+        await self._writer.change(work)
+
+    def write(self, prediction: Prediction, piece: Piece) -> None:
+        self._writer.write(prediction.id, piece)
+
+    async def end(self, prediction: Prediction) -> None:
+        """Store the end that was decided, and what its webhook is to be told, in one transaction.
+
+        While the database fails this returns after END_PATIENCE_S, and both are stored later. Raises: LeaseLost.
+        """
+        ended = prediction.as_ended()
+        values, delivery = end_of(ended), self._last_word(ended)
+
+        def work(connection: Connection) -> None:
+            if self._journal.end(connection, prediction.id, values) and delivery is not None:
+                self._outbox.store(connection, delivery)
+
+        try:
+            async with asyncio.timeout(END_PATIENCE_S):
+                await asyncio.shield(asyncio.ensure_future(self._writer.change(work)))
+        except TimeoutError:
+            logger.warning("prediction %s: its end is shown before it is stored", prediction.id)
+        self._writer.finish(prediction.id)
+
+    async def find(self, prediction_id: str) -> Prediction | None:
+        """One that is not in this server's memory; as long as it is read, it is kept up to date."""
+        if (known := self._found.get(prediction_id)) is not None:
+            return known
+        stored = await self._read(lambda: self._journal.find(prediction_id))
+        if stored is None:
+            return None
+        prediction = self._found[prediction_id] = restore(*stored)
+        if not prediction.status.is_terminal:
+            follower = asyncio.create_task(self._follow(ref(prediction), prediction_id, len(stored[1])))
+            self._followers.add(follower)
+            follower.add_done_callback(self._followers.discard)
+        return prediction
+
+    async def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
+        """See Journal.page."""
+        return await self._read(lambda: self._journal.page(owner, origin, before, limit))
+
+    async def cancel(self, prediction_id: str) -> None:
+        """Of another server's: its holder ends it."""
+        await self._writer.change(lambda connection: self._journal.cancel(connection, prediction_id), is_patient=False)
+
+    async def cancelled(self) -> list[str]:
+        """Those held here that were cancelled through another server."""
+        return await self._read(lambda: self._journal.cancelled(self._leases.holder))
+
+    async def forget(self, prediction_id: str) -> None:
+        await self._writer.change(lambda connection: self._journal.forget(connection, [prediction_id]))
+
+    def _forget_later(self, prediction_id: str) -> None:
+        task = asyncio.create_task(self.forget(prediction_id))
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
+
+    async def adopt(self, held: Collection[str], limit: int) -> list[Stored]:
+        """Take on what is nobody's, also that of servers that have died meanwhile, but for what is held here."""
+        for server_id, beats in await self._read(self._leases.dead):
+            if await self._writer.change(lambda connection: self._bury(connection, server_id, beats)):  # noqa: B023
+                logger.warning("another server has died: what it had is taken on")
+        holder = self._leases.holder
+        if not limit or not await self._read(lambda: self._journal.has_free(holder, self._model, held)):
+            return []
+        rows = await self._writer.change(
+            lambda connection: self._journal.adopt(connection, self._leases.holder, self._model, held, limit)
+        )
+        stored = [(row, await self._read(lambda: self._journal.pieces(row.id))) for row in rows]  # noqa: B023
+        for row, pieces in stored:
+            self._writer.begin(row.id, len(pieces))
+        return stored
+
+    async def keep_up(self) -> None:
+        """To be called every second or so: show that this server lives, forget what is old. Raises: LeaseLost."""
+        now_s = time.monotonic()
+        if now_s - self._beat_s >= BEAT_S:
+            self._beat_s = now_s
+            await self._writer.change(lambda _: None)
+        if now_s - self._swept_s >= SWEEP_S:
+            self._swept_s = now_s
+            before_s = time.time() - self._limits.max_age_s
+            await self._writer.change(
+                lambda connection: self._journal.forget_old(connection, before_s, self._limits.max_bytes)
+            )
+
+    async def release(self) -> None:
+        """What was not finished here may be taken on elsewhere; whatever the database says."""
+        try:
+            await self._writer.change(
+                lambda connection: self._journal.free(connection, self._leases.holder, has_died=False),
+                is_patient=False,
+            )
+        except (StorageUnavailable, LeaseLost):
+            logger.warning("what runs is not handed over; others find out that this server has gone")
+
+    async def close(self) -> None:
+        """Leave the servers. What still waits to be written gets one more attempt. Raises: StorageUnavailable."""
+        for follower in self._followers:
+            follower.cancel()
+        try:
+            await self._writer.change(self._leave, is_patient=False)
+        finally:
+            await asyncio.to_thread(self._writer.close)
+
+    def _bury(self, connection: Connection, server_id: str, beats: int) -> bool:
+        if not self._leases.bury(connection, server_id, beats):
+            return False
+        self._journal.free(connection, server_id, has_died=True)
+        self._outbox.free(connection, server_id)
+        return True
+
+    def _leave(self, connection: Connection) -> None:
+        self._outbox.free(connection, self._leases.holder)
+        self._leases.leave(connection)
+
+    async def _follow(self, prediction: ref[Prediction], prediction_id: str, num_pieces: int) -> None:
+        """Until it ends, or nobody wants to know."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            if (followed := prediction()) is None:
+                return
+            try:
+                stored = await self._read(lambda: self._journal.find(prediction_id, num_pieces))  # noqa: B023
+            except StorageUnavailable:
+                continue
+            if stored is None:
+                followed.release()
+                return
+            row, pieces = stored
+            if followed.started is None and row.status != Status.STARTING:
+                restart = restore(row, [])
+                if restart.started is not None:
+                    followed.start(restart.usage.prompt_tokens, restart.usage.image_tokens)
+                    followed.started_at, followed.started = restart.started_at, restart.started
+            replay(followed, pieces)
+            num_pieces += len(pieces)
+            if Status(row.status).is_terminal:
+                follow_end(followed, row)
+                return
+            del followed
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        """Raises: StorageUnavailable."""
+        try:
+            return await asyncio.to_thread(work)
+        except SQLAlchemyError as error:
+            logger.warning("the journal can't be read: %s", getattr(error, "orig", error))
+            raise unavailable() from None
