@@ -15,8 +15,8 @@ NUM_ARENAS: Final = 2
 def give_back_large_blocks() -> None:
     """Keep large blocks apart from the heap, so that their memory is the system's again once they are freed.
 
-    Left alone, glibc moves blocks of up to 32 MiB into the heap as soon as some were freed, and has one for each of many
-    threads: bodies that were parsed long ago then hold several times their size. Does nothing where there is no glibc.
+    Left alone, glibc puts blocks of up to 32 MiB into the heap as soon as some were freed, and has a heap for each of
+    many threads: bodies of long ago then hold several times their size. Does nothing where there is no glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
