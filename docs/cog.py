@@ -13,9 +13,9 @@ INTRODUCTION = f"""# Beside Cog's own server
 Written by `python -m docs.cog` from [`cog.py`](cog.py); a test fails when it is out of date.
 
 The Cog routes take the requests of Cog {COG_VERSION} and answer with its bodies and states, which may have more fields.
-What differs on purpose is listed here, and nothing else does: `tests/flow/test_cog_peer.py` sends one list of requests
-to the real Cog server, running [our predictor](../src/lavatube/platforms/cog/predict.py), and to this one, and knows
-each difference by its name. Of those that take more than a request to show, the last column names the test.
+What differs on purpose is listed here. `tests/flow/test_cog_peer.py` sends one list of requests to the real Cog server,
+running [our predictor](../src/lavatube/platforms/cog/predict.py), and to this one: each difference is shown there by its
+name, and all else is the same. Of those that take more than a request to show, the last column names the test.
 """
 WEBHOOKS = "tests/predictions/test_webhooks.py"
 
