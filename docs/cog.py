@@ -14,8 +14,8 @@ Written by `python -m docs.cog` from [`cog.py`](cog.py); a test fails when it is
 
 The Cog routes take the requests of Cog {COG_VERSION} and answer with its bodies and states, which may have more fields.
 What differs on purpose is listed here. `tests/flow/test_cog_peer.py` sends one list of requests to the real Cog server,
-running [our predictor](../src/lavatube/platforms/cog/predict.py), and to this one: each difference is shown there by its
-name, and all else is the same. Of those that take more than a request to show, the last column names the test.
+running [our predictor](../src/lavatube/platforms/cog/predict.py), and to this one: each difference is shown there by
+its name, and all else is the same. Of those that take more than a request to show, the last column names the test.
 """
 WEBHOOKS = "tests/predictions/test_webhooks.py"
 
