@@ -302,6 +302,10 @@ async def test_a_deleted_one_is_gone_everywhere(server: NewServer, engine: Engin
     await first.service.delete(asked)
     assert rows(engine) == {}
     assert await second.service.find(asked.id) is None
+    ended = await first.ask()
+    assert await ended.wait(30)
+    await second.service.delete(await second.service.get(ended.id))
+    assert await first.service.find(ended.id) is None
 
 
 @contextlib.contextmanager

@@ -69,8 +69,13 @@ class Scribe:
         self._model = model
         self._limits = limits or JournalLimits()
         self._found: WeakValueDictionary[str, Prediction] = WeakValueDictionary()
-        self._followers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._beat_s = self._swept_s = float("-inf")
+
+    @property
+    def is_failing(self) -> bool:
+        """The database can't be written."""
+        return self._writer.is_failing
 
     async def accept(self, prediction: Prediction, request: Request, *, replaces: bool) -> None:
         """Raises: Conflict if the id is in use; StorageUnavailable, and then there will be no such prediction."""
@@ -85,7 +90,7 @@ class Scribe:
         except LeaseLost:
             raise unavailable() from None
         except StorageUnavailable:  # it may have been committed all the same
-            self._forget_later(prediction.id)
+            self._keep(asyncio.create_task(self.forget(prediction.id)))
             raise
         if not is_new:
             raise Conflict("This id was used a moment ago.", param="id", remedy="Send the request again.")
@@ -102,10 +107,10 @@ class Scribe:
     def write(self, prediction: Prediction, piece: Piece) -> None:
         self._writer.write(prediction.id, piece)
 
-    async def end(self, prediction: Prediction) -> None:
+    async def end(self, prediction: Prediction) -> bool:
         """Store the end that was decided, and what its webhook is to be told, in one transaction.
 
-        While the database fails this returns after END_PATIENCE_S, and both are stored later. Raises: LeaseLost.
+        While the database fails this returns False after END_PATIENCE_S, and both are stored later. Raises: LeaseLost.
         """
         ended = prediction.as_ended()
         values, delivery = end_of(ended), self._last_word(ended)
@@ -114,12 +119,15 @@ class Scribe:
             if self._journal.end(connection, prediction.id, values) and delivery is not None:
                 self._outbox.store(connection, delivery)
 
-        try:
-            async with asyncio.timeout(END_PATIENCE_S):
-                await asyncio.shield(asyncio.ensure_future(self._writer.change(work)))
-        except TimeoutError:
-            logger.warning("prediction %s: its end is shown before it is stored", prediction.id)
+        storing = asyncio.ensure_future(self._writer.change(work))
+        await asyncio.wait({storing}, timeout=END_PATIENCE_S)
         self._writer.finish(prediction.id)
+        if storing.done():
+            storing.result()
+            return True
+        logger.warning("prediction %s: its end is shown before it is stored", prediction.id)
+        self._keep(storing)
+        return False
 
     async def find(self, prediction_id: str) -> Prediction | None:
         """One that is not in this server's memory; as long as it is read, it is kept up to date."""
@@ -130,9 +138,7 @@ class Scribe:
             return None
         prediction = self._found[prediction_id] = restore(*stored)
         if not prediction.status.is_terminal:
-            follower = asyncio.create_task(self._follow(ref(prediction), prediction_id, len(stored[1])))
-            self._followers.add(follower)
-            follower.add_done_callback(self._followers.discard)
+            self._keep(asyncio.create_task(self._follow(ref(prediction), prediction_id, len(stored[1]))))
         return prediction
 
     async def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
@@ -149,11 +155,6 @@ class Scribe:
 
     async def forget(self, prediction_id: str) -> None:
         await self._writer.change(lambda connection: self._journal.forget(connection, [prediction_id]))
-
-    def _forget_later(self, prediction_id: str) -> None:
-        task = asyncio.create_task(self.forget(prediction_id))
-        self._followers.add(task)
-        task.add_done_callback(self._followers.discard)
 
     async def adopt(self, held: Collection[str], limit: int) -> list[Stored]:
         """Take on what is nobody's, also that of servers that have died meanwhile, but for what is held here."""
@@ -196,12 +197,22 @@ class Scribe:
 
     async def close(self) -> None:
         """Leave the servers. What still waits to be written gets one more attempt. Raises: StorageUnavailable."""
-        for follower in self._followers:
-            follower.cancel()
+        for task in self._tasks:
+            task.cancel()
         try:
             await self._writer.change(self._leave, is_patient=False)
         finally:
             await asyncio.to_thread(self._writer.close)
+
+    def _keep(self, task: asyncio.Future[None]) -> None:
+        """What nobody waits for."""
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("the journal: %r", error)
 
     def _bury(self, connection: Connection, server_id: str, beats: int) -> bool:
         if not self._leases.bury(connection, server_id, beats):
