@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select, text, update
 
-from lavatube.errors import Conflict, StorageUnavailable
+from lavatube.errors import Conflict, InvalidInput, StorageUnavailable
 from lavatube.predictions.events import Completed, Output, Status
 from lavatube.predictions.journal import PREDICTIONS
 from lavatube.predictions.leases import SERVERS
@@ -294,6 +294,13 @@ async def test_a_moment_to_cancel_at_holds_for_every_server(server: NewServer, e
     assert await found.wait(60)
     assert rows(engine) == {asked.id: "canceled"}
     assert datetime.now(UTC) >= asked.cancel_at
+
+
+async def test_what_is_no_id_is_nobodys(server: NewServer) -> None:
+    one = server()
+    assert await one.service.find("\0") is None
+    with pytest.raises(InvalidInput):
+        await one.service.list("me", "test", "\0", 3)
 
 
 async def test_a_deleted_one_is_gone_everywhere(server: NewServer, engine: Engine) -> None:

@@ -162,7 +162,10 @@ class Journal:
         """What is stored of one, but for its first pieces."""
         with self._engine.connect() as connection:
             found = connection.execute(select(*_ROW).where(PREDICTIONS.c.id == prediction_id)).one_or_none()
-            return None if found is None else (_row(found), self._pieces(connection, prediction_id, after))
+            if found is None:
+                return None
+            row = _row(found)  # read before its pieces, of which there may be more by now, and even first ones
+            return row, [] if row.status == Status.STARTING else self._pieces(connection, prediction_id, after)
 
     def pieces(self, prediction_id: str) -> list[Piece]:
         with self._engine.connect() as connection:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary, ref
 
@@ -17,17 +19,17 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from lavatube.errors import Conflict, StorageUnavailable
-from lavatube.predictions.events import Status
 from lavatube.predictions.journal import Journal, end_of, row_of, start_of
 from lavatube.predictions.leases import BEAT_S, LeaseLost, Leases
 from lavatube.predictions.outbox import Delivery, Outbox
 from lavatube.predictions.prediction import Prediction
-from lavatube.predictions.records import Piece, Request, Row, follow_end, replay, restore
+from lavatube.predictions.records import Piece, Request, Row, catch_up, restore
 from lavatube.predictions.writer import Writer, unavailable
 from lavatube.prompt.prepare import Prepared
 
 logger = logging.getLogger(__name__)
 
+ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # others are nobody's, and not every database could be asked for them
 FOLLOW_S: Final = 0.25
 END_PATIENCE_S: Final = 5.0
 SWEEP_S: Final = 60.0
@@ -133,6 +135,8 @@ class Scribe:
         """One that is not in this server's memory; as long as it is read, it is kept up to date."""
         if (known := self._found.get(prediction_id)) is not None:
             return known
+        if not ID.fullmatch(prediction_id):
+            return None
         stored = await self._read(lambda: self._journal.find(prediction_id))
         if stored is None:
             return None
@@ -143,6 +147,8 @@ class Scribe:
 
     async def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """See Journal.page."""
+        if before is not None and not ID.fullmatch(before):
+            return None
         return await self._read(lambda: self._journal.page(owner, origin, before, limit))
 
     async def cancel(self, prediction_id: str) -> None:
@@ -159,7 +165,7 @@ class Scribe:
     async def adopt(self, held: Collection[str], limit: int) -> list[Stored]:
         """Take on what is nobody's, also that of servers that have died meanwhile, but for what is held here."""
         for server_id, beats in await self._read(self._leases.dead):
-            if await self._writer.change(lambda connection: self._bury(connection, server_id, beats)):  # noqa: B023
+            if await self._writer.change(partial(self._bury, server_id=server_id, beats=beats)):
                 logger.warning("another server has died: what it had is taken on")
         holder = self._leases.holder
         if not limit or not await self._read(lambda: self._journal.has_free(holder, self._model, held)):
@@ -167,7 +173,7 @@ class Scribe:
         rows = await self._writer.change(
             lambda connection: self._journal.adopt(connection, self._leases.holder, self._model, held, limit)
         )
-        stored = [(row, await self._read(lambda: self._journal.pieces(row.id))) for row in rows]  # noqa: B023
+        stored = [(row, await self._read(partial(self._journal.pieces, row.id))) for row in rows]
         for row, pieces in stored:
             self._writer.begin(row.id, len(pieces))
         return stored
@@ -232,23 +238,17 @@ class Scribe:
             if (followed := prediction()) is None:
                 return
             try:
-                stored = await self._read(lambda: self._journal.find(prediction_id, num_pieces))  # noqa: B023
+                stored = await self._read(partial(self._journal.find, prediction_id, num_pieces))
             except StorageUnavailable:
                 continue
             if stored is None:
                 followed.release()
                 return
             row, pieces = stored
-            if followed.started is None and row.status != Status.STARTING:
-                restart = restore(row, [])
-                if restart.started is not None:
-                    followed.start(restart.usage.prompt_tokens, restart.usage.image_tokens)
-                    followed.started_at, followed.started = restart.started_at, restart.started
-            replay(followed, pieces)
-            num_pieces += len(pieces)
-            if Status(row.status).is_terminal:
-                follow_end(followed, row)
+            catch_up(followed, row, pieces)
+            if followed.status.is_terminal:
                 return
+            num_pieces += len(pieces)
             del followed
 
     async def _read(self, work: Callable[[], T]) -> T:
