@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help serve test test-slow test-nightly test-gpu check bench docs format clean
+.PHONY: help serve test test-slow test-nightly test-gpu check bench bench-peers docs format clean
 help:                ## what there is to make
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
@@ -21,6 +21,7 @@ test-nightly: $(VENV)/.dev   ## thousands of made-up requests, and the whole cat
 
 docs: $(VENV)/.dev   ## write the documents that are made from the code
 	$(BIN)/python -m docs.errors
+	$(BIN)/python -m docs.cog
 
 test-gpu: $(VENV)/.dev   ## parity on a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -34,22 +35,29 @@ check: $(VENV)/.dev   ## lint, types, layers
 bench: $(VENV)/.dev   ## measurements; each prints how to repeat it
 	$(BIN)/python -m bench
 
+bench-peers:         ## what `python -m bench.engine` compares with, in an environment of its own; builds llama.cpp
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r bench/peers/requirements.txt
+	bench/peers/build_llama.sh .venv-peers
+
 format: $(VENV)/.dev   ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:               ## remove what make made; weights in the cache stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lavatube needs Python 3.11 or newer; PYTHON=… names one.")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+NATIVE := $(wildcard src/lavatube/model/native/*)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cold_start, journal, model, overhead, reuse, startup, stream, streams
+from bench import cold_start, first_token, journal, model, overhead, reuse, startup, stream, streams, warm_start
 
 BENCHMARKS = {
     "cold_start": cold_start.main,
+    "first_token": first_token.main,
+    "warm_start": warm_start.main,
     "startup": startup.main,
     "stream": stream.main,
     "streams": streams.main,

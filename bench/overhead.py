@@ -17,17 +17,21 @@ from lavatube.model.linear import Table
 STREAMS = 32
 STEPS = 200
 PROMPT_TOKENS = 594
+PEAKED = 5.0
+"""Standard deviation of the logits: with this one a few tokens have nearly all probability, as in a language model."""
+FLAT = 1.0
 
 
 class Stub(nn.Module):
-    """What the engine asks of a model, without any arithmetic; always the same logits."""
+    """What the engine asks of a model, without any arithmetic; always the same logits. What it takes itself is told."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, spread: float) -> None:
         super().__init__()
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.language = nn.Module()
         self.language.embed_tokens = Table(vocab_size, 1)
-        self._logits = torch.randn(1, vocab_size)
+        self._logits = spread * torch.randn(STREAMS, vocab_size)
+        self.spent_s = 0.0
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         return torch.zeros(len(token_ids), 1)
@@ -36,35 +40,45 @@ class Stub(nn.Module):
         return embeddings
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self._logits.expand(len(hidden), -1).contiguous()
+        begun_s = time.thread_time()
+        logits = self._logits.clone()  # a model writes them anew
+        self.spent_s += time.thread_time() - begun_s
+        return logits
 
 
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    greedy = _steps(Sampling(STEPS + 50))
-    sampled = _steps(Sampling(STEPS + 50, temperature=0.7, top_p=0.9))
+    at_once = STEPS + 50
+    figures = {
+        "greedy": _steps(Sampling(at_once)),
+        "temperature 0.7, top-p 0.9": _steps(Sampling(at_once, temperature=0.7, top_p=0.9)),
+        "temperature 1, top-k 50": _steps(Sampling(at_once, temperature=1.0, top_k=50)),
+        "temperature 1": _steps(Sampling(at_once, temperature=1.0)),
+        "temperature 0.7, top-p 0.9, flat": _steps(Sampling(at_once, temperature=0.7, top_p=0.9), FLAT),
+    }
     title = f"overhead of a step, {STREAMS} streams, {SPEC.language.vocab_size} ids, stub model, CPU time of 1 thread"
-    show(f"{title} (repeat: python -m bench overhead)", {"greedy": greedy, "sampled, top-p": sampled}, "ms")
+    show(f"{title} (repeat: python -m bench overhead)", figures, "ms")
 
 
-def _steps(sampling: Sampling) -> list[float]:
-    core = core_of_stub()
+def _steps(sampling: Sampling, spread: float = PEAKED) -> list[float]:
+    stub = Stub(SPEC.language.vocab_size, spread)
+    core = core_of_stub(stub)
     for index in range(STREAMS):
         core.submit(Submit(str(index), [3 + index] * PROMPT_TOKENS, [], sampling))
     core.step()  # all prompts at once
     assert core.num_running == STREAMS
     times = []
     for _ in range(STEPS // 2):
-        begun = time.thread_time()
+        begun_s, stub.spent_s = time.thread_time(), 0.0
         core.step()
-        times.append(1000 * (time.thread_time() - begun))
+        times.append(1000 * (time.thread_time() - begun_s - stub.spent_s))
     return times
 
 
-def core_of_stub() -> EngineCore:
+def core_of_stub(stub: Stub) -> EngineCore:
     return EngineCore(
-        Stub(SPEC.language.vocab_size),  # type: ignore[arg-type]
+        stub,  # type: ignore[arg-type]
         SPEC,
         num_blocks=STREAMS * 60,
         max_sequences=STREAMS,

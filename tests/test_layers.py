@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "lavatube"
 # Low to high. A name stands for a module, or for a package with all that is in it; the first match of the longest name
 # wins. Those on one line are strangers to each other.
 LAYERS: list[set[str]] = [
-    {"errors"},
+    {"errors", "trace"},
     {"settings", "spec"},
     {"checkpoint", "fidelity", "geometry", "memory"},
     {"engine.wire"},
@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"predictions"},
     {"serve"},
-    {"assembly", "stores"},
+    {"assembly", "provisioning", "stores"},
     {"inspection"},
     {"flags", "pulling", "terminal"},
     {"predictor", "boot"},

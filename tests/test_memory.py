@@ -9,6 +9,7 @@ from lavatube.memory import MemoryPlan, available_bytes
 
 PLAN = MemoryPlan(
     "float32",
+    "none",
     weights_bytes=100,
     kv_bytes_per_token=1,
     kv_bytes_per_context=30,

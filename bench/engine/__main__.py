@@ -7,6 +7,7 @@ not there is named and left out. Times are those of a client that reads the stre
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from rich.console import Console
@@ -25,11 +26,13 @@ WARM_UP = 999_999
 
 def main() -> None:
     arguments = _parse_arguments()
-    floors = measure_floors()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives the bench
+    floors = Floors()
     measured: Measured = {}
     for shape in shapes():
         rows = [row for row in ROWS if row.shape == shape.name and row.name in arguments.rows]
         for number in range(arguments.rounds if rows else 0):
+            floors |= measure_floors()
             for engine in _present(arguments.engines):
                 _take_turn(engine, rows, shape, floors, number, arguments.tokens, measured)
     told = report.text(measured, arguments.baseline, floors, f"python -m bench.engine {' '.join(sys.argv[1:])}")

@@ -43,12 +43,16 @@ class Question:
 
 @dataclass(slots=True)
 class Answer:
-    """When the question was sent and each piece of text came, by one clock; the tokens that were computed for it."""
+    """When the question was sent and each piece of text came, by one clock; the tokens that were computed for it.
+
+    Once it is no longer wanted, its client hangs up.
+    """
 
     asked_s: float
     pieces_s: list[float] = field(default_factory=list)
     num_tokens: int = 0
     error: str = ""
+    is_wanted: bool = True
 
     @property
     def first_s(self) -> float:
@@ -75,6 +79,8 @@ def ask(url: str, question: Question, answer: Answer | None = None) -> Answer:
         if response.status_code != 200:
             raise AssertionError(f"status {response.status_code}: {response.read().decode()[:500]}")
         for line in response.iter_lines():
+            if not answer.is_wanted:
+                break
             if line.startswith("data: {"):
                 _read(json.loads(line[6:]), answer)
     assert answer.pieces_s, "an answer without text"

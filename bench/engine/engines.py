@@ -17,13 +17,17 @@ from typing import Final
 
 import httpx
 
-from bench.engine.shapes import Shape
+from bench.engine.shapes import CACHE, Shape
 from bench.processes import resident_bytes
 
 PEERS: Final = Path(__file__).parent.parent / "peers"
 ENVIRONMENT: Final = Path(os.environ.get("BENCH_PEERS", ".venv-peers")).absolute()
 START_LIMIT_S: Final = 600.0
+LLAMA: Final = ENVIRONMENT / "llama.cpp" / "bin"
 CACHE_MIB: Final = 256
+
+Command = Callable[[Shape, int], list[str]]
+"""A shape and a port → what starts the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,8 @@ class Engine:
     """One way to serve a shape. `prepare` makes what it loads, once; `needs` must exist, else it is left out."""
 
     name: str
-    command: Callable[[Shape, int], list[str]]
-    bits: int = 16  # of a weight of the decoder
+    command: Command
+    bits: float = 16  # of a weight of the decoder
     cache_mib: int = 0  # what it keeps for keys and values, where that is known
     health: str = "/health"
     needs: Path = PEERS
@@ -102,21 +106,64 @@ def _wait_ready(server: Server) -> None:
 def engines() -> list[Engine]:
     """All that the bench knows, ours first."""
     return [
-        Engine(
-            "lavatube bf16",
-            lambda shape, port: _ours(shape, port, "--dtype", "bfloat16"),
-            cache_mib=CACHE_MIB,
-            health="/readyz",
+        Engine("lavatube bf16", _ours("--dtype", "bfloat16"), cache_mib=CACHE_MIB, health="/readyz"),
+        Engine("lavatube int8", _ours("--quantize", "int8"), bits=8, cache_mib=CACHE_MIB, health="/readyz"),
+        Engine("lavatube int4", _ours("--quantize", "int4"), bits=4.5, cache_mib=CACHE_MIB, health="/readyz"),
+        Engine("transformers bf16", _transformers),
+        *(
+            _llama(name, kind, bits)
+            for name, kind, bits in (("bf16", "", 16), ("Q8_0", "Q8_0", 8.5), ("Q4_K_M", "Q4_K_M", 4.9))
         ),
-        Engine("transformers bf16", lambda shape, port: _peer("serve_transformers.py", shape.folder(), port)),
+        *(_openvino(kind, bits) for kind, bits in (("fp16", 16), ("int8", 8), ("int4", 4.5))),
     ]
 
 
-def _ours(shape: Shape, port: int, *options: str) -> list[str]:
-    cache = ["--model-name", "bench", "--kv-cache-mib", str(CACHE_MIB), "--database", "off", "--log-level", "warning"]
-    serve = [sys.executable, "-P", "-m", "lavatube.cli", "serve", str(shape.folder()), "--port", str(port)]
-    return [*serve, *cache, *options]
+def _ours(*options: str) -> Command:
+    program = [sys.executable, "-P", "-m", "lavatube.cli", "serve", "--model-name", "bench", "--database", "off"]
+    cache = ["--kv-cache-mib", str(CACHE_MIB)]
+    return lambda shape, port: [*program, *cache, *options, "--port", str(port), str(shape.folder())]
 
 
-def _peer(program: str, folder: Path, port: int, python: str = sys.executable) -> list[str]:
-    return [python, str(PEERS / program), str(folder), str(port)]
+def _transformers(shape: Shape, port: int) -> list[str]:
+    return [sys.executable, str(PEERS / "serve_transformers.py"), str(shape.folder()), str(port)]
+
+
+def _llama(name: str, kind: str, bits: float) -> Engine:
+    """llama.cpp's server, with as many slots as there are requests at once. `kind` is what the text is quantised to."""
+
+    def files(shape: Shape) -> Path:
+        return CACHE / "llama.cpp" / shape.name
+
+    def prepare(shape: Shape) -> None:
+        text, quantised = files(shape) / "text.gguf", files(shape) / f"text{kind}.gguf"
+        if not text.exists():
+            python = str(ENVIRONMENT / "bin" / "python")
+            subprocess.run([python, str(PEERS / "write_gguf.py"), str(shape.folder()), str(text.parent)], check=True)
+        if not quantised.exists():
+            subprocess.run([str(LLAMA / "llama-quantize"), str(text), str(quantised), kind], check=True)
+
+    def command(shape: Shape, port: int) -> list[str]:
+        model = ["-m", str(files(shape) / f"text{kind}.gguf"), "--mmproj", str(files(shape) / "mmproj.gguf")]
+        server = [str(LLAMA / "llama-server"), "--port", str(port), "-t", str(os.cpu_count()), "-np", "8"]
+        return [*server, "-c", "8192", "--no-webui", *model]
+
+    return Engine(f"llama.cpp {name}", command, bits, needs=LLAMA / "llama-server", prepare=prepare)
+
+
+def _openvino(kind: str, bits: float) -> Engine:
+    """OpenVINO GenAI over what its own exporter makes of the folder."""
+
+    def folder(shape: Shape) -> Path:
+        return CACHE / "openvino" / f"{shape.name}-{kind}"
+
+    def prepare(shape: Shape) -> None:
+        if not folder(shape).exists():
+            export = [str(ENVIRONMENT / "bin" / "optimum-cli"), "export", "openvino", "-m", str(shape.folder())]
+            options = ["--task", "image-text-to-text", "--weight-format", kind]
+            subprocess.run([*export, *options, str(folder(shape))], check=True)
+
+    def command(shape: Shape, port: int) -> list[str]:
+        python = str(ENVIRONMENT / "bin" / "python")
+        return [python, str(PEERS / "serve_openvino.py"), str(folder(shape)), str(port)]
+
+    return Engine(f"openvino {kind}", command, bits, needs=ENVIRONMENT / "bin" / "optimum-cli", prepare=prepare)

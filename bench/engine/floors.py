@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch.nn import functional
@@ -16,28 +16,39 @@ RUNS = 5
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """Bytes a second that are read, and operations a second of matrix products in bfloat16."""
+    """Bytes a second that are read, and operations a second of matrix products in bfloat16 and int8."""
 
-    bytes_per_s: float
-    flops: float
+    bytes_per_s: float = 0.0
+    bf16_ops: float = 0.0
+    int8_ops: float = 0.0
+
+    def __or__(self, other: Floors) -> Floors:
+        """The best of both."""
+        return Floors(*map(max, astuple(self), astuple(other)))
 
 
 def measure_floors() -> Floors:
     """On all cores, the best of a few runs."""
     memory = torch.ones(256 * 1024 * 1024)  # 1 GiB, far beyond any cache
-    rows, weight = torch.randn(1024, 2048).bfloat16(), torch.randn(8192, 2048).bfloat16()
+    rows, weight = (
+        torch.randint(-8, 8, (1024, 2048), dtype=torch.int8),
+        torch.randint(-8, 8, (8192, 2048)).to(torch.int8),
+    )
+    bf16_rows, bf16_weight = rows.bfloat16(), weight.bfloat16()
+    num_ops = 2 * rows.numel() * len(weight)
     return Floors(
-        memory.nbytes / _least_s(lambda: memory.sum()),
-        2 * rows.numel() * len(weight) / _least_s(lambda: functional.linear(rows, weight)),
+        memory.nbytes / min(_least_s(lambda: memory.sum()), _least_s(lambda: memory.amax())),
+        num_ops / _least_s(lambda: functional.linear(bf16_rows, bf16_weight)),
+        num_ops / _least_s(lambda: torch._int_mm(rows, weight.t())),
     )
 
 
-def decode_bytes(shape: Shape, bits: int) -> float:
+def decode_bytes(shape: Shape, bits: float) -> float:
     """Weights that one decoded token reads."""
     return _decoder_weights(shape) * bits / 8
 
 
-def first_token_flops(shape: Shape, num_text_tokens: int) -> float:
+def first_token_ops(shape: Shape, num_text_tokens: int) -> float:
     """The picture through the tower and the prompt through the decoder; products of weights, and attention."""
     recipe = shape.recipe
     num_tiles = 2 if recipe.family == "llava_onevision" else 5 if recipe.family == "llava_next" else 1

@@ -21,11 +21,12 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 def text(measured: Measured, baseline: str, floors: Floors, command: str) -> str:
     """Medians with their extremes, and how many times as good as the baseline's; in Markdown."""
+    rates = [f"{rate / 1e9:.0f}" for rate in (floors.bf16_ops, floors.int8_ops)]
     lines = [
         f"# {datetime.now(UTC):%d %B %Y}: {command}",
         "",
         f"{machine()}.",
-        f"It reads {floors.bytes_per_s / 1e9:.1f} GB/s and multiplies bf16 at {floors.flops / 1e9:.0f} GFLOP/s.",
+        f"It reads {floors.bytes_per_s / 1e9:.1f} GB/s, multiplies at {rates[0]} (bf16) and {rates[1]} Gop/s (int8).",
         "Random weights; medians (least–greatest), engines in turn in each round.",
     ]
     for row, figures in measured.items():

@@ -12,13 +12,14 @@ from itertools import pairwise
 
 from bench.engine.client import Answer, Question, ask, ask_all
 from bench.engine.engines import Server
-from bench.engine.floors import Floors, decode_bytes, first_token_flops
+from bench.engine.floors import Floors, decode_bytes, first_token_ops
 from bench.engine.shapes import Shape
 
 TEXT = "what can be seen in this picture, and where"
 TEXT_TOKENS = 18
 NUM_AT_ONCE = 8
 NUM_ARRIVALS = 12
+NUM_ALONE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,15 @@ def one(run: Run) -> Mapping[str, float]:
     """A request alone, and then another question about the same picture."""
     first = ask(run.server.url, run.question(1))
     second = ask(run.server.url, run.question(1, "how many of them are there, and of which kind", 8))
-    floor_first_s = first_token_flops(run.shape, TEXT_TOKENS) / run.floors.flops
+    rate = run.floors.bf16_ops if run.server.engine.bits == 16 else run.floors.int8_ops
+    floor_first_s = first_token_ops(run.shape, TEXT_TOKENS) / rate
     floor_token_s = decode_bytes(run.shape, run.server.engine.bits) / run.floors.bytes_per_s
     return {
         "time to first token, s": first.first_s,
         "decode, tokens/s": first.tokens_per_s,
         "follow-up: time to first token, s": second.first_s,
         "follow-up: of the first, ratio": second.first_s / first.first_s,
-        "first token: share of the bf16 floor, share": floor_first_s / first.first_s,
+        "first token: share of the floor, share": floor_first_s / first.first_s,
         "decode: share of the floor, share": floor_token_s * first.tokens_per_s,
     }
 
@@ -94,17 +96,18 @@ def arrivals(run: Run) -> Mapping[str, float]:
 def stall(run: Run) -> Mapping[str, float]:
     """The gaps of a running stream while a picture of five tiles is taken in; its median is that of the same gaps."""
     stream = Answer(0.0)
-    question = run.question(500, num_tokens=400)
+    question = run.question(500, num_tokens=1000)
     running = threading.Thread(target=ask, args=(run.server.url, question, stream))
     running.start()
-    while len(stream.pieces_s) < 10:
+    while len(stream.pieces_s) < NUM_ALONE:
         time.sleep(0.05)
     arrival = ask(run.server.url, run.question(501, num_tokens=2))
     moments = [moment for moment in stream.pieces_s if arrival.asked_s <= moment <= arrival.pieces_s[0]]
     gaps = [later - earlier for earlier, later in pairwise(moments)]
+    stream.is_wanted = False
     running.join()
     return {
-        "the stream alone: between tokens, median s": statistics.median(stream.gaps_s[:9]),
+        "the stream alone: between tokens, median s": statistics.median(stream.gaps_s[: NUM_ALONE - 1]),
         "meanwhile: between tokens, median s": statistics.median(gaps),
         "meanwhile: between tokens, p99 s": _p99(gaps),
         "meanwhile: p99 of the median, ratio": _p99(gaps) / statistics.median(gaps),

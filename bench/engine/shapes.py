@@ -116,5 +116,4 @@ def shapes() -> Sequence[Shape]:
         _llava("llava-1.1b", 336),
         _llava("next-1.1b", 672, family="llava_next"),
         _onevision(),
-        _llava("small", 336, hidden_size=256, intermediate_size=704, layers=4, heads=4, vision_layers=4),
     )

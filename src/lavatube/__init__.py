@@ -1,13 +1,13 @@
 """Host a LLaVA model: weights from a CDN, loaded once, answers streamed token by token."""
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lavatube.predictor import Predictor
 
+    __version__: str
+
 __all__ = ["Predictor", "__version__"]
-__version__ = version("lavatube")
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from lavatube.predictor import Predictor
 
         return Predictor
+    if name == "__version__":  # a look through all packages that are installed
+        from importlib.metadata import version
+
+        return version("lavatube")
     raise AttributeError(f"module 'lavatube' has no attribute {name!r}")

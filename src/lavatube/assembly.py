@@ -15,27 +15,9 @@ from lavatube.prompt.prepare import Preparer
 from lavatube.prompt.structure import can_build
 from lavatube.settings import MIB, Settings
 from lavatube.spec import ModelSpec
-from lavatube.weights.provision import ProvisionOptions
 
 # Pictures are shown as a person sees them, unless one of the worlds is asked for by name.
 _READINGS: Final[dict[Choice, Reading]] = {"auto": "person", "original": "original", "hf": "hf"}
-
-
-def provision_options(settings: Settings) -> ProvisionOptions:
-    """Phase 1."""
-    return ProvisionOptions(
-        cache=settings.cache_folder,
-        lock=Path(settings.lock) if settings.lock else None,
-        allow_unverified=settings.allow_unverified,
-        hf_endpoint=settings.hf_endpoint,
-        hf_token=settings.hf_token,
-        hf_cache=settings.hf_cache.expanduser().absolute(),
-        mirrors=tuple(uri.strip() for uri in settings.mirrors.split(",") if uri.strip()),
-        bucket_endpoint=settings.bucket_endpoint,
-        bucket_unsigned=settings.bucket_unsigned,
-        base=Path(settings.base_cache).expanduser().absolute() if settings.base_cache else None,
-        is_thorough=settings.verify == "full",
-    )
 
 
 def read_served_spec(folder: Path, settings: Settings) -> ModelSpec:
@@ -50,6 +32,7 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         folder=str(folder),
         device=settings.device,
         dtype=settings.dtype,
+        quantize=settings.quantize,
         max_sequences=settings.max_sequences,
         max_step_tokens=settings.max_step_tokens,
         kv_cache_bytes=settings.kv_cache_mib * MIB,
@@ -58,6 +41,7 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         fidelity=_fidelity(settings),
         image_cache_bytes=settings.image_cache_mib * MIB,
         is_reusing=settings.prefix_cache,
+        trace=settings.trace,
         max_guess=settings.speculate,
     )
 

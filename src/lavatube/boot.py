@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
+import shutil
 import socket
 import sys
 import time
@@ -17,7 +19,7 @@ from sqlalchemy import Engine
 from lavatube import assembly
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
-from lavatube.engine.wire import Ready
+from lavatube.engine.wire import Load, Loaded, Ready
 from lavatube.errors import InternalError, InvalidSetting, LavatubeError
 from lavatube.predictions.database import open_database
 from lavatube.predictions.keys import KeyStore
@@ -37,6 +39,7 @@ from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import MIB, Settings
 from lavatube.stores import Stores
+from lavatube.trace import Trace
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.uri import parse_model
@@ -55,6 +58,7 @@ def serve(settings: Settings) -> NoReturn:
     """
     _log_to_stderr(settings.log_level.upper())
     parse_model(settings.model)
+    _begin_trace(settings.trace)
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
     database = open_database(settings.database_url) if settings.database_url else None
@@ -93,7 +97,8 @@ class Front:
         self._settings = settings
         self._stores = None if database is None else Stores(database, settings)
         self._engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
-        self._serving = Serving(health=self.health, shutdown=self._stop)
+        max_queued = settings.max_queue if settings.queue_while_starting else 0
+        self._serving = Serving(health=self.health, shutdown=self._stop, max_queued=max_queued)
         self._metrics = Metrics(self._serving, self._engine_counts)
         self._keyring = keyring
         self._started_at = datetime.now(UTC)
@@ -185,6 +190,10 @@ class Front:
             free_cache_tokens=beat.free_cache_tokens if beat else 0,
             cache_tokens=ready.kv_cache_tokens if ready else 0,
             **(msgspec.structs.asdict(beat.caches) if beat else {}),
+            guessed_tokens=beat.guesses.made if beat else 0,
+            rightly_guessed_tokens=beat.guesses.right if beat else 0,
+            gap_counts=beat.gaps.counts if beat else [],
+            gap_sum_s=beat.gaps.sum_s if beat else 0.0,
         )
 
     def _phase(self) -> Phase:
@@ -195,7 +204,7 @@ class Front:
         if self._provisioned is None:
             return Phase.PROVISIONING
         match self._engine.state:
-            case EngineState.READY if self._serving.service is not None:
+            case EngineState.READY if self._serving.service is not None and self._engine.loaded is not None:
                 return Phase.READY
             case EngineState.FAILED | EngineState.STOPPED:
                 return Phase.FAILED
@@ -222,18 +231,12 @@ class Front:
         """Phases 1 and 2. What fails here is told by the health routes; the server stays up so that it can be."""
         try:
             self._engine.launch()  # it imports torch while the weights arrive
-            provisioned = await pull(self._settings, self._on_progress)
-            self._note(f"phase 1: {_describe(provisioned)}")
-            spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
-            self._preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
-            self._provisioned = provisioned
-            load = assembly.load_command(provisioned.folder, self._preparer, self._settings)
-            await self._engine.start(load)
+            self._provisioned = await self._provision()
             ready = await self._engine.wait_ready()
-            self._preparer.limit_context(ready.max_context_tokens)
-            self._serving.service = self._make_service(self._preparer, provisioned)
+            loaded = await self._engine.wait_loaded()
             self._ready_at = datetime.now(UTC)
-            self._note(f"phase 2: {_describe_engine(ready)}")
+            gc.freeze()  # what is here by now stays: no stream need wait while it is searched for garbage
+            self._note(f"phase 2: {_describe_engine(ready, loaded)}")
             elapsed_s = time.monotonic() - self._started
             self._note(f"ready after {elapsed_s:.1f} s: {self._settings.served_name} at {self._url}")
         except LavatubeError as error:
@@ -241,6 +244,46 @@ class Front:
         except Exception:
             logger.exception("a defect in the set-up")
             self._fail(InternalError("The set-up broke.", remedy="The server's log says how."))
+
+    async def _provision(self) -> Provisioned:
+        """Phase 1. The engine begins as soon as there is a folder to begin in, if need be before the weights are here.
+
+        Raises: LavatubeError; then the engine has ended, too.
+        """
+        staged: asyncio.Future[Provisioned] = self._loop.create_future()
+        pulling = asyncio.create_task(pull(self._settings, self._on_progress, staged.set_result))
+        try:
+            await asyncio.wait({pulling, staged}, return_when=asyncio.FIRST_COMPLETED)
+            if staged.done():
+                await self._open(staged.result())
+            provisioned = await pulling
+            self._note(f"phase 1: {_describe(provisioned)}")
+            load = await self._open(provisioned)
+            if staged.done():
+                self._engine.reorder(load)
+                await self._engine.wait_loaded()
+        except LavatubeError as error:
+            self._engine.give_up(error)
+            raise
+        finally:
+            pulling.cancel()
+            await asyncio.wait({pulling})
+            if staged.done():
+                await asyncio.to_thread(shutil.rmtree, staged.result().folder, ignore_errors=True)
+        return provisioned
+
+    async def _open(self, provisioned: Provisioned) -> Load:
+        """Have the engine load from a folder, and take predictions; a second time only say what it would load."""
+        if self._preparer is None:
+            spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
+            self._preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
+        load = assembly.load_command(provisioned.folder, self._preparer, self._settings)
+        if self._serving.service is None:
+            await self._engine.start(load)
+            ready = await self._engine.wait_ready()
+            self._preparer.limit_context(ready.max_context_tokens)
+            self._serving.open(self._make_service(self._preparer, provisioned))
+        return load
 
     def _make_service(self, preparer: Preparer, provisioned: Provisioned) -> PredictionService:
         scribe = None if self._stores is None else self._stores.open_journal(provisioned)
@@ -257,6 +300,7 @@ class Front:
         if self._stopping.is_set():
             return
         self._failure = error
+        self._serving.wake()
         self._note(f"set-up failed ({error.code}): {error.sentence}", logging.ERROR)
         logger.info("the server stays up to say so; end it with Ctrl-C or SIGTERM")
 
@@ -268,6 +312,7 @@ class Front:
 
     async def _drain(self, setup: asyncio.Task[None]) -> None:
         self._stopping.set()
+        self._serving.wake()
         setup.cancel()
         await asyncio.wait({setup})
         if (service := self._serving.service) is None:
@@ -288,6 +333,16 @@ class Front:
     def _on_signal(self) -> None:
         """The first one begins the end, the second one means now. The loop may be asleep when a signal comes."""
         self._loop.call_soon_threadsafe(self._hurrying.set if self._stopping.is_set() else self._stopping.set)
+
+
+def _begin_trace(path: str) -> None:
+    """Raises: InvalidSetting, if the file can't be written."""
+    try:
+        Trace(path).begin()
+    except OSError as error:
+        raise InvalidSetting(
+            f"trace: {path} can't be written: {error.strerror}.", remedy="Name another file."
+        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -318,7 +373,7 @@ def _describe(provisioned: Provisioned) -> str:
     return f"{provisioned.total_bytes / MIB:.1f} MiB {where}, trust: {provisioned.trust}"
 
 
-def _describe_engine(ready: Ready) -> str:
+def _describe_engine(ready: Ready, loaded: Loaded) -> str:
     return (
-        f"loaded on {ready.device} as {ready.dtype} in {ready.load_s:.1f} s, cache of {ready.kv_cache_tokens:,} tokens"
+        f"loaded on {ready.device} as {ready.dtype} in {loaded.load_s:.1f} s, cache of {ready.kv_cache_tokens:,} tokens"
     )

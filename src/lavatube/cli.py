@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +20,7 @@ PROVISION = (
     "cache", "base_cache", "verify", "lock", "allow_unverified", "mirrors", "bucket_endpoint", "bucket_unsigned",
     "hf_endpoint", "hf_token", "hf_cache",
 )  # fmt: skip
-ENGINE = ("device", "dtype", "threads", "kv_cache_mib")
+ENGINE = ("device", "dtype", "quantize", "threads", "kv_cache_mib")
 
 MODEL_HELP = (
     "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://…, s3://…, gs://…, az://… or "
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     pull = add_command(commands, "pull", _pull, "provision a model's weights into the cache", _PULL_EXAMPLES)
     pull.add_argument("model", nargs="?", help=MODEL_HELP)
     pull.add_argument("--json", action="store_true", help="progress and result as JSON lines")
+    pull.add_argument("--stage", action="store_true", help=argparse.SUPPRESS)  # for an engine that begins meanwhile
     add_settings(pull, PROVISION)
 
     inspect = add_command(commands, "inspect", _inspect, "say what a checkpoint is, and why", _INSPECT_EXAMPLES)
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WxH",
         help="count the tokens of a picture of this size; several are pictures of one prompt",
     )
-    add_settings(inspect, (*PROVISION, "device", "dtype", "kv_cache_mib", "max_sequences", "fidelity"))
+    add_settings(inspect, (*PROVISION, "device", "dtype", "quantize", "kv_cache_mib", "max_sequences", "fidelity"))
 
     lock = add_command(commands, "lock", _lock, "write the manifest of a model: sizes and digests", _LOCK_EXAMPLES)
     lock.add_argument("model", help=MODEL_HELP)
@@ -167,29 +168,33 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from lavatube.assembly import provision_options
+    settings = settings_of(arguments)
+    if arguments.json:
+        return _pull_json(settings, is_staging=arguments.stage)
+
+    from lavatube.provisioning import provision_options
     from lavatube.terminal import progress_bar, show_provisioned
     from lavatube.weights.provision import provision
 
-    settings = settings_of(arguments)
-    if arguments.json:
-        return _pull_json(settings)
     with progress_bar() as on_progress:
         provisioned = provision(settings.model, provision_options(settings), on_progress)
     show_provisioned(provisioned)
     return 0
 
 
-def _pull_json(settings: Settings) -> int:
+def _pull_json(settings: Settings, *, is_staging: bool) -> int:
     """Lines of progress, then one with the result or the error: what `lavatube serve` reads of its child."""
-    from lavatube.assembly import provision_options
+    from lavatube.provisioning import provision_options
     from lavatube.weights.provision import provision
 
     def say(line: object) -> None:
         print(json.dumps(line, default=str), flush=True)
 
+    options = provision_options(settings)
+    if is_staging:
+        options = replace(options, on_staged=lambda staged: say({"staged": asdict(staged)}))
     try:
-        provisioned = provision(settings.model, provision_options(settings), lambda progress: say(asdict(progress)))
+        provisioned = provision(settings.model, options, lambda progress: say(asdict(progress)))
     except LavatubeError as error:
         say({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}})
         return 1
@@ -198,9 +203,9 @@ def _pull_json(settings: Settings) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from lavatube.assembly import provision_options
     from lavatube.geometry import count_image
     from lavatube.inspection import inspect_checkpoint
+    from lavatube.provisioning import provision_options
     from lavatube.terminal import progress_bar, show_images, show_spec
     from lavatube.weights.provision import provision
 
@@ -219,7 +224,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _lock(arguments: argparse.Namespace) -> int:
-    from lavatube.assembly import provision_options
+    from lavatube.provisioning import provision_options
     from lavatube.terminal import progress_bar
     from lavatube.weights.manifest import FILE_NAME
     from lavatube.weights.provision import lock_model, parse_model

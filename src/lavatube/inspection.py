@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lavatube.assembly import read_served_spec
 from lavatube.engine.capacity import free_bytes, plan_cache
-from lavatube.engine.load import choose_device, choose_dtype, explain_dtype
+from lavatube.engine.load import choose_device, choose_dtype, choose_quantize, explain_dtype
 from lavatube.memory import MemoryPlan, count_weights, plan_memory
 from lavatube.settings import MIB, Settings
 from lavatube.spec import Decision, ModelSpec
@@ -29,17 +29,19 @@ def inspect_checkpoint(folder: Path, settings: Settings) -> Inspection:
     """Raises: UnsupportedCheckpoint, InvalidSetting."""
     spec, device = read_served_spec(folder, settings), choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, spec.dtype, device)
+    quantize = choose_quantize(settings.quantize, device)
     cache_bytes = plan_cache(
         spec,
         dtype,
         device,
         max_sequences=settings.max_sequences,
         kv_cache_bytes=settings.kv_cache_mib * MIB,
-        taken_bytes=count_weights(spec, dtype),
+        taken_bytes=count_weights(spec, dtype, quantize),
     )
     plan = plan_memory(
         spec,
         dtype,
+        quantize,
         free_bytes=free_bytes(device),
         cache_bytes=cache_bytes,
         max_sequences=settings.max_sequences,

@@ -22,6 +22,7 @@ from lavatube.errors import InvalidInput, NotReady, from_code
 from lavatube.prompt.chat import Chat, Generation, single_turn
 from lavatube.prompt.detokenize import Detokenizer
 from lavatube.prompt.prepare import Preparer
+from lavatube.provisioning import provision_options
 from lavatube.settings import Setting, Settings, read_settings
 from lavatube.weights.provision import Progress, provision
 
@@ -48,7 +49,7 @@ class Predictor:
         if self._engine is not None:
             return
         settings = self.settings
-        provisioned = provision(settings.model, assembly.provision_options(settings), on_progress)
+        provisioned = provision(settings.model, provision_options(settings), on_progress)
         spec = assembly.read_served_spec(provisioned.folder, settings)
         preparer = assembly.make_preparer(spec, provisioned.folder, settings)
         try:

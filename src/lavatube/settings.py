@@ -74,6 +74,11 @@ class Settings:
     hf_token: str = _option("", "token for that hub, and sent to no other", platform=("HF_TOKEN",), secret=True)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
     dtype: str = _option("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
+    quantize: str = _option(
+        "none",
+        "weights as they are (none), or of 8 or 4 bits: faster and smaller on a CPU, a little off",
+        choices=("none", "int8", "int4"),
+    )
     threads: int = _option(
         0, "CPU threads of the engine; 0: one a core, or one alone for a model of under 50 million parameters"
     )
@@ -94,6 +99,9 @@ class Settings:
         "tokens that are guessed ahead of an answer, from what it and its prompt have said; the answer stays the same",
     )
     max_queue: int = _option(64, "requests that wait; one more is refused with 429")
+    queue_while_starting: bool = _option(
+        False, "let requests wait while the server starts, up to max_queue, instead of refusing them with 503"
+    )
     max_new_tokens: int = _option(4096, "most tokens one answer may have", least=1)
     request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed", least=1)
     max_body_mib: int = _option(32, "largest request body, MiB", least=1)
@@ -147,6 +155,7 @@ class Settings:
     key_tokens_per_minute: int = _option(0, "tokens that one API key may use in a minute; 0: no limit")
     shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
     exit_on_failure: bool = _option(False, "end with exit code 1 where set-up or engine have failed for good")
+    trace: str = _option("", "file that gets a timeline of the start: download, verify, load, encode, prefill")
     log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property

@@ -12,6 +12,8 @@ DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED_GROUPS: Final = {"int8": 256, "int4": 64}
 """Inputs of a linear map whose weights share a scale."""
 
+Quantize = Literal["none", "int8", "int4"]
+
 VisionKind = Literal["clip", "siglip"]
 LanguageKind = Literal["llama", "mistral", "qwen2"]
 PixelMode = Literal["crop", "pad", "stretch", "anyres"]

@@ -77,7 +77,7 @@ def show_spec(model: str, device: str, provisioned: provision.Provisioned, spec:
 
     memory = _pairs()
     memory.add_row("parameters", f"{spec.num_parameters / 1e6:,.1f} M")
-    memory.add_row("weights", f"{_size(plan.weights_bytes)} as {plan.dtype}")
+    memory.add_row("weights", f"{_size(plan.weights_bytes)} as {plan.stored_as}")
     memory.add_row(
         "keys and values",
         f"{_size(plan.kv_bytes_per_token)} a token, {_size(plan.kv_bytes_per_context)} a full context",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.clients import replicate_2
 from tests.clients.conftest import KEY
 from tests.flow.server import Server
 
@@ -29,6 +30,10 @@ def at(server: Server, program: str) -> str:
 
 @pytest.mark.parametrize("program", programs("python"))
 def test_python(program: str, server: Server) -> None:
+    if "from replicate import Replicate" in program:
+        replicate_2.install()
+        assert replicate_2.run(at(server, program), cwd=ROOT).strip()
+        return
     command = [sys.executable, "-c", at(server, program)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -14,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from lavatube.engine import process
 from lavatube.engine.client import EngineClient
-from lavatube.engine.process import EXIT_GRACE_S
 from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy
 from lavatube.engine.wire import Done, Load, RequestEvent, Sampling, Submit, Tokens
 from lavatube.errors import Conflict, Draining, EngineCrashed, NotReady, UnsupportedCheckpoint
 
 LOAD = Load(folder="", device="cpu", dtype="auto", max_sequences=1, max_step_tokens=1, kv_cache_bytes=0)
-PATIENCE = Patience(hang_s=0.6, start_s=20.0, check_every_s=0.1)
+PATIENCE = Patience(hang_s=2.0, start_s=20.0, check_every_s=0.1)
 
 
 def request(name: str = "a", max_tokens: int = 5) -> Submit:
@@ -66,6 +65,11 @@ async def collect(client: EngineClient, submit: Submit) -> list[RequestEvent]:
     return [event async for event in client.submit(submit)]
 
 
+def token_ids(events: list[RequestEvent]) -> list[int]:
+    """However many of them came in one event."""
+    return [token_id for event in events if isinstance(event, Tokens) for token_id in event.token_ids]
+
+
 async def reaches(client: EngineClient, state: EngineState) -> None:
     async with asyncio.timeout(10):
         while client.state is not state:
@@ -79,9 +83,7 @@ async def test_from_start_to_answer(new_client: Callable[[str], EngineClient]) -
     assert client.state is EngineState.READY
     assert client.loading is not None
     events = await collect(client, request())
-    assert [token_id for event in events[:-1] if isinstance(event, Tokens) for token_id in event.token_ids] == [
-        *range(5)
-    ]
+    assert token_ids(events) == [*range(5)]
     assert isinstance(events[-1], Done)
     assert client.heartbeat is not None
 
@@ -101,14 +103,14 @@ async def test_a_worker_may_start_before_the_order_to_load(
 async def test_many_streams_at_once(new_client: Callable[[str], EngineClient]) -> None:
     client = await ready(new_client("good"))
     answers = await asyncio.gather(*(collect(client, request(str(count), count)) for count in range(1, 30)))
-    assert [len(events) - 1 for events in answers] == list(range(1, 30))
+    assert [token_ids(events) for events in answers] == [[*range(count)] for count in range(1, 30)]
 
 
 async def test_closing_a_stream_aborts_it(new_client: Callable[[str], EngineClient]) -> None:
     client = await ready(new_client("good"))
     async with aclosing(client.submit(request(max_tokens=10**6))) as stream:
         async for event in stream:
-            if isinstance(event, Tokens) and event.position == 3:
+            if isinstance(event, Tokens) and event.position >= 3:
                 break
     with pytest.raises(Conflict):
         await collect(client, request())
@@ -143,52 +145,52 @@ async def test_no_engine_no_request(new_client: Callable[[str], EngineClient]) -
 
 @dataclass
 class Reader:
-    """Reads one stream and remembers what came, and when the last of it."""
+    """Reads one stream and remembers what came."""
 
-    positions: list[int] = field(default_factory=list)
-    last_s: float = 0.0
+    token_ids: list[int] = field(default_factory=list)
 
     async def read(self, client: EngineClient, submit: Submit) -> None:
         async for event in client.submit(submit):
             assert isinstance(event, Tokens)
-            self.positions.append(event.position)
-            self.last_s = time.monotonic()
+            self.token_ids += event.token_ids
 
 
 @pytest.mark.parametrize(
-    ("habit", "told_in_s", "reason"),
+    ("habit", "reason"),
     [
-        ("die", 1.0, "signal 9"),
-        ("exit0", 1.0, "status 0"),
-        ("hang_up", 1.0, "closed its connection"),
-        ("babble", 1.0, "no event"),
-        ("hang", 2.0, "no progress"),
-        ("stop", 2.0, "silent"),
+        ("die", "signal 9"),
+        ("exit0", "status 0"),
+        ("hang_up", "closed its connection"),
+        ("babble", "no event"),
+        ("hang", "no progress"),
+        ("stop", "silent"),
     ],
 )
 async def test_every_way_to_die(
-    new_client: Callable[[str], EngineClient], lives: Path, habit: str, told_in_s: float, reason: str
+    new_client: Callable[[str], EngineClient],
+    lives: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    habit: str,
+    reason: str,
 ) -> None:
     """All streams are told, with the reason; the worker comes back; the next request is answered."""
+    monkeypatch.setattr(process, "EXIT_GRACE_S", 60.0)  # it is made to end, not asked to
     client = await ready(new_client(f"{habit}:1"))
     readers = {name: Reader() for name in "abc"}
     async with asyncio.timeout(10):
         ends = await asyncio.gather(
             *(reader.read(client, request(name, 10**6)) for name, reader in readers.items()), return_exceptions=True
         )
-    assert time.monotonic() - max(reader.last_s for reader in readers.values()) < told_in_s
     for end in ends:
         assert isinstance(end, EngineCrashed)
         assert reason in end.message
     assert client.state is EngineState.RESTARTING
     assert isinstance(client.failure, EngineCrashed)
-    assert max(reader.positions for reader in readers.values()) == [0, 1, 2]
-    dead_s = time.monotonic()
+    assert max(reader.token_ids for reader in readers.values()) == [0, 1, 2]
     async with asyncio.timeout(10):
         await client.wait_ready()
-    assert time.monotonic() - dead_s < EXIT_GRACE_S, "it was asked to end instead of made to"
     assert client.failure is None
-    assert len(await collect(client, request())) == 6
+    assert token_ids(await collect(client, request())) == [*range(5)]
     assert len(pids(lives)) == 2
 
 
@@ -208,9 +210,7 @@ async def test_death_is_noticed_when_idle(new_client: Callable[[str], EngineClie
     client = await ready(new_client("good"))
     assert client.worker_pid is not None
     os.kill(client.worker_pid, signal.SIGKILL)
-    killed_s = time.monotonic()
     await reaches(client, EngineState.RESTARTING)
-    assert time.monotonic() - killed_s < 1.0
     async with asyncio.timeout(10):
         await client.wait_ready()
 
@@ -244,13 +244,15 @@ async def test_a_checkpoint_that_cannot_be_loaded_is_not_tried_again(
     assert len(pids(lives)) == 1
 
 
-async def test_stop_answers_everyone(new_client: Callable[[str], EngineClient]) -> None:
+async def test_stop_answers_everyone(
+    new_client: Callable[[str], EngineClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "EXIT_GRACE_S", 60.0)
     client = await ready(new_client("good"))
     stream = client.submit(request(max_tokens=10**6))
     await anext(stream)
-    begun_s = time.monotonic()
-    await client.stop()
-    assert time.monotonic() - begun_s < 1.0
+    async with asyncio.timeout(20):
+        await client.stop()
     with pytest.raises(Draining):
         async for _ in stream:
             pass

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavatube.engine.load import choose_device, choose_dtype, choose_threads, explain_dtype, load_core
+from lavatube.engine.load import choose_device, choose_dtype, choose_quantize, choose_threads, explain_dtype, load_core
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting, UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
@@ -22,10 +22,13 @@ def order(checkpoint: Path, **overrides: object) -> Load:
     return Load(**(fields | {"kv_cache_bytes": 0} | overrides))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_checkpoint_becomes_an_engine(checkpoint: Path, spec: ModelSpec, dtype: str) -> None:
+def test_a_checkpoint_becomes_an_engine(checkpoint: Path, spec: ModelSpec, dtype: str, quantize: str) -> None:
     progress: list[tuple[int, int]] = []
-    core = load_core(order(checkpoint, dtype=dtype), lambda done, total: progress.append((done, total)))
+    core = load_core(
+        order(checkpoint, dtype=dtype, quantize=quantize), lambda done, total: progress.append((done, total))
+    )
     assert (core.device, core.dtype) == ("cpu", dtype)
     assert core.cache_tokens == 2 * spec.language.max_positions
     assert progress[-1][0] == progress[-1][1] > 0
@@ -45,6 +48,7 @@ def test_the_cache_is_as_large_as_was_ordered(checkpoint: Path, spec: ModelSpec)
         ({"device": "cpu:1"}, InvalidSetting),
         ({"device": "cuda:99"}, InvalidSetting),
         ({"dtype": "int3"}, InvalidSetting),
+        ({"quantize": "int3"}, InvalidSetting),
         ({"kv_cache_bytes": 1}, InsufficientMemory),
         ({"folder": "/nowhere"}, UnsupportedCheckpoint),
     ],
@@ -52,6 +56,11 @@ def test_the_cache_is_as_large_as_was_ordered(checkpoint: Path, spec: ModelSpec)
 def test_what_cannot_be_loaded_says_why(checkpoint: Path, overrides: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
         load_core(order(checkpoint, **overrides))
+
+
+def test_quantised_weights_are_refused_on_a_gpu() -> None:
+    with pytest.raises(InvalidSetting, match="int8 weights run on CPUs only"):
+        choose_quantize("int8", torch.device("cuda"))
 
 
 def test_devices_and_precisions_that_are_said() -> None:

@@ -36,9 +36,9 @@ def engine(core: EngineCore) -> Iterator[LocalEngine]:
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 20
     while not is_so():
-        assert time.monotonic() < deadline_s, "not within 5 s"
+        assert time.monotonic() < deadline_s, "not within 20 s"
         time.sleep(0.005)
 
 
@@ -55,12 +55,10 @@ def test_many_threads_at_once(engine: LocalEngine, new_core: NewCore, spec: Mode
     assert answers == [answer(wanted[request.request_id]) for request in requests]
 
 
-def test_requests_run_before_they_are_read(engine: LocalEngine, spec: ModelSpec) -> None:
+def test_requests_run_before_they_are_read(engine: LocalEngine, core: EngineCore, spec: ModelSpec) -> None:
     streams = [engine.submit(submit(spec, name)) for name in "ab"]
-    time.sleep(0.3)
-    begun_s = time.monotonic()
+    eventually(lambda: core.progress > 0 and not core.has_work)
     assert all(len(list(stream)) == GREEDY.max_tokens + 1 for stream in streams)
-    assert time.monotonic() - begun_s < 0.2
 
 
 @pytest.mark.parametrize("end", ["close", "with", "drop"])

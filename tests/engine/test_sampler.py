@@ -44,7 +44,7 @@ def ids(choices: list[Choice | None]) -> list[int | None]:
 
 def sample(sampler: Sampler, logits: torch.Tensor, sampling: Sampling) -> list[int | None]:
     """One draw of each row, each at another position."""
-    return ids(sampler.sample(logits, [row(sampling, position) for position in range(1, len(logits) + 1)]))
+    return ids(sampler.sample(logits.clone(), [row(sampling, position) for position in range(1, len(logits) + 1)]))
 
 
 def draws(probabilities: list[float], sampling: Sampling, count: int = 2000) -> list[float]:
@@ -176,7 +176,9 @@ def test_penalties_shrink_both_signs_and_count_what_they_should(sampler: Sampler
     prompt_only, answered = Row(Sampling(9), [0, 0], 2), Row(Sampling(9), [3, 0, 0], 1)
 
     def greedy(one: Row, **fields: float) -> int | None:
-        return ids(sampler.sample(logits, [Row(Sampling(9, **fields), one.token_ids, one.num_prompt_tokens)]))[0]
+        return ids(sampler.sample(logits.clone(), [Row(Sampling(9, **fields), one.token_ids, one.num_prompt_tokens)]))[
+            0
+        ]
 
     assert greedy(prompt_only) == 0
     assert greedy(prompt_only, repetition_penalty=1.2) == 2
@@ -190,7 +192,7 @@ def test_no_stop_token_before_min_tokens(sampler: Sampler) -> None:
     logits = torch.zeros(1, VOCAB)
     logits[0, 3] = 9.0
     sampling = Sampling(9, min_tokens=2, stop_token_ids=(3,))
-    stopped = [sampler.sample(logits, [row(sampling, 5, (1,) * length)]) for length in (0, 1, 2)]
+    stopped = [sampler.sample(logits.clone(), [row(sampling, 5, (1,) * length)]) for length in (0, 1, 2)]
     assert [ids(choices)[0] == 3 for choices in stopped] == [False, False, True]
 
 
@@ -205,7 +207,7 @@ def test_logprobs_are_of_the_model_itself_over_what_can_be_said(sampler: Sampler
     """Bias, penalties and temperature move the choice, not what is said of it."""
     logits = torch.randn(2, VOCAB)
     sampling = Sampling(9, temperature=3.0, top_logprobs=4, logit_bias=((7, 50.0),), repetition_penalty=2.0)
-    moved, plain = sampler.sample(logits, [row(sampling), row(Sampling(9))])
+    moved, plain = sampler.sample(logits.clone(), [row(sampling), row(Sampling(9))])
     assert moved is not None
     assert moved.logprobs is not None
     assert plain is not None
@@ -237,7 +239,7 @@ def test_a_choice_does_not_depend_on_the_batch(sampler: Sampler) -> None:
         for index in range(5)
     ]
     rows.append(row(Sampling(9, repetition_penalty=1.5, logit_bias=((1, 1.0),)), 3, (4,)))
-    together = sampler.sample(logits, rows)
+    together = sampler.sample(logits.clone(), rows)
     assert together == [sampler.sample(logits[[index]], [rows[index]])[0] for index in range(6)]
 
 

@@ -71,6 +71,35 @@ def test_two_prompts_share_a_step_in_order_of_arrival() -> None:
     assert rows(one.schedule()) == [("a", 0, 5), ("b", 0, 3)]
 
 
+def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
+    one = scheduler(max_step_tokens=8)
+    one.add(sequence("long", 40, 2))
+    compute(one, one.schedule())
+    one.add(sequence("short", 6, 2))
+    steps = []
+    for _ in range(3):
+        chunks = one.schedule()
+        steps.append(rows(chunks))
+        compute(one, chunks)
+    assert steps == [
+        [("short", 0, 4), ("long", 8, 12)],
+        [("short", 4, 6), ("long", 12, 18)],
+        [("short", 6, 7), ("long", 18, 25)],
+    ]
+
+
+def test_short_prompts_leave_a_long_one_half_of_each_step() -> None:
+    one = scheduler(num_blocks=32, max_sequences=8, max_step_tokens=8)
+    one.add(sequence("long", 40, 1))
+    compute(one, one.schedule())
+    for number in range(7):
+        one.add(sequence(f"{number}", 4, 1))
+    for _ in range(4):
+        chunks = one.schedule()
+        assert sum(chunk.num_rows for chunk in chunks if chunk.sequence.request_id == "long") >= 4
+        compute(one, chunks)
+
+
 def test_nobody_overtakes_a_head_that_does_not_fit() -> None:
     one = scheduler(num_blocks=4, max_step_tokens=64)
     for name, length in (("a", 8), ("b", 12), ("c", 1)):

@@ -79,12 +79,23 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"/readyz was not {status} within {timeout_s} s\n{self.text}")
 
+    def wait_for_line(self, text: str, timeout_s: float = 60) -> None:
+        """Until it has logged this."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.text:
+            assert time.monotonic() < deadline, f"{text!r} was not logged within {timeout_s} s\n{self.text}"
+            time.sleep(0.02)
+
     def worker_pid(self) -> int:
         """The engine's process, as the operating system lists it."""
+        return self.child_pid(b"lavatube.engine.worker")
+
+    def child_pid(self, word: bytes) -> int:
+        """The process that the server started with this word in its command."""
         for folder in Path("/proc").iterdir():
-            if folder.name.isdigit() and _is_worker(folder, self.process.pid):
+            if folder.name.isdigit() and _is_child(folder, self.process.pid, word):
                 return int(folder.name)
-        raise AssertionError(f"no engine worker\n{self.text}")
+        raise AssertionError(f"no process {word!r}\n{self.text}")
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -101,10 +112,10 @@ class PureServer(Server):
     program = (str(Path(__file__).with_name("pure_server.py")),)
 
 
-def _is_worker(folder: Path, parent: int) -> bool:
+def _is_child(folder: Path, parent: int, word: bytes) -> bool:
     try:
         words = (folder / "cmdline").read_bytes().split(b"\0")
         status = (folder / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False  # it ended while we looked
-    return b"lavatube.engine.worker" in words and int(status.rpartition(")")[2].split()[1]) == parent
+    return word in words and int(status.rpartition(")")[2].split()[1]) == parent

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lavatube.model import attention
 from lavatube.model.attention import MAX_GATHERED_TOKENS, Attention, KVCache, Layout, group_by_length
+from lavatube.model.native import Native
+from lavatube.model.native_attention import NativeAttention
 from lavatube.spec import LanguageSpec
 
 CPU = torch.device("cpu")
@@ -42,13 +44,25 @@ def language(num_heads: int, num_kv_heads: int) -> LanguageSpec:
 class Sequences:
     """All queries, keys and values of some sequences, and a cache that holds the part before `cached`."""
 
-    def __init__(self, lengths: Sequence[int], cached: Sequence[int], num_heads: int, num_kv_heads: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.lengths, self.cached = lengths, cached
-        self.queries = [torch.randn(length, num_heads, HEAD_DIM, generator=generator) for length in lengths]
-        self.keys = [torch.randn(length, num_kv_heads, HEAD_DIM, generator=generator) for length in lengths]
-        self.values = [torch.randn(length, num_kv_heads, HEAD_DIM, generator=generator) for length in lengths]
-        self.cache = KVCache.allocate(language(num_heads, num_kv_heads), NUM_BLOCKS, BLOCK_SIZE, torch.float32, CPU)
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        cached: Sequence[int],
+        num_heads: int,
+        num_kv_heads: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.lengths, self.cached, self.dtype = lengths, cached, dtype
+
+        # A sequence is the same whatever stands beside it. What bfloat16 holds exactly serves both precisions.
+        generators = [torch.Generator().manual_seed(index) for index in range(len(lengths))]
+
+        def rows(num_heads: int) -> list[Tensor]:
+            pairs = zip(lengths, generators, strict=True)
+            return [torch.randn(count, num_heads, HEAD_DIM, generator=one).bfloat16().float() for count, one in pairs]
+
+        self.queries, self.keys, self.values = rows(num_heads), rows(num_kv_heads), rows(num_kv_heads)
+        self.cache = KVCache.allocate(language(num_heads, num_kv_heads), NUM_BLOCKS, BLOCK_SIZE, dtype, CPU)
         self.cache.keys.fill_(torch.nan)
         self.cache.values.fill_(torch.nan)
         blocks = list(range(NUM_BLOCKS))
@@ -56,8 +70,8 @@ class Sequences:
         self.tables = [[blocks.pop() for _ in range(-(-length // BLOCK_SIZE))] for length in lengths]
         for index, count in enumerate(cached):
             slots = self.slots(index)[:count]
-            self.cache.keys[:, :, slots] = self.keys[index][:count].transpose(0, 1)
-            self.cache.values[:, :, slots] = self.values[index][:count].transpose(0, 1)
+            self.cache.keys[:, :, slots] = self.keys[index][:count].transpose(0, 1).to(dtype)
+            self.cache.values[:, :, slots] = self.values[index][:count].transpose(0, 1).to(dtype)
 
     def slots(self, index: int) -> Tensor:
         positions = torch.arange(self.lengths[index])
@@ -69,7 +83,7 @@ class Sequences:
             old = self.slots(index)[: max(0, count - window + 1)]
             self.cache.keys[:, :, old] = self.cache.values[:, :, old] = torch.nan
 
-    def attend(self, layer: int = 1, window: int | None = None) -> list[Tensor]:
+    def attend(self, layer: int = 1, window: int | None = None, kernels: Native | None = None) -> list[Tensor]:
         """What the rows after `cached` get, one tensor a sequence."""
         spans = [slice(start, end) for start, end in zip(self.cached, self.lengths, strict=True)]
         counts = [end - start for start, end in zip(self.cached, self.lengths, strict=True)]
@@ -82,10 +96,13 @@ class Sequences:
             block_tables=torch.tensor([table + [0] * (width - len(table)) for table in self.tables]),
         )
         rows = [
-            torch.cat([tensor[span] for tensor, span in zip(tensors, spans, strict=True)])
+            torch.cat([tensor[span] for tensor, span in zip(tensors, spans, strict=True)]).to(self.dtype)
             for tensors in (self.queries, self.keys, self.values)
         ]
-        return list(Attention(self.cache, layout, window)(layer, *rows).split(counts))
+        attend = (
+            NativeAttention(kernels, self.cache, layout, window) if kernels else Attention(self.cache, layout, window)
+        )
+        return list(attend(layer, *rows).split(counts))
 
     def expected(self, window: int | None = None) -> list[Tensor]:
         def row(index: int, last: int) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,10 +17,12 @@ from torch import Tensor
 
 from lavatube.checkpoint import read_spec
 from lavatube.errors import UnsupportedCheckpoint
+from lavatube.memory import count_weights
 from lavatube.model.linear import Linear
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.model.panels import Panels
+from lavatube.spec import Quantize
 from tests.checkpoints import write_checkpoint
 from tests.random_weights import write_tensors
 
@@ -263,3 +267,44 @@ def test_nothing_is_loaded_onto_a_model_of_another_depth(tmp_path: Path) -> None
     deeper = replace(spec, language=replace(spec.language, num_layers=3))
     with pytest.raises(UnsupportedCheckpoint, match=r"9 missing: language\.layers\.2"):
         load_model(deeper, folder, CPU, torch.float32, lambda done, total: pytest.fail("began to load"))
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("overrides", [{}, {"tied": True, "family": "llava_onevision", "language": "qwen2", **SIGLIP}])
+def test_the_memory_plan_counts_the_quantised_weights(
+    tmp_path: Path, quantize: Quantize, overrides: dict[str, object]
+) -> None:
+    folder = write_checkpoint(tmp_path, **overrides)
+    model = load_model(read_spec(folder), folder, CPU, torch.bfloat16, lambda done, total: None, quantize)
+    loaded_bytes = sum(weight.nbytes for weight in model.parameters())
+    assert count_weights(read_spec(folder), "bfloat16", quantize) == loaded_bytes
+    assert loaded_bytes < count_weights(read_spec(folder), "bfloat16")
+
+
+LOADER = """
+import sys, torch
+from pathlib import Path
+from lavatube.checkpoint import read_spec
+from lavatube.model.load import load_model
+
+def private_kib():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+sizes = []
+folder = Path(sys.argv[1])
+model = load_model(
+    read_spec(folder), folder, torch.device("cpu"), torch.bfloat16, lambda *_: sizes.append(private_kib()), "int4"
+)
+print(max(sizes) - sizes[0], sum(weight.nbytes for weight in model.parameters()) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_quantised_weights_never_lie_in_memory_as_they_were_stored(tmp_path: Path) -> None:
+    """From the first tensor on. What is mapped of the files is not counted: the kernel takes it back when it likes."""
+    folder = write_checkpoint(tmp_path, hidden_size=512, intermediate_size=2048, layers=6, dtype="bfloat16")
+    ran = subprocess.run([sys.executable, "-c", LOADER, folder], check=True, capture_output=True, text=True)
+    grown_kib, weights_kib = map(int, ran.stdout.split())
+    stored_kib = (folder / "model.safetensors").stat().st_size // 1024
+    assert stored_kib > 3 * weights_kib
+    assert grown_kib < weights_kib + 16 * 1024 < stored_kib * 2 / 3

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavatube.predictions.events import Completed, Event, Output, Started, Status
+from lavatube.predictions.events import Completed, Ended, Event, Output, Started, Status, joined
 from lavatube.predictions.log import EventLog
 
 
@@ -72,3 +73,33 @@ def test_nothing_comes_after_the_end() -> None:
     log = filled([])
     with pytest.raises(AssertionError):
         log.append(Output(log.next_id, "late", 0, 0))
+
+
+async def test_who_is_behind_is_given_bounded_pieces_until_it_has_all() -> None:
+    log = filled(["x" * 10_000] * 30)
+    pieces = [events async for events in log.follow()]
+    assert len(pieces) > 10
+    assert sum(map(len, pieces)) == 32
+    assert max(sum(len(event.text) for event in events if isinstance(event, Output)) for events in pieces) <= 20_000
+
+
+texts = st.lists(st.tuples(st.integers(0, 1), st.text(min_size=1, max_size=3)), max_size=12)
+
+
+@given(written=texts)
+def test_joined_pieces_say_the_same_and_go_on_from_the_last(written: list[tuple[int, str]]) -> None:
+    outputs, offsets, counts = [], [0, 0], [0, 0]
+    for event_id, (choice, text) in enumerate(written, 2):
+        outputs.append(Output(event_id, text, offsets[choice], counts[choice], choice))
+        offsets[choice] += len(text)
+        counts[choice] += 1
+    events: list[Event] = [Started(1), *outputs, Ended(len(written) + 2, 0, "stop")]
+    pieces = list(joined(events))
+    for choice in (0, 1):
+        whole = "".join(text for other, text in written if other == choice)
+        mine = [piece for piece in pieces if isinstance(piece, Output) and piece.choice == choice]
+        assert "".join(piece.text for piece in mine) == whole
+        assert all(whole[piece.offset :].startswith(piece.text) for piece in mine)
+    for before, after in itertools.pairwise(pieces):
+        assert not (isinstance(before, Output) and isinstance(after, Output) and before.choice == after.choice)
+        assert list(joined(event for event in events if event.id > before.id)) == pieces[pieces.index(after) :]

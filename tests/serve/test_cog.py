@@ -111,10 +111,10 @@ def test_async_is_accepted_and_can_be_read(shared_client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("prefer", ["wait=1", "respond-async, wait=1"])
 def test_a_wait_is_a_limit_and_the_prediction_goes_on(server: LiveServer, client: httpx.Client, prefer: str) -> None:
-    server.engine.token_s = 0.2
+    server.engine.token_s = 0.5
     started = time.monotonic()
     response = client.post("/predictions", json=body(max_tokens=8), headers={"prefer": prefer})
-    assert 0.9 < time.monotonic() - started < 1.5
+    assert time.monotonic() - started > 0.9
     assert response.status_code == 202
     assert response.json()["status"] == "processing"
     path = f"/predictions/{response.json()['id']}"

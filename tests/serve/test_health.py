@@ -74,7 +74,7 @@ def test_before_there_is_a_model(tmp_path: Path) -> None:
             assert refused.headers["retry-after"] == "5"
             assert refused.json()["code"] == "not_ready"
         assert client.post("/predictions", json={"input": {}}).status_code == 422
-        assert client.get("/predictions/x").status_code == 404
+        assert client.get("/predictions/x").status_code == 503
         server.make_ready()
         assert client.get("/readyz").status_code == 200
         assert client.get("/startupz").status_code == 200

@@ -183,6 +183,19 @@ def _data(stream: str) -> str:
     return "".join(line.removeprefix("data: ") for line in stream.splitlines() if line.startswith("data: "))
 
 
+def test_what_looks_like_a_file_is_whole_from_wherever_one_goes_on(server: LiveServer, http: httpx.Client) -> None:
+    """A piece that begins so is sent in two parts; no larger piece may begin so."""
+    text = "see https://example.org or data:, twice. "
+    asked = {"input": inputs(text, max_tokens=2 * len(text))}
+    made = http.post(f"{server.url}/v1/models/{MODEL}/predictions", json=asked).json()
+    server.until(lambda: http.get(made["urls"]["get"]).json()["status"] == "succeeded")
+    prediction = server.predictions()[0]
+    for after in range(2 * len(text)):
+        rest = http.get(made["urls"]["stream"], headers={"last-event-id": f"{after + 1}-0"}).text
+        assert _data(rest).removesuffix("{}") == prediction.text[after:], after
+        assert not any(f"data: {start}" in rest for start in ("https:", "data:"))
+
+
 def test_a_stream_needs_no_key_but_its_own(tmp_path: Path, kept: Kept, http: httpx.Client) -> None:
     with LiveServer(tmp_path, kept=kept, keyring=Keyring("the-key")) as server:
         headers = {"authorization": "Bearer the-key"}

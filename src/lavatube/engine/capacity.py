@@ -22,10 +22,21 @@ _CUDA_RESERVE_SHARE: Final = 0.05
 
 
 def num_cache_blocks(
-    spec: ModelSpec, dtype: str, device: torch.device, *, max_sequences: int, kv_cache_bytes: int
+    spec: ModelSpec,
+    dtype: str,
+    device: torch.device,
+    *,
+    max_sequences: int,
+    kv_cache_bytes: int,
+    taken_bytes: int = 0,
 ) -> int:
-    """Blocks of the cache, once the model is loaded. Raises: InsufficientMemory if not even one fits."""
-    size_bytes = plan_cache(spec, dtype, device, max_sequences=max_sequences, kv_cache_bytes=kv_cache_bytes)
+    """Blocks of the cache, once the model is loaded, all but `taken_bytes` of it.
+
+    Raises: InsufficientMemory if not even one fits.
+    """
+    size_bytes = plan_cache(
+        spec, dtype, device, max_sequences=max_sequences, kv_cache_bytes=kv_cache_bytes, taken_bytes=taken_bytes
+    )
     if not size_bytes:
         raise InsufficientMemory(
             f"The KV cache needs at least {_block_bytes(spec, dtype)} bytes, and there are fewer for it.",

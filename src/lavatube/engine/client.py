@@ -24,6 +24,7 @@ from lavatube.engine.wire import (
     Failed,
     Heartbeat,
     Load,
+    Loaded,
     LoadFailed,
     Loading,
     Ready,
@@ -32,7 +33,16 @@ from lavatube.engine.wire import (
     Tokens,
     is_last,
 )
-from lavatube.errors import Conflict, Draining, EngineCrashed, InternalError, LavatubeError, NotReady, from_code
+from lavatube.errors import (
+    Conflict,
+    Draining,
+    EngineCrashed,
+    InternalError,
+    LavatubeError,
+    NotReady,
+    ServiceError,
+    from_code,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +67,7 @@ class EngineClient:
         self.state = EngineState.STARTING
         self.ready: Ready | None = None
         self.loading: Loading | None = None
+        self.loaded: Loaded | None = None
         self.heartbeat: Heartbeat | None = None
         self.failure: LavatubeError | None = None
         self.num_restarts = 0
@@ -69,6 +80,8 @@ class EngineClient:
         self._worker: WorkerProcess | None = None
         self._streams: dict[str, Inbox | None] = {}  # None: closed here, its end is not yet told by the worker
         self._is_settled = asyncio.Event()  # READY, FAILED or STOPPED
+        self._is_loaded = asyncio.Event()  # or never will be
+        self._verdict: LavatubeError | None = None
         self._supervision: asyncio.Task[None] | None = None
 
     @property
@@ -87,13 +100,33 @@ class EngineClient:
         self.launch()
         self._order_load()
 
+    def reorder(self, load: Load) -> None:
+        """What the next life loads: that which this one has trailed is all here now."""
+        self._load = load
+
+    def give_up(self, cause: LavatubeError) -> None:
+        """End the worker and start no other: what it waits for will not come."""
+        self._verdict = cause
+        if self._worker is not None:
+            self._worker.kill()
+
+    async def wait_loaded(self) -> Loaded:
+        """Raises: as `wait_ready`."""
+        while self.loaded is None:
+            await self._is_loaded.wait()
+            self._check_alive()
+        return self.loaded
+
     async def wait_ready(self) -> Ready:
         """Raises: what made the engine fail; Draining if it was stopped."""
         while self.ready is None:
             await self._is_settled.wait()
-            if self.state in (EngineState.FAILED, EngineState.STOPPED):
-                raise (self.failure or Draining("The engine was stopped.")).with_traceback(None)
+            self._check_alive()
         return self.ready
+
+    def _check_alive(self) -> None:
+        if self.state in (EngineState.FAILED, EngineState.STOPPED):
+            raise (self.failure or Draining("The engine was stopped.")).with_traceback(None)
 
     async def submit(self, request: Submit) -> AsyncGenerator[RequestEvent, None]:
         """The events of one request, up to its last Done or Failed. To close the iterator is to abort.
@@ -131,7 +164,7 @@ class EngineClient:
     async def stop(self) -> None:
         """End the worker; streams that are still open end with Draining."""
         if self.state is not EngineState.STOPPED:
-            self.ready = self.loading = self.heartbeat = None
+            self.ready = self.loading = self.loaded = self.heartbeat = None
             self._move(EngineState.STOPPED)
             self._fail_streams(Draining("The server is shutting down.", remedy=TRY_AGAIN))
         if self._supervision is not None:
@@ -152,6 +185,8 @@ class EngineClient:
     async def _live(self) -> float | None:
         """One life. Returns seconds to wait before the next, None for never."""
         self._watchdog = Watchdog(self._patience, time.monotonic())
+        if self._verdict is not None:
+            return self._bury(self._verdict)
         try:
             async with start_worker(self._command) as worker:
                 self._worker = worker
@@ -172,6 +207,8 @@ class EngineClient:
         watch = asyncio.create_task(self._watch())
         try:
             await asyncio.wait({talk, exit_, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if self._verdict is not None:
+                return self._verdict
             if watch.done():
                 return EngineCrashed(f"The engine hung: {watch.result()}.", remedy=TRY_AGAIN)
             await asyncio.wait({talk, exit_}, timeout=LAST_WORDS_S)
@@ -188,8 +225,9 @@ class EngineClient:
         """Until it hangs up; returns the error that it gave as the reason, if it gave one."""
         try:
             while events := await worker.receive():
+                now_s = time.monotonic()
                 for event in events:
-                    self._watchdog.hear(event, time.monotonic())
+                    self._watchdog.hear(event, now_s)
                     if isinstance(event, LoadFailed):
                         return from_code(event.code, event.message)
                     self._receive(event)
@@ -207,9 +245,12 @@ class EngineClient:
             if complaint:
                 return complaint
 
-    def _receive(self, event: Tokens | Done | Failed | Ready | Loading | Heartbeat) -> None:
+    def _receive(self, event: RequestEvent | Ready | Loaded | Loading | Heartbeat) -> None:
         match event:
-            case Tokens() | Done() | Failed():
+            case Tokens():
+                if (inbox := self._streams.get(event.request_id)) is not None:
+                    inbox.put(event)
+            case Done() | Failed():
                 streams = self._streams
                 inbox = streams.pop(event.request_id, None) if is_last(event) else streams.get(event.request_id)
                 if inbox is not None:
@@ -219,6 +260,11 @@ class EngineClient:
             case Ready():
                 self.ready, self.failure = event, None
                 self._move(EngineState.READY)
+                if not event.is_trailing:
+                    self._receive(Loaded(event.load_s))
+            case Loaded():
+                self.loaded = event
+                self._is_loaded.set()
             case Loading():
                 self.loading = event
             case Heartbeat():
@@ -237,9 +283,11 @@ class EngineClient:
         if isinstance(cause, EngineCrashed):  # any other error would come again
             delay_s = self._restarts.delay_after_failure(time.monotonic())
         self.failure = cause
-        self.ready = self.loading = self.heartbeat = self._worker = None
+        self.ready = self.loading = self.loaded = self.heartbeat = self._worker = None
         self._move(EngineState.FAILED if delay_s is None else EngineState.RESTARTING)
-        self._fail_streams(cause)
+        # Whose fault it is may be told to everybody; paths and addresses are for the operator.
+        told = cause if isinstance(cause, ServiceError) else from_code(cause.code, "The weights can't be used.")
+        self._fail_streams(told)
         return delay_s
 
     def _fail_streams(self, cause: LavatubeError) -> None:
@@ -256,6 +304,10 @@ class EngineClient:
             self._is_settled.set()
         else:
             self._is_settled.clear()
+        if state in (EngineState.FAILED, EngineState.STOPPED):
+            self._is_loaded.set()
+        else:
+            self._is_loaded.clear()
 
     def _refusal(self) -> LavatubeError:
         if self.state is EngineState.STOPPED:

@@ -11,6 +11,7 @@ from lavatube.engine.capacity import BLOCK_SIZE
 from lavatube.engine.compiling import Compiled, GrammarQueue
 from lavatube.engine.encoder import Encoder
 from lavatube.engine.features import FeatureCache
+from lavatube.engine.gaps import Gaps
 from lavatube.engine.grammar import Grammars, Matcher
 from lavatube.engine.outbox import Outbox
 from lavatube.engine.pace import Pace, Work
@@ -19,7 +20,7 @@ from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk, Scheduler
 from lavatube.engine.sequence import Sequence, SequenceState
 from lavatube.engine.speculator import Speculator
-from lavatube.engine.wire import CacheCounts, GuessCounts, RequestEvent, Submit
+from lavatube.engine.wire import CacheCounts, GapCounts, GuessCounts, RequestEvent, Submit
 from lavatube.errors import EngineNumericalError, LavatubeError, RequestError
 from lavatube.model.attention import KVCache
 from lavatube.model.llava import Llava
@@ -64,6 +65,7 @@ class EngineCore:
         self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
         self._pace = Pace()
+        self._gaps = Gaps()
         self._outbox = Outbox()
         self._clock = clock
         self._num_steps = 0
@@ -107,6 +109,10 @@ class EngineCore:
     @property
     def guesses(self) -> GuessCounts:
         return GuessCounts(self._speculator.num_guessed, self._speculator.num_right)
+
+    @property
+    def gaps(self) -> GapCounts:
+        return self._gaps.counts
 
     @property
     def max_context_tokens(self) -> int:
@@ -227,9 +233,12 @@ class EngineCore:
 
     def _extend(self, sequence: Sequence, choice: Choice) -> None:
         """Add a sampled token. A stop token ends the choice and is not part of the answer."""
-        sequence.recent_tokens_s.append(self._clock())
+        now_s = self._clock()
         if sequence.first_token_s is None:
-            sequence.first_token_s = sequence.recent_tokens_s[-1]
+            sequence.first_token_s = now_s
+        else:
+            self._gaps.add(now_s - sequence.recent_tokens_s[-1])
+        sequence.recent_tokens_s.append(now_s)
         if choice.token_id in sequence.sampling.stop_token_ids:
             self._finish(sequence, "stop")
             return

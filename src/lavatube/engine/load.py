@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +16,32 @@ from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting
 from lavatube.fidelity import with_fidelity
+from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
-from lavatube.spec import DTYPE_BYTES, ModelSpec
+from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
 
 SMALL_MODEL_PARAMETERS: Final = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """What an order means on this machine."""
+
+    spec: ModelSpec
+    folder: Path
+    device: torch.device
+    dtype: str
+    quantize: Quantize
+
+    def load(
+        self,
+        on_progress: Callable[[int, int], None],
+        on_shaped: Callable[[Llava, dict[str, int]], None] = lambda model, sizes: None,
+    ) -> Llava:
+        """See `load_model`. Raises: OperatorError."""
+        with _memory_border(self.device):
+            dtype = getattr(torch, self.dtype)
+            return load_model(self.spec, self.folder, self.device, dtype, on_progress, self.quantize, on_shaped)
 
 
 def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done, total: None) -> EngineCore:
@@ -25,18 +49,33 @@ def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done
 
     Raises: OperatorError.
     """
+    plan = plan_load(order)
+    return make_core(order, plan, plan.load(on_progress))
+
+
+def plan_load(order: Load) -> LoadPlan:
+    """Raises: OperatorError."""
     folder = Path(order.folder)
     spec = with_fidelity(read_spec(folder), order.fidelity)
     device = choose_device(order.device)
     dtype = choose_dtype(order.dtype, spec.dtype, device)
-    try:
-        model = load_model(spec, folder, device, getattr(torch, dtype), on_progress)
+    return LoadPlan(spec, folder, device, dtype, choose_quantize(order.quantize, device))
+
+
+def make_core(order: Load, plan: LoadPlan, model: Llava, untaken_bytes: int = 0) -> EngineCore:
+    """An engine for a model, of whose memory the device will still give `untaken_bytes`. Raises: InsufficientMemory."""
+    with _memory_border(plan.device):
         num_blocks = num_cache_blocks(
-            spec, dtype, device, max_sequences=order.max_sequences, kv_cache_bytes=order.kv_cache_bytes
+            plan.spec,
+            plan.dtype,
+            plan.device,
+            max_sequences=order.max_sequences,
+            kv_cache_bytes=order.kv_cache_bytes,
+            taken_bytes=untaken_bytes,
         )
         return EngineCore(
             model,
-            spec,
+            plan.spec,
             num_blocks=num_blocks,
             max_sequences=order.max_sequences,
             max_step_tokens=order.max_step_tokens,
@@ -46,6 +85,12 @@ def load_core(order: Load, on_progress: Callable[[int, int], None] = lambda done
             is_reusing=order.is_reusing,
             max_guess=order.max_guess,
         )
+
+
+@contextmanager
+def _memory_border(device: torch.device) -> Iterator[None]:
+    try:
+        yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InsufficientMemory(
             f"The model does not fit into the memory of {device}.",
@@ -76,6 +121,21 @@ def choose_device(name: str) -> torch.device:
     if int(index or 0) >= torch.cuda.device_count():
         raise InvalidSetting(f"device: there is no {name}; {torch.cuda.device_count()} CUDA devices are visible.")
     return torch.device("cuda", int(index or 0))
+
+
+def choose_quantize(name: str, device: torch.device) -> Quantize:
+    """Raises: InvalidSetting for what there is not, on this device."""
+    match name:
+        case "none":
+            return "none"
+        case "int8" | "int4" as quantize:
+            if device.type == "cpu":
+                return quantize
+            raise InvalidSetting(
+                f"quantize: {name} weights run on CPUs only, so far.",
+                remedy="Leave quantize out, or set device to cpu.",
+            )
+    raise InvalidSetting(f"quantize: {name!r} is none of none, {', '.join(QUANTIZED_GROUPS)}.")
 
 
 def explain_dtype(name: str, stored: str, dtype: str) -> str:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from lavatube.engine.wire import Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """How to choose, and the prompt and the answer so far. `allowed` is a grammar's bit for each id, lowest first."""
 
     sampling: Sampling
     token_ids: Sequence[int]
     num_prompt_tokens: int
     allowed: bytes | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """The likeliest token, whatever it is and whatever came before."""
+        sampling = self.sampling
+        return (
+            sampling.temperature == 0
+            and sampling.top_logprobs is None
+            and self.allowed is None
+            and self.may_stop
+            and not sampling.logit_bias
+            and sampling.repetition_penalty == 1
+            and sampling.presence_penalty == sampling.frequency_penalty == 0
+        )
 
     @property
     def position(self) -> int:

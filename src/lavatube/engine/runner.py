@@ -41,7 +41,7 @@ class Runner:
         splice_features(embeddings, chunks)
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         # A row attends to itself: if any of its keys and values were not numbers, neither would it be.
-        is_sound = torch.isfinite(hidden).all(dim=-1).tolist()
+        is_sound = hidden.sum(dim=-1, dtype=torch.float32).isfinite().tolist()  # a sum with one that is none is none
         choices = iter(self._sample(chunks, hidden, batch.sampling_rows))
         found = [next(choices) if chunk.is_sampling else [] for chunk in chunks]
         starts = batch.layout.query_starts
@@ -59,7 +59,8 @@ class Runner:
         """For each chunk that is sampling. Shapes: hidden (T, hidden)."""
         if not rows:
             return []
-        logits = self._model.logits(hidden[[row for of_chunk in rows for row in of_chunk]])  # (R, vocabulary)
+        asking = [row for of_chunk in rows for row in of_chunk]
+        logits = self._model.logits(hidden if len(asking) == len(hidden) else hidden[asking])  # (R, vocabulary)
         groups = [_asked(chunk) for chunk in chunks if chunk.is_sampling]
         first_rows = accumulate(map(len, rows), initial=0)
         # The first tokens of several choices come from one row; each token of a guess has its own.

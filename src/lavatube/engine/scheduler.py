@@ -2,19 +2,25 @@
 
 Continuous batching: a sequence joins and leaves between two steps. Each step has a budget of tokens. The rows of
 sequences that decode come first, so a stream never waits for another's prompt to end; what is left goes to prompts in
-order of arrival, cut into chunks. When blocks run out the newest sequence gives up its own and is computed again later.
-What a prompt has in common with what is in the cache is not computed; what it has in common with one that is being
-computed is waited for.
+order of arrival, cut into chunks, and a short one need not wait for the end of a long one. When blocks run out the
+newest sequence gives up its own and is computed again later. What a prompt has in common with what is in the cache is
+not computed; what it has in common with one that is being computed is waited for.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, replace
+from typing import Final
 
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.sequence import Sequence, SequenceState
 from lavatube.engine.speculator import Speculator
+
+MUCH_SHORTER: Final = 4
+"""How many times as long a prompt must be as one that need not wait for its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +190,28 @@ class Scheduler:
         return found
 
     def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
-        chunks = []
+        """In order of arrival; but half of the budget is for prompts that are much shorter than the first."""
         begun = deque(sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1)
+        chunks: list[Chunk] = []
+        for shorter in self._much_shorter(begun):
+            left = budget // 2 - sum(chunk.num_rows for chunk in chunks)
+            chunks += _chunk(shorter, left, must_be_ready=must_be_ready)
+        budget -= sum(chunk.num_rows for chunk in chunks)
+        served = [chunk.sequence for chunk in chunks]
         while budget > 0 and (sequence := begun.popleft() if begun else self._admit()):
-            start = sequence.num_computed_tokens
-            end = min(sequence.num_ready_tokens if must_be_ready else sequence.num_tokens, start + budget)
-            if end > start:
-                chunks.append(Chunk(sequence, start, end))
-                budget -= end - start
+            if sequence not in served:
+                chunk = _chunk(sequence, budget, must_be_ready=must_be_ready)
+                budget -= sum(one.num_rows for one in chunk)
+                chunks += chunk
         return chunks
+
+    def _much_shorter(self, begun: Sequences[Sequence]) -> Iterator[Sequence]:
+        """Those of the others that need a fraction of what the first does, and who waits next if he is one of them."""
+        if begun:
+            most = begun[0].num_uncomputed_tokens // MUCH_SHORTER
+            yield from [sequence for sequence in begun if sequence.num_uncomputed_tokens <= most]
+            while self.waiting and self.waiting[0].num_tokens <= most and (sequence := self._admit()):
+                yield sequence
 
     def _admit(self) -> Sequence | None:
         """Let the oldest that waits run, with blocks for all its tokens, if it fits; nobody overtakes it."""
@@ -255,3 +274,10 @@ class Scheduler:
         assert all(sequence.state is SequenceState.RUNNING for sequence in self.running)
         assert all(sequence.state is SequenceState.WAITING and not sequence.block_table for sequence in self.waiting)
         self.blocks.check_integrity(sequence.block_table for sequence in self.running)
+
+
+def _chunk(sequence: Sequence, most: int, *, must_be_ready: bool) -> list[Chunk]:
+    """At most so many tokens of a prompt, in one chunk; none if there is nothing to compute yet."""
+    start = sequence.num_computed_tokens
+    end = min(sequence.num_ready_tokens if must_be_ready else sequence.num_tokens, start + most)
+    return [Chunk(sequence, start, end)] if end > start else []

@@ -1,7 +1,8 @@
 """Everything that crosses the border between the front and the engine, in both directions, and how it is framed.
 
 Ids, numbers and bytes only: text never enters the engine, tensors never leave it. A frame is a 4-byte big-endian
-length and that many bytes of MessagePack: one command, or a list of events. Knows no sockets and no torch.
+length and that many bytes of MessagePack: one command, or a list of events, which are arrays, as there are many. Knows
+no sockets and no torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from lavatube.fidelity import Choice
 from lavatube.geometry import Detail
 
 MAX_FRAME_BYTES: Final = 512 * 1024 * 1024
+GAP_LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper limits of the classes in which gaps between tokens are counted; one more class has what is longer."""
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -98,7 +101,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
     main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
-    of an answer are guessed ahead and checked; 0: none.
+    of an answer are guessed ahead and checked; 0: none. `quantize` is none, int8 or int4, as the setting.
+    `trace` is the file for a timeline; empty: none.
     """
 
     folder: str
@@ -113,21 +117,26 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     image_cache_bytes: int = 0
     is_reusing: bool = True
     max_guess: int = 0
+    quantize: str = "none"
+    trace: str = ""
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End the worker; whatever still runs is aborted."""
 
 
-class Loading(msgspec.Struct, frozen=True, tag="loading"):
+class Loading(msgspec.Struct, frozen=True, array_like=True, tag="loading"):
     """Phase 2 goes on: bytes of weights that are in place, of how many."""
 
     done_bytes: int
     total_bytes: int
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Phase 2 is over; requests are taken. `layer_s` is how long one layer of a full step may take on this device."""
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """Requests are taken. `layer_s` is how long one layer of a full step may take on this device.
+
+    Phase 2 is over, unless the engine `is_trailing`: then weights still come in, and `Loaded` follows.
+    """
 
     device: str
     dtype: str
@@ -135,9 +144,16 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     kv_cache_tokens: int
     max_context_tokens: int
     layer_s: float = 0.0
+    is_trailing: bool = False
 
 
-class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
+    """Phase 2 of an engine that trailed is over: every weight is in place, and verified."""
+
+    load_s: float
+
+
+class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"):
     """Phase 2 ended in an error that trying again won't mend."""
 
     code: str
@@ -160,7 +176,14 @@ class GuessCounts(msgspec.Struct, frozen=True):
     right: int = 0
 
 
-class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+class GapCounts(msgspec.Struct, frozen=True):
+    """Since the start: how often a stream waited so long for its next token, by the classes of GAP_LIMITS_S."""
+
+    counts: list[int] = []
+    sum_s: float = 0.0
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     """Sent about once a second from a thread of its own; `steps` grows as long as the engine makes progress."""
 
     steps: int
@@ -169,6 +192,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     free_cache_tokens: int
     caches: CacheCounts = CacheCounts()
     guesses: GuessCounts = GuessCounts()
+    gaps: GapCounts = GapCounts()
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -181,7 +205,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     top: list[tuple[int, float]]
 
 
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+class Tokens(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tokens"):
     """New ids of one choice; `position` is the index of the first among its completion tokens.
 
     `logprobs` has one for each id where they were asked for, else none.
@@ -194,7 +218,7 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     logprobs: list[Logprobs] = []
 
 
-class Done(msgspec.Struct, frozen=True, tag="done"):
+class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort".
 
     `cached_tokens` of the prompt were computed before, for another request.
@@ -214,7 +238,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     late_tokens: int = 0
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """The end of one request, as an error; `code` is one of errors.py, `param` the field at fault or nothing."""
 
     request_id: str
@@ -224,7 +248,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Command = Submit | Abort | Load | Shutdown
-Event = Loading | Ready | LoadFailed | Heartbeat | Tokens | Done | Failed
+Event = Loading | Ready | Loaded | LoadFailed | Heartbeat | Tokens | Done | Failed
 RequestEvent = Tokens | Done | Failed
 
 

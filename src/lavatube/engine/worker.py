@@ -30,9 +30,11 @@ from lavatube.engine.wire import (
     Frames,
     Heartbeat,
     Load,
+    Loaded,
     LoadFailed,
     Loading,
     Ready,
+    RequestEvent,
     decode_command,
     frame_events,
 )
@@ -133,27 +135,66 @@ def _serve(connection: Connection, heart: Heart, threads: int) -> int:
     from lavatube.engine.capacity import layer_limit_s
     from lavatube.engine.load import choose_threads, load_core
     from lavatube.engine.loop import run
+    from lavatube.engine.timeline import Timeline
+    from lavatube.engine.trail import Trail
+    from lavatube.weights.arrival import find_arrivals
 
     order = connection.commands.get()
     if not isinstance(order, Load):
         return 0
     begun_s = time.monotonic()
+    trail: Trail | None = None
+    send_progress = _progress_sender(connection)
     try:
         spec = read_spec(Path(order.folder))
         torch.set_num_threads(choose_threads(threads, spec))
-        core = load_core(order, _progress_sender(connection))
+        if find_arrivals(Path(order.folder)):
+            trail = Trail(order, send_progress)
+        core = trail.core if trail else load_core(order, send_progress)
     except OperatorError as error:
-        logger.error("the model can't be loaded: %s", error)  # noqa: TRY400 - the sentence says it all
-        connection.send(LoadFailed(error.code, error.sentence))
-        return 1
+        return _refuse(connection, error)
     heart.measure = lambda: Heartbeat(
-        core.progress, core.num_running, core.num_waiting, core.free_cache_tokens, core.caches, core.guesses
+        core.progress + (trail.num_waits if trail else 0),
+        core.num_running,
+        core.num_waiting,
+        core.free_cache_tokens,
+        core.caches,
+        core.guesses,
+        core.gaps,
     )
     load_s = time.monotonic() - begun_s
     layer_s = layer_limit_s(spec, core.device, order.max_step_tokens)
-    connection.send(Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens, layer_s))
-    run(core, connection.commands, lambda events: connection.send(*events), connection.read)
+    connection.send(
+        Ready(core.device, core.dtype, load_s, core.cache_tokens, core.max_context_tokens, layer_s, trail is not None)
+    )
+    if trail is not None:
+        threading.Thread(target=_watch, args=[connection, trail.wait, begun_s], daemon=True).start()
+    timeline = trail.timeline if trail else Timeline(order.trace)
+
+    def emit(events: list[RequestEvent]) -> None:
+        timeline.on_events(events)
+        connection.send(*events)
+
+    run(core, connection.commands, emit, connection.read)
     return 0
+
+
+def _watch(connection: Connection, wait: Callable[[], None], begun_s: float) -> None:
+    """Tells of the end of a load that goes on beside the engine; a bad one ends this process."""
+    try:
+        wait()
+    except OperatorError as error:
+        os._exit(_refuse(connection, error))
+    except Exception:
+        logger.exception("the engine died while its weights came in")
+        os._exit(1)
+    connection.send(Loaded(time.monotonic() - begun_s))
+
+
+def _refuse(connection: Connection, error: OperatorError) -> int:
+    logger.error("the model can't be loaded: %s", error)
+    connection.send(LoadFailed(error.code, error.sentence))
+    return 1
 
 
 def _progress_sender(connection: Connection) -> Callable[[int, int], None]:

@@ -74,6 +74,6 @@ class Table(Linear):
     def __init__(self, size: int, width: int) -> None:
         super().__init__(width, size, bias=False)
 
-    def look_up(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(self, ids: Tensor) -> Tensor:
         """Shapes: in (T,), out (T, inputs)."""
-        return functional.embedding(ids, self.weight) if self.weight is not None else self._panels.rows(ids).to(dtype)
+        return functional.embedding(ids, self.weight) if self.weight is not None else self._panels.rows(ids)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from lavatube.geometry import ImagePlan
 from lavatube.model.arrange import arrange
-from lavatube.model.attention import Attention, KVCache, Layout
+from lavatube.model.attention import KVCache, Layout
 from lavatube.model.language import LanguageModel
 from lavatube.model.linear import Linear
+from lavatube.model.native_attention import attention_of
 from lavatube.model.projector import Projector
 from lavatube.model.vision import VisionTower
 from lavatube.spec import ModelSpec
@@ -63,7 +64,8 @@ class Llava(nn.Module):
     @torch.inference_mode()
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """Shapes: in (T,), out (T, hidden)."""
-        return self.language.embed_tokens.look_up(token_ids, self.dtype)
+        embeddings: Tensor = self.language.embed_tokens(token_ids)
+        return embeddings.to(self.dtype)
 
     @torch.inference_mode()
     def forward(self, embeddings: Tensor, cache: KVCache, layout: Layout) -> Tensor:
@@ -71,9 +73,8 @@ class Llava(nn.Module):
 
         Shapes: in and out (T, hidden).
         """
-        hidden: Tensor = self.language(
-            embeddings, layout.positions, Attention(cache, layout, self.language.sliding_window)
-        )
+        attention = attention_of(cache, layout, self.language.sliding_window)
+        hidden: Tensor = self.language(embeddings, layout.positions, attention)
         return hidden
 
     @torch.inference_mode()

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.model.llava import Llava
-from lavatube.model.places import Place, Quantize, allocate, places
-from lavatube.spec import ModelSpec
+from lavatube.model.places import Place, allocate, places
+from lavatube.spec import ModelSpec, Quantize
 from lavatube.weights.composite import TensorSource, open_checkpoint
 
 EMBEDDINGS: Final = "language.embed_tokens.weight"
@@ -67,12 +67,15 @@ def load_model(
     dtype: torch.dtype,
     on_progress: Callable[[int, int], None],
     quantize: Quantize = "none",
+    on_shaped: Callable[[Llava, dict[str, int]], None] = lambda model, sizes: None,
 ) -> Llava:
     """Phase 2: the model of `spec` with the weights in `folder`, on `device`, as `dtype`.
 
     Weights that are to be quantised are so one by one, as they come: never is more than one there as it was stored.
+    `on_shaped` gets the model when its memory is there and nothing in it yet, and the size of each weight, in the order
+    in which they will be put in place.
 
-    Units: on_progress takes bytes of weights that are in place on the device, and of how many.
+    Units: on_progress takes bytes of weights that are in place on the device, and of how many; sizes are in bytes.
     Raises: UnsupportedCheckpoint, listing the tensors that are missing, too many or of another shape.
     """
     tensors = open_checkpoint(folder)
@@ -80,10 +83,9 @@ def load_model(
     with torch.device("meta"):  # shapes only: what does not fit is refused before it costs memory
         model = Llava(spec)
     _check(spec, dict(places(model)), sources, tensors)
-    if spec.language.has_tied_embeddings and HEAD in sources:
-        _check_tied(tensors.tensor(sources[EMBEDDINGS]), tensors.tensor(sources[HEAD]))
     allocate(model, device, dtype, quantize)
     goals = dict(places(model))
+    on_shaped(model, {name: place.size_bytes for name, place in goals.items()})
     total_bytes, done_bytes = sum(place.size_bytes for place in goals.values()), 0
     with torch.inference_mode():
         for name, place in goals.items():
@@ -95,6 +97,8 @@ def load_model(
                 _check_whole(stored, told)
             done_bytes += place.size_bytes
             on_progress(done_bytes, total_bytes)
+    if spec.language.has_tied_embeddings and HEAD in sources:
+        _check_tied(tensors.tensor(sources[EMBEDDINGS]), tensors.tensor(sources[HEAD]))
     return model
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 LEVELS: Final = ("any processor", "AVX2", "AVX-512 with bfloat16 and VNNI")
-_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
 
 class Native:
@@ -25,6 +25,21 @@ class Native:
         self.level = level
         self._product = library.lavatube_product
         self._product.argtypes = [*[_INT] * 3, *[_POINTER] * 5, *[_LONG] * 5, *[_INT] * 2]
+        self._fill = library.lavatube_fill
+        self._fill.argtypes = [*[_INT] * 3, *[_POINTER] * 3, *[_LONG] * 5, _INT]
+        self._attend = library.lavatube_attend
+        self._attend.argtypes = [
+            *[_INT] * 2, *[_POINTER] * 3, *[_LONG] * 3, *[_POINTER] * 3, _LONG, _POINTER, *[_LONG] * 2, *[_POINTER] * 3,
+            *[_LONG] * 5,
+        ]  # fmt: skip
+        self._attend_all = library.lavatube_attend_all
+        self._attend_all.argtypes = [*[_INT] * 2, *[_POINTER] * 3, _LONG, _POINTER, *[_LONG] * 4]
+        self._normalize = library.lavatube_normalize
+        self._normalize.argtypes = [*[_INT] * 2, *[_POINTER] * 2, _FLOAT, _POINTER, *[_LONG] * 2]
+        self._gate = library.lavatube_gate
+        self._gate.argtypes = [*[_INT] * 2, _POINTER, _INT, *[_FLOAT] * 2, _POINTER, *[_LONG] * 2]
+        self._rotate = library.lavatube_rotate
+        self._rotate.argtypes = [*[_INT] * 2, _POINTER, _LONG, *[_POINTER] * 2, *[_LONG] * 3]
 
     def product(
         self,
@@ -62,6 +77,127 @@ class Native:
         if failed:
             raise MemoryError("no memory for the rows of a product")
 
+    def fill(
+        self, rows: Tensor, weight: Tensor, scales: Tensor | None, *, kind: int, first: int, words: int, group: int
+    ) -> None:
+        """Put the weights of the outputs from `first` on into panels. Shapes: rows (n, inputs) float32 or bfloat16."""
+        rows = rows.contiguous()
+        failed = self._fill(
+            self.level,
+            torch.get_num_threads(),
+            kind,
+            rows.data_ptr(),
+            weight.data_ptr(),
+            None if scales is None else scales.data_ptr(),
+            first,
+            *rows.shape,
+            words,
+            group,
+            rows.dtype == torch.bfloat16,
+        )
+        if failed:
+            raise MemoryError("no memory to quantise with")
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        slots: Tensor,
+        block_size: int,
+        starts: Tensor,
+        lengths: Tensor,
+        tables: Tensor,
+        window: int,
+    ) -> Tensor:
+        """Attention of the sequences of a step, bfloat16; `model.attention.Layout` says what is what.
+
+        Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim), of any stride from row to row; keys
+        and values (kv_heads, slots, head_dim), which get the new ones; the others contiguous int64. Out as query.
+        """
+        out = torch.empty(query.shape, dtype=query.dtype)
+        failed = self._attend(
+            self.level,
+            torch.get_num_threads(),
+            *(rows.data_ptr() for rows in (query, key, value)),
+            *(_row_stride(rows) for rows in (query, key, value)),
+            out.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            keys.shape[1],
+            slots.data_ptr(),
+            block_size,
+            len(lengths),
+            starts.data_ptr(),
+            lengths.data_ptr(),
+            tables.data_ptr(),
+            tables.shape[1],
+            query.shape[1],
+            *key.shape[1:],
+            window,
+        )
+        if failed:
+            raise MemoryError("no memory for attention")
+        return out
+
+    def attend_all(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention in which every row sees all, bfloat16. Shapes: in and out (N, rows, heads, head_dim)."""
+        out = torch.empty(query.shape, dtype=query.dtype)
+        strides = {_row_stride(rows.flatten(0, 1)) for rows in (query, key, value)}
+        assert len(strides) == 1
+        failed = self._attend_all(
+            self.level,
+            torch.get_num_threads(),
+            *(rows.data_ptr() for rows in (query, key, value)),
+            *strides,
+            out.data_ptr(),
+            *query.shape,
+        )
+        if failed:
+            raise MemoryError("no memory for attention")
+        return out
+
+    def normalize(self, hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """RMSNorm, bfloat16. Shapes: in and out (…, size)."""
+        hidden = hidden.contiguous()
+        out = torch.empty_like(hidden)
+        size = len(weight)
+        pointers = hidden.data_ptr(), weight.data_ptr()
+        self._normalize(
+            self.level, torch.get_num_threads(), *pointers, epsilon, out.data_ptr(), hidden.numel() // size, size
+        )
+        return out
+
+    def gate(self, hidden: Tensor, linear: float, cubic: float, *, is_gated: bool) -> Tensor:
+        """x · sigmoid(linear · x + cubic · x³), bfloat16; gated, times the other half of each row.
+
+        Shapes: in (…, size), gated (…, 2 · size); out (…, size).
+        """
+        hidden = hidden.contiguous()
+        size = hidden.shape[-1] // (2 if is_gated else 1)
+        out = torch.empty(*hidden.shape[:-1], size, dtype=hidden.dtype)
+        threads, rows = torch.get_num_threads(), out.numel() // size
+        self._gate(self.level, threads, hidden.data_ptr(), is_gated, linear, cubic, out.data_ptr(), rows, size)
+        return out
+
+    def rotate(self, heads: Tensor, cosines: Tensor, sines: Tensor) -> None:
+        """Rotary embedding, in place.
+
+        Shapes: heads (T, heads, head_dim) bfloat16; cosines and sines (T, head_dim / 2) float32.
+        """
+        pointers = cosines.data_ptr(), sines.data_ptr()
+        stride = _row_stride(heads)
+        self._rotate(self.level, torch.get_num_threads(), heads.data_ptr(), stride, *pointers, *heads.shape)
+
+
+def _row_stride(rows: Tensor) -> int:
+    """Of (rows, heads, head_dim), heads side by side."""
+    assert rows.stride()[1:] == (rows.shape[2], 1)
+    return rows.stride(0)
+
 
 def open_library() -> ctypes.CDLL | None:
     """None where it was not built. Linked to the OpenMP that torch has loaded, so both use the same threads."""
@@ -70,6 +206,11 @@ def open_library() -> ctypes.CDLL | None:
         if path.is_file():
             return ctypes.CDLL(str(path))
     return None
+
+
+def kernels_for(tensor: Tensor) -> Native | None:
+    """The kernels, for what is bfloat16 on a CPU."""
+    return native() if tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" else None
 
 
 @cache

@@ -22,7 +22,7 @@ _KINDS: Final[tuple[Kind, ...]] = ("bfloat16", "int8", "int4")
 _STEP_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 4}
 _WORD_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 8}
 _LARGEST: Final = {"int8": 127, "int4": 7}
-_ROWS_AT_ONCE: Final = 1024
+_WEIGHTS_AT_ONCE: Final = 1 << 18
 
 
 class Panels(nn.Module):
@@ -49,9 +49,33 @@ class Panels(nn.Module):
         return sum(parameter.nbytes for parameter in self.parameters())
 
     def put(self, first: int, rows: Tensor) -> None:
-        """Outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
-        for start in range(0, len(rows), _ROWS_AT_ONCE):  # bounds the memory that this takes beside the weights
-            self._put(first + start, rows[start : start + _ROWS_AT_ONCE])
+        """The weights of the outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
+        kernels = native() if self.weight.device.type == "cpu" else None
+        for piece in torch.split(rows, max(1, _WEIGHTS_AT_ONCE // self.inputs)):  # bounds the memory that this takes
+            if kernels is None:
+                self.put_by_torch(first, piece)
+            else:
+                self.put_by_kernels(kernels, first, piece)
+            first += len(piece)
+
+    def put_by_kernels(self, kernels: Native, first: int, rows: Tensor) -> None:
+        rows = rows.float() if rows.dtype == torch.float16 else rows
+        kind, words = _KINDS.index(self.kind), self.weight.shape[1]
+        kernels.fill(rows, self.weight, self.scales, kind=kind, first=first, words=words, group=self._group)
+
+    def put_by_torch(self, first: int, rows: Tensor) -> None:
+        outputs = torch.arange(first, first + len(rows), device=self.weight.device)
+        panels, lanes = outputs // LANES, outputs % LANES
+        if self.scales is None:
+            padded = functional.pad(rows.to(self.weight.device, torch.bfloat16), (0, self._padded - self.inputs))
+            self.weight[panels, :, lanes] = torch.unflatten(padded, 1, (-1, 2))
+            return
+        scales, levels = quantize(rows.to(self.weight.device, torch.float32), self._group, _LARGEST[self.kind])
+        self.scales[panels, :, lanes] = scales
+        words = torch.unflatten(levels[:, : self._padded], 1, (-1, _WORD_INPUTS[self.kind]))
+        if self.kind == "int4":
+            words = words[:, :, :4] | words[:, :, 4:] << 4
+        self.weight[panels, :, lanes] = words
 
     def unpack(self) -> Tensor:
         """The matrix that the product is with. Shapes: out (outputs, inputs) float32."""
@@ -104,30 +128,33 @@ class Panels(nn.Module):
         )
         return out.view(*hidden.shape[:-1], self.outputs)
 
-    def _put(self, first: int, rows: Tensor) -> None:
-        outputs = torch.arange(first, first + len(rows), device=self.weight.device)
-        panels, lanes = outputs // LANES, outputs % LANES
-        if self.scales is None:
-            padded = functional.pad(rows.to(self.weight.device, torch.bfloat16), (0, self._padded - self.inputs))
-            self.weight[panels, :, lanes] = torch.unflatten(padded, 1, (-1, 2))
-            return
-        scales, levels = quantize(rows.to(self.weight.device, torch.float32), self._group, _LARGEST[self.kind])
-        self.scales[panels, :, lanes] = scales
-        words = torch.unflatten(levels[:, : self._padded], 1, (-1, _WORD_INPUTS[self.kind]))
-        if self.kind == "int4":
-            words = words[:, :, :4] | words[:, :, 4:] << 4
-        self.weight[panels, :, lanes] = words
-
 
 def quantize(rows: Tensor, group: int, largest: int) -> tuple[Tensor, Tensor]:
     """Scales of each row's groups, and what is nearest to the rows in levels of them, stored with `largest` + 1 added.
 
+    The weight farthest from zero gets the lowest level, which is one farther out than the highest. Of four bits, some
+    smaller scales are tried: they cut what stands out, and may suit the others better.
+
     Shapes: rows (n, inputs) float32; out (n, groups) bfloat16 and (n, groups · group) uint8.
     """
     groups = torch.unflatten(functional.pad(rows, (0, -rows.shape[1] % group)), 1, (-1, group))
-    scales = (groups.abs().amax(dim=-1) / largest).to(torch.bfloat16)
-    levels = (groups / scales.float().clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round_()
-    return scales, (levels.clamp_(-largest - 1, largest) + (largest + 1)).to(torch.uint8).flatten(1)
+    low, high = groups.amin(dim=-1), groups.amax(dim=-1)
+    widest = torch.where(-low >= high, low, high) / (-largest - 1)
+    least_scale = torch.finfo(torch.float32).tiny
+
+    def attempt(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        divisors = scales.float()[..., None]
+        divisors = torch.where(divisors.abs() > least_scale, divisors, least_scale)
+        levels = (groups * divisors.reciprocal()).round_().clamp_(-largest - 1, largest)
+        return scales, levels, (levels * divisors - groups).square_().sum(dim=-1)
+
+    scales, levels, errors = attempt(widest.to(torch.bfloat16))
+    for trial in (1, 2, 3) if largest == _LARGEST["int4"] else ():
+        others = attempt((widest * (1 - trial / 12)).to(torch.bfloat16))
+        is_better = others[2] < errors
+        scales, errors = torch.where(is_better, others[0], scales), torch.where(is_better, others[2], errors)
+        levels = torch.where(is_better[..., None], others[1], levels)
+    return scales, (levels + (largest + 1)).to(torch.uint8).flatten(1)
 
 
 def _parameter(values: Tensor) -> nn.Parameter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from lavatube.model.linear import Linear, Table
 from lavatube.model.llava import Llava
 from lavatube.model.native import native
 from lavatube.model.panels import Kind, Panels
-
-Quantize = Literal["none", "int8", "int4"]
+from lavatube.spec import Quantize
 
 
 @dataclass(frozen=True, slots=True)

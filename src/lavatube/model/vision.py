@@ -5,28 +5,17 @@ Knows nothing of how an image became a square; only the blocks before the last s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Final
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavatube.model.elementwise import ACTIVATIONS
 from lavatube.model.linear import Linear, MergedLinear
+from lavatube.model.native_attention import attend_all
 from lavatube.spec import PixelSpec, VisionSpec
-
-
-def _quick_gelu(values: Tensor) -> Tensor:
-    return values * torch.sigmoid(1.702 * values)
-
-
-_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "quick_gelu": _quick_gelu,
-    "gelu": functional.gelu,
-    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
-}
 
 
 def normalized_levels(pixels: PixelSpec) -> Tensor:
@@ -134,11 +123,10 @@ class _SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = (
-            torch.unflatten(part, -1, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, rows, head_dim)
+            torch.unflatten(part, -1, (self.num_heads, -1))  # (N, rows, heads, head_dim)
             for part in self.qkv_proj.split(hidden)
         )
-        out = functional.scaled_dot_product_attention(query, key, value)
-        merged: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        merged: Tensor = self.out_proj(attend_all(query, key, value).flatten(2))
         return merged
 
 
@@ -147,7 +135,7 @@ class _Perceptron(nn.Module):
         super().__init__()
         self.fc1 = Linear(vision.hidden_size, vision.intermediate_size)
         self.fc2 = Linear(vision.intermediate_size, vision.hidden_size)
-        self.activation = _ACTIVATIONS[vision.activation]
+        self.activation = ACTIVATIONS[vision.activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.fc2(self.activation(self.fc1(hidden)))

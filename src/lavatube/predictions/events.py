@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+import msgspec
+
 from lavatube.errors import LavatubeError
 
 FinishReason = Literal["stop", "length"]
@@ -65,9 +67,11 @@ class Started:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A piece of one answer: the `index`-th, which begins `offset` characters into it. `logprobs` where asked for."""
+class Output(msgspec.Struct, frozen=True, gc=False):
+    """A piece of one answer: the `index`-th, which begins `offset` characters into it. `logprobs` where asked for.
+
+    There are many of them, and none can be part of a cycle: the garbage collector need not walk them again and again.
+    """
 
     id: int
     text: str

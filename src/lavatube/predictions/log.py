@@ -91,7 +91,7 @@ class EventLog:
 
     def _from(self, position: int) -> list[Event]:
         """The events from there on, as many as make a good piece; at least one."""
-        end, size_bytes = position, 0
+        end, size_bytes = position + 1, _size_bytes(self._events[position])
         while end < len(self._events) and size_bytes < MOST_AT_ONCE_BYTES:
             size_bytes += _size_bytes(self._events[end])
             end += 1
@@ -117,7 +117,8 @@ class _Reader:
         return await self._news
 
     def wake(self) -> None:
-        self._settle(is_news=True)
+        if self._news is not None and not self._news.done():
+            self._news.set_result(True)
 
     def close(self) -> None:
         if self._alarm is not None:
@@ -128,12 +129,8 @@ class _Reader:
         due_s = self._since_s + idle_s
         if due_s > self._loop.time():
             self._alarm = self._loop.call_at(due_s, self._ring, idle_s)
-        else:
-            self._settle(is_news=False)
-
-    def _settle(self, *, is_news: bool) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(is_news)
+        elif self._news is not None and not self._news.done():
+            self._news.set_result(False)
 
 
 def _size_bytes(event: Event) -> int:

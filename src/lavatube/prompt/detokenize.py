@@ -24,8 +24,8 @@ class Detokenizer:
 
     def push(self, token_ids: Iterable[int]) -> str:
         """The text that is certain now; what may be the beginning of a character or of a stop string is held back."""
-        data = b"".join(map(self._vocabulary.decode, token_ids))
-        return self._release(self._characters.decode(data))
+        text = self._characters.decode(b"".join(map(self._vocabulary.decode, token_ids)))
+        return self._release(text) if self._stop or self._spaces_to_strip else text
 
     def finish(self) -> str:
         """What was held back. A character that never became whole is a U+FFFD."""

@@ -7,8 +7,9 @@ whatever clients send, there are only so many series.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -18,13 +19,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lavatube.engine.wire import GAP_LIMITS_S
 from lavatube.predictions.prediction import Prediction
 from lavatube.serve.auth import check_operator
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.serving import Serving
+from lavatube.serve.tally import Tally
 
 FIRST_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-BETWEEN_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 WHOLE_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 LATE_TOKENS: Final = (0, 1, 2, 4, 8, 16)
 
@@ -43,6 +45,10 @@ class EngineCounts:
     cached_tokens: int = 0
     image_hits: int = 0
     image_misses: int = 0
+    guessed_tokens: int = 0
+    rightly_guessed_tokens: int = 0
+    gap_counts: Sequence[int] = ()
+    gap_sum_s: float = 0.0
 
 
 class Metrics:
@@ -60,7 +66,7 @@ class Metrics:
         self.tokens = self._counter("tokens", "tokens of predictions that have ended", "kind")
         self.queue_s = self._histogram("queue_seconds", "from the request to the engine", FIRST_S)
         self.first_s = self._histogram("time_to_first_token_seconds", "from the request to the first text", FIRST_S)
-        self.between_s = self._histogram("inter_token_seconds", "between pieces of text of one answer", BETWEEN_S)
+        self._between_s = Tally(GAP_LIMITS_S)
         self.whole_s = self._histogram("prediction_seconds", "from the request to the end", WHOLE_S)
         self.registry.register(self)
 
@@ -91,7 +97,7 @@ class Metrics:
         if before is None:
             self.first_s.observe(now - prediction.created)
         else:
-            self.between_s.observe(now - before)
+            self._between_s.observe(now - before)
         self._last_output[prediction] = now
 
     def ended(self, prediction: Prediction) -> None:
@@ -127,7 +133,11 @@ class Metrics:
         yield _counted("engine_cached_tokens", "of them, found in the cache", engine.cached_tokens)
         yield _counted("engine_image_hits", "pictures that this engine found encoded", engine.image_hits)
         yield _counted("engine_image_misses", "pictures that it encoded", engine.image_misses)
+        yield _counted("engine_guessed_tokens", "tokens that this engine guessed ahead", engine.guessed_tokens)
+        yield _counted("engine_guessed_tokens_right", "of them, right ones", engine.rightly_guessed_tokens)
+        yield _gaps(engine.gap_counts, engine.gap_sum_s)
         yield _late_tokens(engine.late_tokens)
+        yield self._between_s.family("lavatube_inter_token_seconds", "between pieces of text of one answer")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"lavatube_{name}", text, labels, registry=self.registry)
@@ -149,6 +159,18 @@ def _phase(view: HealthView) -> GaugeMetricFamily:
     for phase in Phase:
         family.add_metric([phase], float(phase is view.phase))
     return family
+
+
+def _gaps(counts: Sequence[int], sum_s: float) -> HistogramMetricFamily:
+    """`counts` by the classes of GAP_LIMITS_S; none before the first heartbeat."""
+    limits = [*map(str, GAP_LIMITS_S), "+Inf"]
+    totals = accumulate(counts or [0] * len(limits))
+    return HistogramMetricFamily(
+        "lavatube_engine_inter_token_seconds",
+        "between two tokens of one answer, in the engine",
+        buckets=[(limit, float(total)) for limit, total in zip(limits, totals, strict=True)],
+        sum_value=sum_s,
+    )
 
 
 def _late_tokens(counts: Mapping[int, int]) -> HistogramMetricFamily:

@@ -58,9 +58,8 @@ class OpenAIRoutes:
         check_model(asked.model, self._names)
         chat, generation = asked.chat, asked.generation(self._max_new_tokens)
         is_stream, includes_usage = bool(asked.stream), asked.includes_usage
-        prediction = await self._serving.ready_service().create(
-            chat, generation, owner=caller_of(request).id, origin="openai"
-        )
+        service = await self._serving.open_service()
+        prediction = await service.create(chat, generation, owner=caller_of(request).id, origin="openai")
         del asked, chat  # the pictures are the preparer's now; a long answer must not keep them
         view = ChatView(prediction, self._names[0], includes_usage, generation.top_logprobs is not None)
         if is_stream:

@@ -135,7 +135,7 @@ class ReplicateRoutes:
         if hook is not None:
             self._kept.postman.check(hook.url)
         generation = asked.input.generation(self._max_new_tokens)
-        service = self._serving.ready_service()
+        service = await self._serving.open_service()
         base, owner = base_url(request, self._public_url), caller_of(request).id
         details: dict[str, Any] = {
             "model": self._model.full_name,

@@ -113,7 +113,7 @@ class ResponsesRoutes:
 
     async def _predict(self, asked: Asked, owner: str) -> Prediction:
         """Raises what the service does; NotFound for the response that came before."""
-        service = self._serving.ready_service()
+        service = await self._serving.open_service()
         wanted = asked.request
         before = await self._chain(owner).turns(wanted.previous_response_id)
         prediction = await service.create(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lavatube.errors import NotFound
 from lavatube.predictions.prediction import Prediction
@@ -21,14 +22,39 @@ class Serving:
 
     health: Callable[[], HealthView]
     shutdown: Callable[[], None]
+    max_queued: int = 0
+    """How many creates wait for a server that starts, instead of being refused."""
     service: PredictionService | None = None
+    num_queued: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def open(self, service: PredictionService) -> None:
+        """Predictions are taken from now on, if need be by an engine whose weights still come in."""
+        self.service = service
+        self.wake()
+
+    def wake(self) -> None:
+        """Have those who wait look again: the server's state has changed."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def ready_service(self) -> PredictionService:
-        """For a new prediction. Raises NotReady or Draining, with the reason and when to come back."""
+        """Raises NotReady or Draining, with the reason and when to come back."""
         view = self.health()
-        if self.service is None or not view.is_ready:
+        if self.service is None or not (view.is_ready or (self.max_queued and view.is_starting)):
             raise view.refusal()
         return self.service
+
+    async def open_service(self) -> PredictionService:
+        """For a new prediction: waits for a server that starts, where that is wished. Raises: as `ready_service`."""
+        if self.num_queued < self.max_queued:
+            self.num_queued += 1
+            try:
+                while self.service is None and self.health().is_starting:
+                    await self._changed.wait()
+            finally:
+                self.num_queued -= 1
+        return self.ready_service()
 
     async def service_for(self, prediction_id: str | None, owner: str = "") -> PredictionService:
         """For a create, which may repeat the id of a prediction that is there, ready or not."""
@@ -36,7 +62,7 @@ class Serving:
             known = await self.service.find(prediction_id, owner)
             if known is not None and not known.is_worth_retrying:
                 return self.service
-        return self.ready_service()
+        return await self.open_service()
 
     async def find(self, prediction_id: str, owner: str = "") -> Prediction:
         """An existing prediction, ready or not. Raises: NotFound; NotReady while nobody can know."""

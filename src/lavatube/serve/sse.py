@@ -18,6 +18,8 @@ from lavatube.serve.connection import while_connected
 from lavatube.serve.dialects import dump
 
 KEEP_ALIVE_S: Final = 15.0
+PIECES: Final = "lavatube.pieces"
+"""An ASGI extension of transport.py's: a shorter way to the socket for the pieces of a body that has begun."""
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 TEXT: Final = "\0text"
 NUMBER: Final = "\0number"
@@ -69,9 +71,9 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._frames):
-            await while_connected(receive, self._write(send))
+            await while_connected(receive, self._write(scope, send))
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, scope: Scope, send: Send) -> None:
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
@@ -80,8 +82,12 @@ class EventStream:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        write = scope.get("extensions", {}).get(PIECES)
         async for piece in self._frames:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if write is None:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            else:
+                await write(piece)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -18,13 +18,14 @@ from typing import Final
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lavatube.errors import BodyTooLarge, HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
 from lavatube.serve.boundary import new_request_id
 from lavatube.serve.dialects import error_response
 from lavatube.serve.limits import MAX_HEADER_BYTES
+from lavatube.serve.sse import PIECES
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ HALF_CLOSED_S: Final = 0.1
 STALLED_READER_S: Final = 60.0
 LARGEST_CHUNK_BYTES: Final = 2**31
 BACKLOG: Final = 2048
+ACCEPTED_AT_ONCE: Final = 8
+"""So many new clients are taken on in a round of the event loop: a crowd at the door does not hold up what streams."""
 BEGINNING_BYTES: Final = 256
 _TARGET: Final = re.compile(rb"[A-Z]+ (/[!-~]*)")
 
@@ -50,6 +53,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._app, self.app = self.app, self._run
         _send_at_once(transport)
         self._after(self.head_deadline_s, self._on_late_head)
 
@@ -112,6 +116,22 @@ class Connection(H11Protocol):
             )
         else:
             self._refuse(InvalidRequest("This is not an HTTP request.", remedy="Send HTTP/1.1, as RFC 9112 says."))
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, with the shorter way for pieces where the protocol has them."""
+        if scope["http_version"] == "1.1" and scope["method"] != "HEAD":
+            scope["extensions"] = {**scope.get("extensions", {}), PIECES: self._write_piece}
+        await self._app(scope, receive, send)
+
+    async def _write_piece(self, piece: bytes) -> None:
+        """One chunk of a body without a length, as h11 would frame it, past all that has nothing to say about it.
+
+        Source: RFC 9112, section 7.1.
+        """
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if piece and not self.transport.is_closing():  # an empty chunk would be the end
+            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
     def _unsupported_upgrade_warning(self) -> None:
         """Who asks for another protocol is answered in this one, as RFC 9110 allows; uvicorn's advice is for us."""
@@ -176,6 +196,12 @@ class Server(uvicorn.Server):
         self._on_signal = on_signal
         self._has_signal = False
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """asyncio takes one number for how many clients may wait and how many are taken on at once; here are two."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._has_signal:
             self.should_exit = self.force_exit = True
@@ -196,7 +222,7 @@ def build_server(app: ASGIApp, *, host: str, port: int, on_signal: Callable[[], 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=max(1, round(grace_s)),

@@ -30,6 +30,8 @@ class Arrival:
         with path.with_name(path.name + MAP_SUFFIX).open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._num_resets = self._head.num_resets
+        self.has_digests = self._head.has_digests
+        """Whether what may be used is verified."""
 
     def wait(self, start: int, stop: int) -> None:
         """Until bytes `start` to `stop` may be used: verified where their chunks have digests, else just here.
@@ -37,7 +39,7 @@ class Arrival:
         Raises: Spoiled.
         """
         head = self._head
-        usable = VOUCHED if head.has_digests else LANDED
+        usable = VOUCHED if self.has_digests else LANDED
         for chunk in range(start // head.chunk_bytes, -(-stop // head.chunk_bytes)):
             at = head.at(chunk)
             self._look_until(lambda at=at: self._map[at : at + 1] >= usable or self._head.is_verified)  # type: ignore[misc]
@@ -59,9 +61,12 @@ class Arrival:
 
     def _look_until(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
+            self._check()
             time.sleep(LOOK_S)
-        head = self._head
-        if not head.has_digests and head.num_resets != self._num_resets:
+        self._check()
+
+    def _check(self) -> None:
+        if not self.has_digests and self._head.num_resets != self._num_resets:
             raise Spoiled(f"{self._name} was damaged on its way; its damaged bytes had been loaded already.")
 
 

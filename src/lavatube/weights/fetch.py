@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from typing import Final
 
+from lavatube.trace import Trace
 from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
 from lavatube.weights.options import MIB, Policy
@@ -41,6 +42,7 @@ def fetch(
     policy: Policy,
     on_progress: OnProgress,
     staging: Staging | None = None,
+    trace: Trace | None = None,
 ) -> dict[str, str]:
     """Bring `files` of the source into the cache, verified; gives the sha256 of each path.
 
@@ -54,7 +56,7 @@ def fetch(
             for file in files
         ]
         try:
-            _Fetch(source, downloads, policy, staging).run(on_progress)
+            _Fetch(source, downloads, policy, staging, trace or Trace()).run(on_progress)
         except BaseException:
             if staging is not None:
                 staging.discard()
@@ -65,11 +67,14 @@ def fetch(
 class _Fetch:
     """One run: what is in line, what is done, and the threads on it."""
 
-    def __init__(self, source: Source, downloads: Sequence[Download], policy: Policy, staging: Staging | None) -> None:
+    def __init__(
+        self, source: Source, downloads: Sequence[Download], policy: Policy, staging: Staging | None, trace: Trace
+    ) -> None:
         self._source = source
         self._downloads = downloads
         self._policy = policy
         self._staging = staging
+        self._trace = trace
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._readers: list[Reader] = []
@@ -144,12 +149,14 @@ class _Fetch:
             with self._changed:
                 self._readers.append(reader)
             while (span := self._take_span()) is not None:
+                begun_s = time.monotonic()
                 try:
                     self._transfer(reader, span, buffer)
                 except RangeIgnored:
                     self._demand_whole(span.file)
                 finally:
                     self._let_go(span)
+                    self._tell("download", self._downloads[span.file], begun_s)
 
     def _take_span(self) -> Span | None:
         with self._changed:
@@ -233,11 +240,16 @@ class _Fetch:
     def _hash(self) -> None:
         buffer = memoryview(bytearray(MIB))
         while (download := self._take_hashable()) is not None:
+            begun_s = time.monotonic()
             wrong = download.advance(buffer)
+            self._tell("verify", download, begun_s)
             with self._changed:
                 download.is_hashing = False
                 self._queue_again(download, wrong)
                 self._changed.notify_all()
+
+    def _tell(self, kind: str, download: Download, begun_s: float) -> None:
+        self._trace.span(kind, download.file.path, begun_s, time.monotonic())
 
     def _take_hashable(self) -> Download | None:
         with self._changed:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from lavatube.trace import Trace
+
 MIB: Final = 1024 * 1024
 
 Trust = Literal["pinned", "hub", "manifest", "local", "unverified"]
@@ -61,7 +63,8 @@ class ProvisionOptions:
     base: Path | None = None
     """A cache that is only read; what it lacks goes into `cache`."""
     policy: Policy = Policy()
-    on_staged: Callable[[Path], None] | None = None
+    trace: Trace = field(default_factory=Trace, compare=False)
+    on_staged: Callable[[Provisioned], None] | None = None
     """Told of a folder in which the set can be opened while it is fetched, where there is one: see arrival.py.
 
     It is the caller's to remove.

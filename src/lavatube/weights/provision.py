@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lavatube.errors import CacheUnusable, DigestMismatch, SourceUnavailable
@@ -53,8 +54,9 @@ def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> P
     """
     pinned = manifests.read_manifest(options.lock) if options.lock else None
     main = _provision_one(uri, options, pinned, on_progress)
+    unstaged = replace(options, on_staged=None)  # a part is no checkpoint
     provisioned = join_parts(
-        main, options, pinned, lambda part, companion: _provision_one(part, options, companion, on_progress)
+        main, options, pinned, lambda part, companion: _provision_one(part, unstaged, companion, on_progress)
     )
     on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
     return provisioned
@@ -189,8 +191,9 @@ class _Provisioning:
         cache.check_space(sum(file.size - cache.allocated_bytes(part_name(source, file)) for file in missing))
         logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
         announce = self._options.on_staged
-        staging = Staging(source, cache, announce) if announce else None
-        digests = fetch(source, missing, cache, policy, self._on_progress, staging) if missing else {}
+        staging = Staging(source, cache, announce, adopted) if announce else None
+        trace = self._options.trace
+        digests = fetch(source, missing, cache, policy, self._on_progress, staging, trace) if missing else {}
         return self._publish(source, source.manifest(adopted | digests), from_cache=not missing)
 
     def _adopt(self, missing: list[SourceFile]) -> dict[str, str]:

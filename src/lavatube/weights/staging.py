@@ -10,14 +10,14 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 from lavatube.checkpoint.parts import read_parts
 from lavatube.errors import OperatorError
 from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
 from lavatube.weights.headers import read_header
+from lavatube.weights.options import Provisioned
 from lavatube.weights.order import FIRST, Rank, rank_chunks
 from lavatube.weights.parts import cache_border
 from lavatube.weights.source import Source
@@ -29,17 +29,22 @@ def can_be_staged(source: Source) -> bool:
     """Whether its weights are plain safetensors; what is put together from parts is loaded when all of it is here."""
     weights = [file.path for file in source.files if file.path.endswith((".safetensors", ".bin"))]
     names = [path for path in weights if path.startswith("model") and path.endswith(".safetensors")]
-    return bool(names) and names == weights and not source.is_archive
+    is_known = all(file.sha256 for file in source.files if file.path in names)
+    return bool(names) and names == weights and is_known and not source.is_archive
 
 
 class Staging:
-    """One attempt to show a set early. `announce` gets the folder."""
+    """One attempt to show a set early; `announce` is told of it."""
 
-    def __init__(self, source: Source, cache: Cache, announce: Callable[[Path], None]) -> None:
+    def __init__(
+        self, source: Source, cache: Cache, announce: Callable[[Provisioned], None], digests: Mapping[str, str]
+    ) -> None:
+        """`digests` has the sha256 of files that are in the cache and whose source knows none."""
         self.is_over = not can_be_staged(source)
         self._source = source
         self._cache = cache
         self._announce = announce
+        self._digests = digests
         self._folder = cache.staged / secrets.token_hex(16)
 
     def offer(self, downloads: Sequence[Download]) -> list[list[Rank]] | None:
@@ -59,7 +64,13 @@ class Staging:
         if not is_whole:
             self.discard()
             return None
-        self._announce(self._folder)
+        digests = {download.file.path: download.sha256 for download in downloads}
+        manifest = self._source.manifest({**self._digests, **digests})
+        self._announce(
+            Provisioned(
+                self._folder, manifest.set_digest, self._source.trust, manifest.total_bytes, False, self._source.uri
+            )
+        )
         return ranks
 
     def discard(self) -> None:
@@ -73,7 +84,8 @@ class Staging:
             place.parent.mkdir(parents=True, exist_ok=True)
             download = under_way.get(file.path)
             if download is None or download.is_finished:
-                os.link(self._cache.find_blob(download.sha256 if download else file.sha256), place)
+                sha256 = download.sha256 if download else file.sha256 or self._digests[file.path]
+                os.link(self._cache.find_blob(sha256), place)
             else:
                 download.part.link_to(place)
 

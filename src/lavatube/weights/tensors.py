@@ -13,6 +13,7 @@ from typing import Final
 import torch
 
 from lavatube.errors import UnsupportedCheckpoint
+from lavatube.weights.arrival import find_arrivals
 from lavatube.weights.headers import INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE, TensorPlace, read_header, read_index
 from lavatube.weights.manifest import missing_weights
 from lavatube.weights.torch_zip import read_torch_zip
@@ -29,6 +30,7 @@ class Tensors:
 
     def __init__(self, folder: Path, places: dict[str, tuple[str, TensorPlace]]) -> None:
         self._folder = folder
+        self._arrivals = find_arrivals(folder)
         self._places = places
         self._maps: dict[str, mmap.mmap] = {}
 
@@ -52,13 +54,15 @@ class Tensors:
     def tensor(self, name: str) -> torch.Tensor:
         """A view of the mapped file, which lives as long as the view; writing to it never reaches the file.
 
-        Raises: UnsupportedCheckpoint if there is no such tensor.
+        Waits for bytes that are still on their way. Raises: UnsupportedCheckpoint if there is no such tensor; Spoiled.
         """
         file, place = self._find(name)
         dtype = _DTYPES[place.dtype]
         count = place.stop - place.start
         if count == 0:
             return torch.empty(place.shape, dtype=dtype)
+        if file in self._arrivals:
+            self._arrivals[file].wait(place.start, place.stop)
         data = torch.frombuffer(self._map(file), dtype=torch.uint8, count=count, offset=place.start)
         if data.data_ptr() % dtype.itemsize:
             data = data.clone()  # legal in the format, but no processor likes it

@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstring>
 #include <immintrin.h>
+#include <limits>
 #include <utility>
 
-#include "product.h"
+#include "kernels.h"
+#include "scratch.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -17,8 +19,11 @@
 
 namespace {
 
+// 2ˣ for |x| ≤ ½, from the highest power down: the terms of its series, ln 2ⁿ / n!.
+constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
+
 struct Vector {
-    static constexpr int BLOCK_ROWS = 4, PANELS = 1;
+    static constexpr int BLOCK_ROWS = 4, PANELS = 1, ATTENTION_ROWS = 4;
     struct Floats { __m256 low, high; };
     struct Integers { __m256i low, high; };
 
@@ -40,6 +45,20 @@ struct Vector {
     }
     static Floats add(Floats left, Floats right) {
         return {_mm256_add_ps(left.low, right.low), _mm256_add_ps(left.high, right.high)};
+    }
+    static Floats repeat_float(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+    static Floats multiply(Floats left, Floats right) {
+        return {_mm256_mul_ps(left.low, right.low), _mm256_mul_ps(left.high, right.high)};
+    }
+    static Floats multiply(Floats left, float right) { return multiply(left, repeat_float(right)); }
+    static Floats divide(Floats left, Floats right) {
+        return {_mm256_div_ps(left.low, right.low), _mm256_div_ps(left.high, right.high)};
+    }
+    static Floats larger(Floats left, Floats right) {
+        return {_mm256_max_ps(left.low, right.low), _mm256_max_ps(left.high, right.high)};
+    }
+    static Floats exponential(Floats all, float most, float scale) {
+        return {exponential(all.low, most, scale), exponential(all.high, most, scale)};
     }
     static Floats add_bfloat16(Floats sum, Integers weight, uint32_t word) {
         const __m256 first = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int32_t>(word << 16)));
@@ -64,6 +83,21 @@ struct Vector {
     }
 
   private:
+    // e to the power of (values - most) · scale, as 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
+    static __m256 exponential(__m256 values, float most, float scale) {
+        const __m256 lowest = _mm256_set1_ps(-126.0f);
+        const __m256 power = _mm256_mul_ps(_mm256_sub_ps(values, _mm256_set1_ps(most)), _mm256_set1_ps(scale * 1.44269504f));
+        const __m256 bounded = _mm256_min_ps(_mm256_max_ps(power, lowest), _mm256_set1_ps(126.0f));
+        const __m256 whole = _mm256_round_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        const __m256 rest = _mm256_sub_ps(bounded, whole);
+        __m256 result = _mm256_set1_ps(EXP2[0]);
+        for (int i = 1; i < 7; ++i) result = _mm256_fmadd_ps(result, rest, _mm256_set1_ps(EXP2[i]));
+        const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
+        result = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(result), exponent));
+        const __m256 is_number = _mm256_cmp_ps(power, power, _CMP_ORD_Q);
+        result = _mm256_blendv_ps(power, result, is_number);
+        return _mm256_andnot_ps(_mm256_cmp_ps(power, lowest, _CMP_LT_OQ), result);
+    }
     static __m256 widen(const uint16_t* values) {
         const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
@@ -92,8 +126,11 @@ struct Vector {
 }  // namespace
 
 #include "kernels.inc"
+#include "attention.inc"
+#include "filling.inc"
+#include "rows.inc"
 
-const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply};
+const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -2,14 +2,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
-#include "product.h"
+#include "kernels.h"
+#include "scratch.h"
 
 namespace {
 
 struct Vector {
-    static constexpr int BLOCK_ROWS = 4, PANELS = 1;
+    static constexpr int BLOCK_ROWS = 4, PANELS = 1, ATTENTION_ROWS = 4;
     struct Floats { float lane[LANES]; };
     struct Integers { int32_t lane[LANES]; };
 
@@ -35,6 +37,31 @@ struct Vector {
     static Floats add(Floats left, const Floats& right) {
         for (int i = 0; i < LANES; ++i) left.lane[i] += right.lane[i];
         return left;
+    }
+    static Floats repeat_float(float value) {
+        Floats all;
+        for (float& lane : all.lane) lane = value;
+        return all;
+    }
+    static Floats multiply(Floats left, const Floats& right) {
+        for (int i = 0; i < LANES; ++i) left.lane[i] *= right.lane[i];
+        return left;
+    }
+    static Floats divide(Floats left, const Floats& right) {
+        for (int i = 0; i < LANES; ++i) left.lane[i] /= right.lane[i];
+        return left;
+    }
+    static Floats multiply(Floats left, float right) {
+        for (float& lane : left.lane) lane *= right;
+        return left;
+    }
+    static Floats larger(Floats left, const Floats& right) {
+        for (int i = 0; i < LANES; ++i) left.lane[i] = left.lane[i] < right.lane[i] ? right.lane[i] : left.lane[i];
+        return left;
+    }
+    static Floats exponential(Floats all, float most, float scale) {
+        for (float& lane : all.lane) lane = std::exp((lane - most) * scale);
+        return all;
     }
     static float half(uint32_t bits) {
         float value;
@@ -90,4 +117,8 @@ void Vector::store_bfloat16(uint16_t* target, const Floats& all) {
 
 }  // namespace
 
-const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack, multiply};
+#include "attention.inc"
+#include "filling.inc"
+#include "rows.inc"
+
+const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};

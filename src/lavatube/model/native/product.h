@@ -40,15 +40,3 @@ struct Product {
     int64_t zero_point() const { return kind == Kind::int4 ? 8 : 128; }
 };
 
-// One instruction set's kernels.
-struct Kernels {
-    int block_rows;
-    void (*pack)(const Product&, int64_t block);                    // one block of rows of the input into the scratch
-    void (*multiply)(const Product&, int64_t first, int64_t last);  // all rows with some panels
-};
-
-extern const Kernels portable_kernels;
-#if defined(__x86_64__)
-extern const Kernels avx2_kernels;
-extern const Kernels avx512_kernels;
-#endif

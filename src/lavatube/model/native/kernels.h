@@ -1,0 +1,23 @@
+// One instruction set's kernels.
+#pragma once
+
+#include "attention.h"
+#include "filling.h"
+#include "product.h"
+
+struct Kernels {
+    int block_rows;
+    void (*pack)(const Product&, int64_t block);                    // one block of rows of the input into the scratch
+    void (*multiply)(const Product&, int64_t first, int64_t last);  // all rows with some panels
+    bool (*attend)(const Attention&);                               // false: there is no memory
+    void (*fill)(const Filling&, int64_t index, float* values, uint8_t* levels);
+    void (*normalize)(const uint16_t* row, const uint16_t* weight, float epsilon, int64_t size, uint16_t* output);
+    void (*gate)(const uint16_t* row, const uint16_t* other, float linear, float cubic, int64_t size, uint16_t* output);
+    void (*rotate)(uint16_t* heads, const float* cosines, const float* sines, int64_t num_heads, int64_t head_dim);
+};
+
+extern const Kernels portable_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif

@@ -1,0 +1,67 @@
+"""Attention by the compiled kernels, in bfloat16 on a CPU: what `Attention` does, and which of the two a step gets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from lavatube.model.attention import Attention, KVCache, Layout
+from lavatube.model.native import Native, kernels_for
+
+_NO_WINDOW: Final = 1 << 40
+
+
+class NativeAttention:
+    """One step's attention, read from the cache as its blocks lie, without gathering them.
+
+    A row's result depends neither on the rows beside it nor on how its prompt was cut.
+    """
+
+    def __init__(self, kernels: Native, cache: KVCache, layout: Layout, window: int | None = None) -> None:
+        self._kernels = kernels
+        self._cache = cache
+        self._slots = layout.slots.contiguous()
+        self._starts = torch.tensor(layout.query_starts)
+        self._lengths = torch.tensor(layout.context_lengths)
+        self._tables = layout.block_tables.contiguous()
+        self._window = window or _NO_WINDOW
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Store this step's keys and values, then let each row attend to what it sees of its context.
+
+        Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim); out (T, heads, head_dim).
+        """
+        return self._kernels.attend(
+            query,
+            key,
+            value,
+            self._cache.keys[layer],
+            self._cache.values[layer],
+            slots=self._slots,
+            block_size=self._cache.block_size,
+            starts=self._starts,
+            lengths=self._lengths,
+            tables=self._tables,
+            window=self._window,
+        )
+
+
+def attend_all(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Every row sees all rows of its own. Shapes: in and out (N, rows, heads, head_dim)."""
+    kernels = kernels_for(query)
+    if kernels is None or query.shape[-1] % 2:
+        query, key, value = (rows.transpose(1, 2) for rows in (query, key, value))
+        return scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    return kernels.attend_all(query, key, value)
+
+
+def attention_of(cache: KVCache, layout: Layout, window: int | None) -> Attention | NativeAttention:
+    """The kernels' where they can."""
+    stored = cache.keys
+    kernels = kernels_for(stored)
+    if kernels is None or stored.shape[-1] % 2:
+        return Attention(cache, layout, window)
+    return NativeAttention(kernels, cache, layout, window)

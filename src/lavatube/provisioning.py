@@ -1,0 +1,27 @@
+"""Settings become the options of phase 1. Apart from `assembly`: what fetches must be up long before what answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lavatube.settings import Settings
+from lavatube.trace import Trace
+from lavatube.weights.options import ProvisionOptions
+
+
+def provision_options(settings: Settings) -> ProvisionOptions:
+    """Raises: OSError, if the trace can't be written."""
+    return ProvisionOptions(
+        cache=settings.cache_folder,
+        lock=Path(settings.lock) if settings.lock else None,
+        allow_unverified=settings.allow_unverified,
+        hf_endpoint=settings.hf_endpoint,
+        hf_token=settings.hf_token,
+        hf_cache=settings.hf_cache.expanduser().absolute(),
+        mirrors=tuple(uri.strip() for uri in settings.mirrors.split(",") if uri.strip()),
+        bucket_endpoint=settings.bucket_endpoint,
+        bucket_unsigned=settings.bucket_unsigned,
+        base=Path(settings.base_cache).expanduser().absolute() if settings.base_cache else None,
+        is_thorough=settings.verify == "full",
+        trace=Trace(settings.trace),
+    )

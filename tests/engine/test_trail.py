@@ -1,0 +1,185 @@
+"""An engine that is asked before its weights are here: the same answers to the last bit, and none too early."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lavatube.engine.core import EngineCore
+from lavatube.engine.load import load_core
+from lavatube.engine.trail import Trail
+from lavatube.engine.wire import RequestEvent, Tokens
+from lavatube.errors import UnsupportedCheckpoint
+from lavatube.spec import ModelSpec
+from lavatube.weights.arrival import Spoiled
+from lavatube.weights.headers import read_header
+from lavatube.weights.order import rank_chunks
+from lavatube.weights.parts import Part
+from tests.engine.requests import GREEDY, run, submit
+from tests.engine.test_load import order
+
+FILE = "model.safetensors"
+CHUNK = 16 * 1024
+WAIT_S = 60.0
+
+
+class Source:
+    """Stands for the process that fetches: gives an engine's folder the bytes of a checkpoint, chunk by chunk."""
+
+    def __init__(self, checkpoint: Path, root: Path, *, has_digests: bool) -> None:
+        self.folder = root / "staged"
+        self.folder.mkdir()
+        for path in checkpoint.iterdir():
+            if path.is_file() and path.name != FILE:
+                shutil.copy(path, self.folder)
+        self.data = (checkpoint / FILE).read_bytes()
+        self.has_digests = has_digests
+        self.part = Part(root, "x", len(self.data), CHUNK, has_digests=has_digests)
+        self.part.link_to(self.folder / FILE)
+        self._blob = root / "ab" / "blob"
+        header_bytes = 8 + int.from_bytes(self.data[:8], "little")
+        self.rest = list(range(-(-header_bytes // CHUNK), self.part.num_chunks))
+        self.bring(*range(self.rest[0]))
+
+    def bring(self, *chunks: int) -> None:
+        for chunk in chunks:
+            start, stop = self.part.span(chunk)
+            self._put(chunk, self.data[start:stop])
+
+    def bring_zeros(self, *chunks: int) -> None:
+        for chunk in chunks:
+            start, stop = self.part.span(chunk)
+            self._put(chunk, bytes(stop - start))
+
+    def bring_nans(self, *chunks: int) -> None:
+        for chunk in chunks:
+            start, stop = self.part.span(chunk)
+            self._put(chunk, b"\xff" * (stop - start))
+
+    def verify(self) -> None:
+        self.part.commit(self._blob)
+
+    def _put(self, chunk: int, data: bytes) -> None:
+        self.part.write(memoryview(data), self.part.span(chunk)[0])
+        self.part.mark(chunk)
+        if self.has_digests:
+            self.part.vouch(chunk)
+
+
+class Asked(threading.Thread):
+    """One request on its way through an engine."""
+
+    def __init__(self, core: EngineCore, spec: ModelSpec) -> None:
+        super().__init__(daemon=True)
+        self.events: list[RequestEvent] = []
+        self._core = core
+        self._spec = spec
+
+    def run(self) -> None:
+        self.events = ask(self._core, self._spec)
+
+
+def ask(core: EngineCore, spec: ModelSpec) -> list[RequestEvent]:
+    """Its tokens with their likelihoods, which differ when a single bit of the logits does."""
+    sampling = msgspec.structs.replace(GREEDY, top_logprobs=5)
+    return run(core, submit(spec, "a", sampling, num_images=1))["a"]
+
+
+def said(events: list[RequestEvent]) -> list[Tokens]:
+    return [event for event in events if isinstance(event, Tokens)]
+
+
+@pytest.fixture(params=[True, False], ids=["digests of chunks", "one digest"])
+def source(request: pytest.FixtureRequest, checkpoint: Path, tmp_path: Path) -> Source:
+    return Source(checkpoint, tmp_path, has_digests=request.param)
+
+
+def test_the_answer_is_that_of_a_plain_load(source: Source, checkpoint: Path, spec: ModelSpec) -> None:
+    trail = Trail(order(source.folder), lambda done, total: None)
+    asked = Asked(trail.core, spec)
+    asked.start()
+    source.bring(*source.rest)
+    source.verify()
+    trail.wait()
+    asked.join(WAIT_S)
+    assert said(asked.events)
+    assert said(asked.events) == said(ask(load_core(order(checkpoint)), spec))
+
+
+def test_layers_are_computed_as_they_land(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    ranks = rank_chunks(read_header(checkpoint / FILE), len(source.data), CHUNK)
+    in_order = sorted(source.rest, key=lambda chunk: ranks[chunk])
+    early, late = in_order[:-1], in_order[-1:]
+    trail = Trail(order(source.folder), lambda done, total: None)
+    asked = Asked(trail.core, spec)
+    asked.start()
+    source.bring(*early)
+    while trail.core.progress == 0:  # layers that have run
+        asked.join(0.01)
+    assert asked.is_alive()
+    source.bring(*late)
+    source.verify()
+    trail.wait()
+    asked.join(WAIT_S)
+    assert said(asked.events)
+
+
+def test_no_token_leaves_before_everything_is_verified(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=False)
+    is_filled = threading.Event()
+    trail = Trail(order(source.folder), lambda done, total: is_filled.set() if done == total else None)
+    asked = Asked(trail.core, spec)
+    asked.start()
+    source.bring(*source.rest)
+    assert is_filled.wait(WAIT_S)
+    before = trail.num_waits
+    while trail.num_waits == before:  # it has been held for a while with every byte in place
+        asked.join(0.1)
+    assert asked.is_alive()
+    source.verify()
+    asked.join(WAIT_S)
+    assert said(asked.events)
+
+
+def test_bytes_that_were_used_and_turn_out_wrong_end_it(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=False)
+    trail = Trail(order(source.folder), lambda done, total: None)
+    asked = Asked(trail.core, spec)
+    asked.start()
+    source.bring_zeros(*source.rest)
+    source.part.reset(source.rest)
+    source.bring(*source.rest)
+    source.verify()
+    with pytest.raises(Spoiled):
+        trail.wait()
+    assert asked.is_alive(), "it is held for good: whoever runs the engine ends it"
+
+
+def test_damage_that_looks_like_a_bad_checkpoint_is_known_for_what_it_is(checkpoint: Path, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=False)
+    trail = Trail(order(source.folder), lambda done, total: None)
+    source.bring_nans(*source.rest)
+    source.part.reset(source.rest)
+    with pytest.raises(Spoiled):
+        trail.wait()
+
+
+def test_a_bad_checkpoint_that_is_verified_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    trail = Trail(order(source.folder), lambda done, total: None)
+    source.bring_nans(*source.rest)
+    with pytest.raises(UnsupportedCheckpoint, match="NaN"):
+        trail.wait()
+
+
+def test_what_does_not_fit_is_refused_before_its_bytes_are_here(checkpoint: Path, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    config = source.folder / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    with pytest.raises(UnsupportedCheckpoint, match="missing"):
+        Trail(order(source.folder), lambda done, total: None)
