@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary, ref
 
 from sqlalchemy import Connection, Engine
@@ -71,7 +71,7 @@ class Scribe:
         self._model = model
         self._limits = limits or JournalLimits()
         self._found: WeakValueDictionary[str, Prediction] = WeakValueDictionary()
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._beat_s = self._swept_s = float("-inf")
 
     @property
@@ -87,6 +87,7 @@ class Scribe:
             return self._journal.accept(connection, values, replaces=replaces)
 
         self._writer.begin(prediction.id, 0)
+        is_new = False
         try:
             is_new = await self._writer.change(work, is_patient=False)
         except LeaseLost:
@@ -94,17 +95,24 @@ class Scribe:
         except StorageUnavailable:  # it may have been committed all the same
             self._keep(asyncio.create_task(self.forget(prediction.id)))
             raise
+        finally:
+            if not is_new:
+                self._writer.finish(prediction.id)
         if not is_new:
             raise Conflict("This id was used a moment ago.", param="id", remedy="Send the request again.")
 
     async def submit(self, prediction: Prediction, prepared: Prepared | None) -> None:
-        """It goes to an engine, and nobody reads a word of it before this is stored. `prepared`: when that is new."""
+        """It goes to an engine, and nobody reads a word of it before this is stored. `prepared`: when that is new.
+
+        Raises: LeaseLost, also where only this prediction was lost.
+        """
         values = {} if prepared is None else start_of(prediction, prepared)
 
-        def work(connection: Connection) -> None:
-            self._journal.submit(connection, prediction.id, values)
+        def work(connection: Connection) -> bool:
+            return self._journal.submit(connection, prediction.id, self._leases.holder, values)
 
-        await self._writer.change(work)
+        if not await self._writer.change(work):
+            raise LeaseLost
 
     def write(self, prediction: Prediction, piece: Piece) -> None:
         self._writer.write(prediction.id, piece)
@@ -112,20 +120,24 @@ class Scribe:
     async def end(self, prediction: Prediction) -> bool:
         """Store the end that was decided, and what its webhook is to be told, in one transaction.
 
-        While the database fails this returns False after END_PATIENCE_S, and both are stored later. Raises: LeaseLost.
+        While the database fails this returns False after END_PATIENCE_S, and both are stored later. Raises: LeaseLost,
+        also where only this prediction was lost, or was deleted.
         """
         ended = prediction.as_ended()
         values, delivery = end_of(ended), self._last_word(ended)
 
-        def work(connection: Connection) -> None:
-            if self._journal.end(connection, prediction.id, values) and delivery is not None:
+        def work(connection: Connection) -> bool:
+            is_ours = self._journal.end(connection, prediction.id, self._leases.holder, values)
+            if is_ours and delivery is not None:
                 self._outbox.store(connection, delivery)
+            return is_ours
 
         storing = asyncio.ensure_future(self._writer.change(work))
         await asyncio.wait({storing}, timeout=END_PATIENCE_S)
         self._writer.finish(prediction.id)
         if storing.done():
-            storing.result()
+            if not storing.result():
+                raise LeaseLost
             return True
         logger.warning("prediction %s: its end is shown before it is stored", prediction.id)
         self._keep(storing)
@@ -210,12 +222,12 @@ class Scribe:
         finally:
             await asyncio.to_thread(self._writer.close)
 
-    def _keep(self, task: asyncio.Future[None]) -> None:
+    def _keep(self, task: asyncio.Future[Any]) -> None:
         """What nobody waits for."""
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Future[None]) -> None:
+    def _done(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("the journal: %r", error)
