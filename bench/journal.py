@@ -18,6 +18,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from bench.processes import cpu_s_of
 from tests.checkpoints import write_checkpoint
 from tests.flow.server import PureServer, Server
 
@@ -28,7 +29,8 @@ ACTIVE = "lavatube_active_predictions 0.0"
 def main() -> None:
     """Print the table."""
     rounds, database = int(os.environ.get("ROUNDS", "5")), os.environ.get("DATABASE", "")
-    table = Table("engine", "without", "with", "with / without", "of the rounds", title_justify="left")
+    columns = ("without", "with", "with / without", "of the rounds", "front CPU a token, without and with")
+    table = Table("engine", *columns, title_justify="left")
     table.title = f"{STREAMS} predictions at once, tokens/s, medians of {rounds} rounds; load {os.getloadavg()[0]:.1f}"
     with tempfile.TemporaryDirectory() as name:
         folder = write_checkpoint(Path(name) / "model", max_positions=4096, layers=6)
@@ -45,15 +47,19 @@ def _row(start: partial[Server], journal: str, num_tokens: int, rounds: int) -> 
     environ = {"PURE_PERIOD_S": "0"}
     with start("--database", "off", environ=environ) as without, start("--database", journal, environ=environ) as kept:
         speeds: dict[Server, list[float]] = {without: [], kept: []}
+        cpu_s = dict.fromkeys(speeds, 0.0)
         for server in speeds:
             server.wait_ready()
             _tokens_per_s(server, num_tokens)  # the first round of each warms up
         for number in range(rounds):
             for server in (without, kept) if number % 2 else (kept, without):
+                cpu_s[server] -= cpu_s_of(server.process.pid)
                 speeds[server].append(_tokens_per_s(server, num_tokens))
+                cpu_s[server] += cpu_s_of(server.process.pid)
     ratios = [one / other for one, other in zip(speeds[kept], speeds[without], strict=True)]
     medians = [f"{statistics.median(speeds[server]):,.0f}" for server in (without, kept)]
-    return [*medians, f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"]
+    costs = " and ".join(f"{1e6 * cpu_s[server] / (rounds * STREAMS * num_tokens):.0f} µs" for server in speeds)
+    return [*medians, f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}", costs]
 
 
 def _tokens_per_s(server: Server, num_tokens: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 
@@ -30,3 +31,9 @@ def family(root: int) -> list[int]:
     for pid in members:
         members += [child for child, parent in parents.items() if parent == pid]
     return members
+
+
+def cpu_s_of(pid: int) -> float:
+    """Seconds of CPU that a process has taken so far, all its threads together."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

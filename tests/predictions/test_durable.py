@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select, text, update
 
-from lavatube.errors import Conflict, StorageUnavailable
+from lavatube.errors import Conflict, InvalidInput, StorageUnavailable
 from lavatube.predictions.events import Completed, Output, Status
 from lavatube.predictions.journal import PREDICTIONS
 from lavatube.predictions.leases import SERVERS
@@ -296,12 +296,23 @@ async def test_a_moment_to_cancel_at_holds_for_every_server(server: NewServer, e
     assert datetime.now(UTC) >= asked.cancel_at
 
 
+async def test_what_is_no_id_is_nobodys(server: NewServer) -> None:
+    one = server()
+    assert await one.service.find("\0") is None
+    with pytest.raises(InvalidInput):
+        await one.service.list("me", "test", "\0", 3)
+
+
 async def test_a_deleted_one_is_gone_everywhere(server: NewServer, engine: Engine) -> None:
     first, second = server(token_s=0.01), server()
     asked = await first.ask(max_tokens=1000)
     await first.service.delete(asked)
     assert rows(engine) == {}
     assert await second.service.find(asked.id) is None
+    ended = await first.ask()
+    assert await ended.wait(30)
+    await second.service.delete(await second.service.get(ended.id))
+    assert await first.service.find(ended.id) is None
 
 
 @contextlib.contextmanager

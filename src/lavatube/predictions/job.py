@@ -61,6 +61,7 @@ class Job:
         self._running: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
         self.is_handed_over = False
+        self.is_stored = False
         self._unstored: Prepared | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
@@ -197,7 +198,7 @@ class Job:
     async def _settle(self) -> None:
         """Its end is shown once it is stored."""
         try:
-            await self._scribe.end(self.prediction)
+            self.is_stored = await self._scribe.end(self.prediction)
             self.prediction.publish()
         except LeaseLost:
             logger.warning("prediction %s: another server has it; its end here does not count", self.prediction.id)

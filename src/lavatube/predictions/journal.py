@@ -89,13 +89,12 @@ class Journal:
         adding = insert_new(connection, PREDICTIONS).values(values).returning(PREDICTIONS.c.id)
         return connection.execute(adding).first() is not None
 
-    def submit(self, connection: Connection, prediction_id: str, start: dict[str, Any]) -> None:
+    def submit(self, connection: Connection, prediction_id: str, holder: str, start: dict[str, Any]) -> bool:
         """It goes to an engine: if this server dies before another word is written, it may be the cause.
 
-        `start` has the values of `start_of`, when it has only just been prepared.
+        `start` has the values of `start_of`, when it has only just been prepared. False if it is not the holder's.
         """
-        which = PREDICTIONS.c.id == prediction_id
-        connection.execute(update(PREDICTIONS).where(which).values(is_submitted=True, **start))
+        return self._change(connection, prediction_id, holder, {"is_submitted": True, **start})
 
     def absolve(self, connection: Connection, prediction_ids: Collection[str]) -> None:
         """They have written something, and brought nobody down."""
@@ -106,10 +105,9 @@ class Journal:
         """Rows of pieces. One that is there already is the same: the answer to a commit got lost."""
         connection.execute(insert_new(connection, PIECES), rows)
 
-    def end(self, connection: Connection, prediction_id: str, values: dict[str, Any]) -> bool:
-        """`values` are those of `end_of`. False if it has an end already: it was told of by another server."""
-        which = (PREDICTIONS.c.id == prediction_id) & _IS_RUNNING
-        return connection.execute(update(PREDICTIONS).where(which).values(values)).rowcount == 1
+    def end(self, connection: Connection, prediction_id: str, holder: str, values: dict[str, Any]) -> bool:
+        """`values` are those of `end_of`. False if it is not the holder's."""
+        return self._change(connection, prediction_id, holder, values)
 
     def cancel(self, connection: Connection, prediction_id: str) -> None:
         """Wherever it runs: its holder looks for this."""
@@ -162,7 +160,10 @@ class Journal:
         """What is stored of one, but for its first pieces."""
         with self._engine.connect() as connection:
             found = connection.execute(select(*_ROW).where(PREDICTIONS.c.id == prediction_id)).one_or_none()
-            return None if found is None else (_row(found), self._pieces(connection, prediction_id, after))
+            if found is None:
+                return None
+            row = _row(found)  # read before its pieces, of which there may be more by now, and even first ones
+            return row, [] if row.status == Status.STARTING else self._pieces(connection, prediction_id, after)
 
     def pieces(self, prediction_id: str) -> list[Piece]:
         with self._engine.connect() as connection:
@@ -180,6 +181,10 @@ class Journal:
                     return None
                 query = query.where((key[0] < place[0]) | ((key[0] == place[0]) & (key[1] < place[1])))
             return list(connection.execute(query.order_by(key[0].desc(), key[1].desc()).limit(limit)).scalars())
+
+    def _change(self, connection: Connection, prediction_id: str, holder: str, values: dict[str, Any]) -> bool:
+        which = (PREDICTIONS.c.id == prediction_id) & (PREDICTIONS.c.holder == holder) & _IS_RUNNING
+        return connection.execute(update(PREDICTIONS).where(which).values(values)).rowcount == 1
 
     def _take(self, connection: Connection, prediction_id: str, holder: str) -> bool:
         is_free = PREDICTIONS.c.holder.is_(None) | (PREDICTIONS.c.holder == holder)

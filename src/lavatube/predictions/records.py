@@ -177,7 +177,7 @@ def encode_state(prediction: Prediction) -> bytes:
 
 def restore(row: Row, pieces: Sequence[Piece]) -> Prediction:
     """The prediction as it was: the same events with the same ids."""
-    header, state = _headers.decode(row.header), _states.decode(row.state)
+    header = _headers.decode(row.header)
     prediction = Prediction(
         row.id,
         fingerprint=header.fingerprint,
@@ -192,29 +192,25 @@ def restore(row: Row, pieces: Sequence[Piece]) -> Prediction:
         num_choices=header.num_choices,
     )
     prediction.created_at, prediction.created = _moment(row.created_s)
-    if state.started_s is not None:
-        prediction.start(state.usage.prompt_tokens, state.usage.image_tokens)
-        prediction.started_at, prediction.started = _moment(state.started_s)
-    replay(prediction, pieces)
-    if state.first_output_s is not None:
-        _, prediction.first_output = _moment(state.first_output_s)
-    if (status := Status(row.status)).is_terminal:
-        _end(prediction, status, state)
+    catch_up(prediction, row, pieces)
     return prediction
 
 
-def replay(prediction: Prediction, pieces: Iterable[Piece]) -> None:
-    """Write what was written before."""
+def catch_up(prediction: Prediction, row: Row, pieces: Iterable[Piece]) -> None:
+    """Let it be what it has become: `pieces` are those that it does not have yet."""
+    state = _states.decode(row.state)
+    if prediction.started is None and state.started_s is not None:
+        prediction.start(state.usage.prompt_tokens, state.usage.image_tokens)
+        prediction.started_at, prediction.started = _moment(state.started_s)
     for piece in pieces:
         if piece.reason is not None:
             prediction.end_choice(piece.choice, piece.reason)
         else:
             prediction.write(piece.text, piece.choice, piece.logprobs)
-
-
-def follow_end(prediction: Prediction, row: Row) -> None:
-    """Give it the end that it has come to elsewhere."""
-    _end(prediction, Status(row.status), _states.decode(row.state))
+    if state.first_output_s is not None:
+        _, prediction.first_output = _moment(state.first_output_s)
+    if (status := Status(row.status)).is_terminal:
+        _end(prediction, status, state)
 
 
 def _end(prediction: Prediction, status: Status, state: _State) -> None:

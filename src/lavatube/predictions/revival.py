@@ -24,4 +24,6 @@ async def keep_journal(service: PredictionService, scribe: Scribe) -> None:
             await service.adopt()
         except (StorageUnavailable, LeaseLost) as error:
             logger.warning("the journal is not kept up: %r", error)
+        except Exception:
+            logger.exception("the journal is not kept up: a defect")
         await asyncio.sleep(ROUND_S)

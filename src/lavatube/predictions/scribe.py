@@ -7,27 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary, ref
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from lavatube.errors import Conflict, StorageUnavailable
-from lavatube.predictions.events import Status
 from lavatube.predictions.journal import Journal, end_of, row_of, start_of
 from lavatube.predictions.leases import BEAT_S, LeaseLost, Leases
 from lavatube.predictions.outbox import Delivery, Outbox
 from lavatube.predictions.prediction import Prediction
-from lavatube.predictions.records import Piece, Request, Row, follow_end, replay, restore
+from lavatube.predictions.records import Piece, Request, Row, catch_up, restore
 from lavatube.predictions.writer import Writer, unavailable
 from lavatube.prompt.prepare import Prepared
 
 logger = logging.getLogger(__name__)
 
+ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # others are nobody's, and not every database could be asked for them
 FOLLOW_S: Final = 0.25
 END_PATIENCE_S: Final = 5.0
 SWEEP_S: Final = 60.0
@@ -69,8 +71,13 @@ class Scribe:
         self._model = model
         self._limits = limits or JournalLimits()
         self._found: WeakValueDictionary[str, Prediction] = WeakValueDictionary()
-        self._followers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._beat_s = self._swept_s = float("-inf")
+
+    @property
+    def is_failing(self) -> bool:
+        """The database can't be written."""
+        return self._writer.is_failing
 
     async def accept(self, prediction: Prediction, request: Request, *, replaces: bool) -> None:
         """Raises: Conflict if the id is in use; StorageUnavailable, and then there will be no such prediction."""
@@ -80,63 +87,80 @@ class Scribe:
             return self._journal.accept(connection, values, replaces=replaces)
 
         self._writer.begin(prediction.id, 0)
+        is_new = False
         try:
             is_new = await self._writer.change(work, is_patient=False)
         except LeaseLost:
             raise unavailable() from None
         except StorageUnavailable:  # it may have been committed all the same
-            self._forget_later(prediction.id)
+            self._keep(asyncio.create_task(self.forget(prediction.id)))
             raise
+        finally:
+            if not is_new:
+                self._writer.finish(prediction.id)
         if not is_new:
             raise Conflict("This id was used a moment ago.", param="id", remedy="Send the request again.")
 
     async def submit(self, prediction: Prediction, prepared: Prepared | None) -> None:
-        """It goes to an engine, and nobody reads a word of it before this is stored. `prepared`: when that is new."""
+        """It goes to an engine, and nobody reads a word of it before this is stored. `prepared`: when that is new.
+
+        Raises: LeaseLost, also where only this prediction was lost.
+        """
         values = {} if prepared is None else start_of(prediction, prepared)
 
-        def work(connection: Connection) -> None:
-            self._journal.submit(connection, prediction.id, values)
+        def work(connection: Connection) -> bool:
+            return self._journal.submit(connection, prediction.id, self._leases.holder, values)
 
-        await self._writer.change(work)
+        if not await self._writer.change(work):
+            raise LeaseLost
 
     def write(self, prediction: Prediction, piece: Piece) -> None:
         self._writer.write(prediction.id, piece)
 
-    async def end(self, prediction: Prediction) -> None:
+    async def end(self, prediction: Prediction) -> bool:
         """Store the end that was decided, and what its webhook is to be told, in one transaction.
 
-        While the database fails this returns after END_PATIENCE_S, and both are stored later. Raises: LeaseLost.
+        While the database fails this returns False after END_PATIENCE_S, and both are stored later. Raises: LeaseLost,
+        also where only this prediction was lost, or was deleted.
         """
         ended = prediction.as_ended()
         values, delivery = end_of(ended), self._last_word(ended)
 
-        def work(connection: Connection) -> None:
-            if self._journal.end(connection, prediction.id, values) and delivery is not None:
+        def work(connection: Connection) -> bool:
+            is_ours = self._journal.end(connection, prediction.id, self._leases.holder, values)
+            if is_ours and delivery is not None:
                 self._outbox.store(connection, delivery)
+            return is_ours
 
-        try:
-            async with asyncio.timeout(END_PATIENCE_S):
-                await asyncio.shield(asyncio.ensure_future(self._writer.change(work)))
-        except TimeoutError:
-            logger.warning("prediction %s: its end is shown before it is stored", prediction.id)
+        storing = asyncio.ensure_future(self._writer.change(work))
+        await asyncio.wait({storing}, timeout=END_PATIENCE_S)
         self._writer.finish(prediction.id)
+        if storing.done():
+            if not storing.result():
+                raise LeaseLost
+            return True
+        logger.warning("prediction %s: its end is shown before it is stored", prediction.id)
+        self._keep(storing)
+        return False
 
     async def find(self, prediction_id: str) -> Prediction | None:
         """One that is not in this server's memory; as long as it is read, it is kept up to date."""
         if (known := self._found.get(prediction_id)) is not None:
             return known
+        if not ID.fullmatch(prediction_id):
+            return None
         stored = await self._read(lambda: self._journal.find(prediction_id))
         if stored is None:
             return None
         prediction = self._found[prediction_id] = restore(*stored)
         if not prediction.status.is_terminal:
-            follower = asyncio.create_task(self._follow(ref(prediction), prediction_id, len(stored[1])))
-            self._followers.add(follower)
-            follower.add_done_callback(self._followers.discard)
+            self._keep(asyncio.create_task(self._follow(ref(prediction), prediction_id, len(stored[1]))))
         return prediction
 
     async def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """See Journal.page."""
+        if before is not None and not ID.fullmatch(before):
+            return None
         return await self._read(lambda: self._journal.page(owner, origin, before, limit))
 
     async def cancel(self, prediction_id: str) -> None:
@@ -150,15 +174,10 @@ class Scribe:
     async def forget(self, prediction_id: str) -> None:
         await self._writer.change(lambda connection: self._journal.forget(connection, [prediction_id]))
 
-    def _forget_later(self, prediction_id: str) -> None:
-        task = asyncio.create_task(self.forget(prediction_id))
-        self._followers.add(task)
-        task.add_done_callback(self._followers.discard)
-
     async def adopt(self, held: Collection[str], limit: int) -> list[Stored]:
         """Take on what is nobody's, also that of servers that have died meanwhile, but for what is held here."""
         for server_id, beats in await self._read(self._leases.dead):
-            if await self._writer.change(lambda connection: self._bury(connection, server_id, beats)):  # noqa: B023
+            if await self._writer.change(partial(self._bury, server_id=server_id, beats=beats)):
                 logger.warning("another server has died: what it had is taken on")
         holder = self._leases.holder
         if not limit or not await self._read(lambda: self._journal.has_free(holder, self._model, held)):
@@ -166,7 +185,7 @@ class Scribe:
         rows = await self._writer.change(
             lambda connection: self._journal.adopt(connection, self._leases.holder, self._model, held, limit)
         )
-        stored = [(row, await self._read(lambda: self._journal.pieces(row.id))) for row in rows]  # noqa: B023
+        stored = [(row, await self._read(partial(self._journal.pieces, row.id))) for row in rows]
         for row, pieces in stored:
             self._writer.begin(row.id, len(pieces))
         return stored
@@ -196,12 +215,22 @@ class Scribe:
 
     async def close(self) -> None:
         """Leave the servers. What still waits to be written gets one more attempt. Raises: StorageUnavailable."""
-        for follower in self._followers:
-            follower.cancel()
+        for task in self._tasks:
+            task.cancel()
         try:
             await self._writer.change(self._leave, is_patient=False)
         finally:
             await asyncio.to_thread(self._writer.close)
+
+    def _keep(self, task: asyncio.Future[Any]) -> None:
+        """What nobody waits for."""
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("the journal: %r", error)
 
     def _bury(self, connection: Connection, server_id: str, beats: int) -> bool:
         if not self._leases.bury(connection, server_id, beats):
@@ -221,23 +250,17 @@ class Scribe:
             if (followed := prediction()) is None:
                 return
             try:
-                stored = await self._read(lambda: self._journal.find(prediction_id, num_pieces))  # noqa: B023
+                stored = await self._read(partial(self._journal.find, prediction_id, num_pieces))
             except StorageUnavailable:
                 continue
             if stored is None:
                 followed.release()
                 return
             row, pieces = stored
-            if followed.started is None and row.status != Status.STARTING:
-                restart = restore(row, [])
-                if restart.started is not None:
-                    followed.start(restart.usage.prompt_tokens, restart.usage.image_tokens)
-                    followed.started_at, followed.started = restart.started_at, restart.started
-            replay(followed, pieces)
-            num_pieces += len(pieces)
-            if Status(row.status).is_terminal:
-                follow_end(followed, row)
+            catch_up(followed, row, pieces)
+            if followed.status.is_terminal:
                 return
+            num_pieces += len(pieces)
             del followed
 
     async def _read(self, work: Callable[[], T]) -> T:

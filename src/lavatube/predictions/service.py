@@ -118,6 +118,11 @@ class PredictionService:
         """Predictions that have not ended."""
         return len(self._jobs)
 
+    @property
+    def is_failing(self) -> bool:
+        """The journal can't be written."""
+        return self._scribe is not None and self._scribe.is_failing
+
     async def find(self, prediction_id: str, owner: str = OPERATOR) -> Prediction | None:
         """Another owner's is not there. Raises: StorageUnavailable."""
         prediction = await self.find_anyones(prediction_id)
@@ -326,8 +331,8 @@ class PredictionService:
         else:
             prediction.release()
             outcome = "handed over" if job.has_begun else "not accepted"
-        if not (prediction.is_kept and prediction.status.is_terminal):
-            self._retention.drop(prediction)
+        if job.is_stored or not (prediction.is_kept and prediction.status.is_terminal):
+            self._retention.drop(prediction)  # what is in the journal is read there: others may have deleted it
         for observer in self.observers if job.has_begun else ():
             (observer.ended if prediction.status.is_terminal else observer.released)(prediction)
         logger.info("prediction %s: %s", prediction.id, outcome)

@@ -92,8 +92,10 @@ class Writer:
             self._suspects.add(prediction_id)
 
     def write(self, prediction_id: str, piece: Piece) -> None:
-        """Durable soon, and not later than any change that comes after it."""
+        """Durable soon, and not later than any change that comes after it; of one that was lost nothing is written."""
         with self._news:
+            if prediction_id not in self._counts:
+                return
             is_awaited = not self._pieces or prediction_id in self._suspects
             self._pieces.setdefault(prediction_id, []).append(piece)
             if is_awaited:
@@ -137,7 +139,7 @@ class Writer:
             pieces, self._pieces = self._pieces, {}
             batch.absolved |= self._suspects & pieces.keys()
             self._suspects -= pieces.keys()
-            firsts = {name: self._counts.get(name, 0) for name in pieces}
+            firsts = {name: self._counts[name] for name in pieces}
             self._counts |= {name: firsts[name] + len(new) for name, new in pieces.items()}
             is_closing = self._is_closing
         batch.rows += [
@@ -154,6 +156,9 @@ class Writer:
             self._commit(batch)
         except LeaseLost as error:
             logger.warning("the journal: other servers took this one for dead, and have what it held")
+            with self._news:
+                for known in (self._pieces, self._counts, self._suspects):
+                    known.clear()
             self._tell(batch.changes, error)
             self._call(self._on_lost)
         except (OperationalError, InterfaceError, OSError) as error:

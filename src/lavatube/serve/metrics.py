@@ -123,6 +123,7 @@ class Metrics:
         yield _gauge("phase_bytes_per_second", "how fast they come", view.rate_bytes_s)
         yield _gauge("active_predictions", "predictions that have not ended", service.num_active if service else 0)
         yield _gauge("waiting_predictions", "of them, more than run at once", service.num_waiting if service else 0)
+        yield _gauge("journal_failing", "1 while the database can't be written", service.is_failing if service else 0)
         yield _gauge("engine_running", "answers that the engine writes, as of its last heartbeat", engine.running)
         yield _gauge("engine_waiting", "answers that wait in the engine", engine.waiting)
         yield _gauge("engine_cache_tokens", "tokens that the cache holds", engine.cache_tokens)
