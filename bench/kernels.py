@@ -31,10 +31,10 @@ Work = Callable[[Tensor], object]
 def main() -> None:
     """Print the tables."""
     kernels, floors = native(), measure_floors()
+    level = "torch alone" if kernels is None else LEVELS[kernels.level]
     print(
-        f"{'torch alone' if kernels is None else LEVELS[kernels.level]}, {torch.get_num_threads()} threads; a sum over "
-        f"memory reads {floors.bytes_per_s / 1e9:.1f} GB/s, torch's products in bfloat16 make {floors.bf16_ops / 1e9:.0f} "
-        "GFLOP/s"
+        f"{level}, {torch.get_num_threads()} threads. Torch reads {floors.bytes_per_s / 1e9:.1f} GB/s of memory, and its "
+        f"products in bfloat16 make {floors.bf16_ops / 1e9:.0f} GFLOP/s"
     )
     for outputs, inputs in SHAPES:
         matrix = torch.randn(outputs, inputs).bfloat16()
