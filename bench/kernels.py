@@ -31,11 +31,9 @@ Work = Callable[[Tensor], object]
 def main() -> None:
     """Print the tables."""
     kernels, floors = native(), measure_floors()
-    level = "torch alone" if kernels is None else LEVELS[kernels.level]
-    print(
-        f"{level}, {torch.get_num_threads()} threads. Torch reads {floors.bytes_per_s / 1e9:.1f} GB/s of memory, and its "
-        f"products in bfloat16 make {floors.bf16_ops / 1e9:.0f} GFLOP/s"
-    )
+    print("torch alone" if kernels is None else LEVELS[kernels.level], f"on {torch.get_num_threads()} threads")
+    print(f"torch reads {floors.bytes_per_s / 1e9:.1f} GB/s of memory; its products in bfloat16 make", end=" ")
+    print(f"{floors.bf16_ops / 1e9:.0f} GFLOP/s")
     for outputs, inputs in SHAPES:
         matrix = torch.randn(outputs, inputs).bfloat16()
         read: dict[str, list[float]] = {}

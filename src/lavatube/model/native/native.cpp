@@ -63,14 +63,16 @@ EXPORT int lavatube_product(int level, int threads, int kind, const void* weight
     const int64_t blocks = (rows + chosen.block_rows - 1) / chosen.block_rows, panels = p.panels();
     const int64_t share = std::clamp<int64_t>(BYTES_AT_ONCE / p.panel_bytes(), 1, (panels + threads - 1) / threads);
     const int64_t at_once = (share + 1) / 2 * 2;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
+    // As few meetings of the threads as can be: on a busy machine each may wait for one that is not running.
+    if (blocks < 4) {
         for (int64_t block = 0; block < blocks; ++block) chosen.pack(p, block);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t panel = 0; panel < panels; panel += at_once)
-            chosen.multiply(p, panel, std::min(panel + at_once, panels));
+    } else {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t block = 0; block < blocks; ++block) chosen.pack(p, block);
     }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t panel = 0; panel < panels; panel += at_once)
+        chosen.multiply(p, panel, std::min(panel + at_once, panels));
     return 0;
 }
 
@@ -123,44 +125,40 @@ EXPORT int lavatube_attend(int level, int threads, const uint16_t* query, const 
             offsets[sequence * longest + i] = (block * block_size + i % block_size) * head_dim;
         }
     }
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t head = 0; head < kv_heads; ++head) {
+            const int64_t slot = (head * num_slots + slots[row]) * head_dim;
+            std::memcpy(keys + slot, key + row * key_stride + head * head_dim, 2 * head_dim);
+            std::memcpy(values + slot, value + row * value_stride + head * head_dim, 2 * head_dim);
+        }
     std::atomic<bool> has_failed{false};
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < rows; ++row)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) collapse(3)
+    for (int64_t piece = 0; piece < pieces; ++piece)
+        for (int64_t sequence = 0; sequence < sequences; ++sequence)
             for (int64_t head = 0; head < kv_heads; ++head) {
-                const int64_t slot = (head * num_slots + slots[row]) * head_dim;
-                std::memcpy(keys + slot, key + row * key_stride + head * head_dim, 2 * head_dim);
-                std::memcpy(values + slot, value + row * value_stride + head * head_dim, 2 * head_dim);
+                const int64_t start = starts[sequence], count = starts[sequence + 1] - start;
+                // The last of a prompt see the most: they come first, so that threads end together.
+                const int64_t first = (pieces - 1 - piece) * tokens_at_once;
+                if (first >= count) continue;
+                Attention a;
+                a.query = query + start * query_stride + head * group * head_dim;
+                a.output = output + (start * heads + head * group) * head_dim;
+                a.keys = keys + head * num_slots * head_dim;
+                a.values = values + head * num_slots * head_dim;
+                a.offsets = offsets + sequence * longest;
+                a.query_stride = query_stride;
+                a.output_stride = heads * head_dim;
+                a.first = first;
+                a.last = std::min(first + tokens_at_once, count);
+                a.num_keys = lengths[sequence];
+                a.position = lengths[sequence] - count;
+                a.window = window;
+                a.heads = group;
+                a.head_dim = head_dim;
+                a.is_causal = true;
+                a.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+                if (!chosen.attend(a)) has_failed = true;
             }
-#pragma omp for schedule(dynamic, 1) collapse(3)
-        for (int64_t piece = 0; piece < pieces; ++piece)
-            for (int64_t sequence = 0; sequence < sequences; ++sequence)
-                for (int64_t head = 0; head < kv_heads; ++head) {
-                    const int64_t start = starts[sequence], count = starts[sequence + 1] - start;
-                    // The last of a prompt see the most: they come first, so that threads end together.
-                    const int64_t first = (pieces - 1 - piece) * tokens_at_once;
-                    if (first >= count) continue;
-                    Attention a;
-                    a.query = query + start * query_stride + head * group * head_dim;
-                    a.output = output + (start * heads + head * group) * head_dim;
-                    a.keys = keys + head * num_slots * head_dim;
-                    a.values = values + head * num_slots * head_dim;
-                    a.offsets = offsets + sequence * longest;
-                    a.query_stride = query_stride;
-                    a.output_stride = heads * head_dim;
-                    a.first = first;
-                    a.last = std::min(first + tokens_at_once, count);
-                    a.num_keys = lengths[sequence];
-                    a.position = lengths[sequence] - count;
-                    a.window = window;
-                    a.heads = group;
-                    a.head_dim = head_dim;
-                    a.is_causal = true;
-                    a.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-                    if (!chosen.attend(a)) has_failed = true;
-                }
-    }
     return has_failed;
 }
 
