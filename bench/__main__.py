@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cold_start, first_token, journal, model, overhead, reuse, startup, stream, streams, warm_start
+from bench import (
+    cold_start,
+    first_token,
+    journal,
+    kernels,
+    model,
+    overhead,
+    reuse,
+    startup,
+    stream,
+    streams,
+    warm_start,
+)
 
 BENCHMARKS = {
     "cold_start": cold_start.main,
@@ -14,6 +26,7 @@ BENCHMARKS = {
     "stream": stream.main,
     "streams": streams.main,
     "journal": journal.main,
+    "kernels": kernels.main,
     "model": model.main,
     "overhead": overhead.main,
     "reuse": reuse.main,

@@ -69,10 +69,10 @@ def main(num_scenes: int = 12) -> None:
             _read(preparer.prepare(single_turn(case.exchange.question, case.file), Generation())) for case in cases
         ]
         found = _measure(TINY, prompts)
-        decode = preparer.tokenizer.decode
+        decode = preparer.tokenizer.vocabulary.decode
         right = {
             name: mean(
-                is_right(case.exchange, case.things, decode(answer).strip())
+                is_right(case.exchange, case.things, b"".join(map(decode, answer)).decode().strip())
                 for case, answer in zip(cases, one.answers, strict=True)
             )
             for name, one in found.items()

@@ -16,13 +16,11 @@ from collections.abc import Sequence
 
 import torch
 
-from bench.model import SPEC
+from bench.model import SPEC, random_model
 from bench.table import show
 from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Pixels, Sampling, Submit, Tokens
 from lavatube.geometry import plan_image
-from lavatube.model.llava import Llava
-from lavatube.model.places import allocate
 from lavatube.spec import ModelSpec
 
 ANSWER_TOKENS = 8
@@ -79,11 +77,7 @@ def _gaps(layers: int) -> dict[str, list[float]]:
 
 def _core(spec: ModelSpec, layers: int) -> EngineCore:
     spec = dataclasses.replace(spec, language=dataclasses.replace(spec.language, num_layers=layers))
-    with torch.device("meta"):
-        model = Llava(spec)
-    allocate(model, torch.device("cpu"), torch.bfloat16)
-    for weight in model.parameters():
-        weight.normal_(std=0.02)
+    model = random_model(spec, torch.device("cpu"))
     return EngineCore(
         model, spec, num_blocks=640, max_sequences=8, max_step_tokens=1024, image_cache_bytes=256 * 1024 * 1024
     )

@@ -13,9 +13,9 @@ INTRODUCTION = f"""# Beside Cog's own server
 Written by `python -m docs.cog` from [`cog.py`](cog.py); a test fails when it is out of date.
 
 The Cog routes take the requests of Cog {COG_VERSION} and answer with its bodies and states, which may have more fields.
-What differs on purpose is listed here, and nothing else does: `tests/flow/test_cog_peer.py` sends one list of requests
-to the real Cog server, running [our predictor](../src/lavatube/platforms/cog/predict.py), and to this one, and knows
-each difference by its name. Of those that take more than a request to show, the last column names the test.
+What differs on purpose is listed here. `tests/flow/test_cog_peer.py` sends one list of requests to the real Cog server,
+running [our predictor](../src/lavatube/platforms/cog/predict.py), and to this one: each difference is shown there by
+its name, and all else is the same. Of those that take more than a request to show, the last column names the test.
 """
 WEBHOOKS = "tests/predictions/test_webhooks.py"
 
@@ -50,6 +50,8 @@ DIFFERENCES = (
     Difference("bad webhook", "taken, and never called", "422"),
     Difference("webhook count", "one for each piece of the output", "at most one in 0.5 s, and the end"),
     Difference("webhook signature", "none", "Standard Webhooks"),
+    Difference("webhook trace", "`traceparent` of the request is passed on", "is not"),
+    Difference("trainings", "`/trainings` are predictions by another name", "404"),
     Difference("docs", "`docs_url` is told, and is 404", "is not told"),
     Difference("metrics", "404", "`/metrics`"),
     Difference(

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "lavatube"
 # Low to high. A name stands for a module, or for a package with all that is in it; the first match of the longest name
 # wins. Those on one line are strangers to each other.
 LAYERS: list[set[str]] = [
-    {"errors", "trace"},
+    {"errors", "heap", "trace"},
     {"settings", "spec"},
     {"checkpoint", "fidelity", "geometry", "memory"},
     {"engine.wire"},
@@ -32,7 +32,18 @@ LAYERS: list[set[str]] = [
     {"platforms", "cli"},
 ]
 ALLOWED = {("model.load", "weights.composite")}
-FRONT = {"boot", "cli", "flags", "serve", "predictions", "prompt", "engine.client", "engine.supervisor", "engine.wire"}
+FRONT = {
+    "boot",
+    "cli",
+    "flags",
+    "heap",
+    "serve",
+    "predictions",
+    "prompt",
+    "engine.client",
+    "engine.supervisor",
+    "engine.wire",
+}
 
 
 @dataclass(frozen=True)

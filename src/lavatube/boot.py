@@ -21,6 +21,7 @@ from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
 from lavatube.engine.wire import Load, Loaded, Ready
 from lavatube.errors import InternalError, InvalidSetting, LavatubeError
+from lavatube.heap import give_back_large_blocks
 from lavatube.predictions.database import open_database
 from lavatube.predictions.keys import KeyStore
 from lavatube.predictions.owners import OwnerLimits
@@ -56,6 +57,7 @@ def serve(settings: Settings) -> NoReturn:
 
     Raises: InvalidSetting, for what can be known to be wrong before anything has started.
     """
+    give_back_large_blocks()
     _log_to_stderr(settings.log_level.upper())
     parse_model(settings.model)
     _begin_trace(settings.trace)
@@ -277,6 +279,7 @@ class Front:
         if self._preparer is None:
             spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
             self._preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
+        self._serving.weights = provisioned.set_digest
         load = assembly.load_command(provisioned.folder, self._preparer, self._settings)
         if self._serving.service is None:
             await self._engine.start(load)

@@ -20,6 +20,7 @@ ENDLESS = {**INPUT, "max_tokens": ENDLESS_TOKENS}
 ASYNC = {"Prefer": "respond-async"}
 EVENTS = {"Accept": "text/event-stream"}
 ENDED = ("completed",)
+TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 NO_GET = "501 Server Error"
 """What Cog says when it has fetched from the receiver of webhooks."""
 
@@ -55,10 +56,10 @@ class Api:
         self.num_hooks += 1
         path = f"{self.hook}{self.num_hooks}"
         chosen = {"webhook_events_filter": list(names)} if names else {}
-        assert self.post(input_, ASYNC, webhook=self.receiver.url(path), **chosen).status_code == 202
+        assert self.post(input_, ASYNC | TRACE, webhook=self.receiver.url(path), **chosen).status_code == 202
         posts = self.receiver.ended(path, 60)
         self.wait_idle()
-        return [{"body": post.body, "is_signed": "webhook-signature" in post.headers} for post in posts]
+        return [{"body": post.body, "headers": set(post.headers)} for post in posts]
 
     @contextmanager
     def running(self, name: str) -> Iterator[httpx.Response]:
@@ -173,7 +174,9 @@ DIFFERENT: dict[str, tuple[Callable[[Api], Any], Any, Any]] = {
     "ids": (lambda api: api.post(id="a b").status_code, 200, 422),
     "bad webhook": (lambda api: api.post(webhook="nothing").status_code, 200, 422),
     "webhook count": (lambda api: len(api.hooks(input_={**INPUT, "max_tokens": 400})) > 50, True, False),
-    "webhook signature": (lambda api: api.hooks(*ENDED)[0]["is_signed"], False, True),
+    "webhook signature": (lambda api: "webhook-signature" in api.hooks(*ENDED)[0]["headers"], False, True),
+    "webhook trace": (lambda api: "traceparent" in api.hooks(*ENDED)[0]["headers"], True, False),
+    "trainings": (lambda api: api.status("POST", "/trainings", json={"input": INPUT}), 200, 404),
     "docs": (lambda api: api.http.get("/").json().get("docs_url"), "/docs", None),
     "metrics": (lambda api: api.status("GET", "/metrics"), 404, 200),
 }  # fmt: skip

@@ -20,6 +20,14 @@ from tests.waiting import waiting_client
 ENDLESS = long(ENDLESS_TOKENS)
 ENDLESS_CHAT = {**CHAT, "max_tokens": ENDLESS_TOKENS, "min_tokens": ENDLESS_TOKENS}
 
+ENDLESS_RESPONSE = {
+    "model": "endless",
+    "input": "a",
+    "background": True,
+    "temperature": 0,
+    "max_output_tokens": ENDLESS_TOKENS,
+}
+
 
 def histogram(server: Server, name: str) -> dict[str, float]:
     """How many observations it has in all (`count`), and in its buckets."""
@@ -56,6 +64,15 @@ def cog_canceled(server: Server) -> None:
     assert last.data["status"] == "canceled"
 
 
+def canceled(server: Server, path: str, body: dict[str, object]) -> None:
+    """Once its answer is being written, by somebody who need not read it."""
+    num_begun = histogram(server, "time_to_first_token_seconds")["count"]
+    created = httpx.post(f"{server.url}{path}", json=body).json()
+    until_more(server, "time_to_first_token_seconds", num_begun + 1)
+    ended = httpx.post(f"{server.url}{path}/{created['id']}/cancel").json()
+    assert ended["status"] in ("canceled", "cancelled")
+
+
 def waiting_client_left(server: Server, path: str, body: dict[str, object]) -> None:
     """It goes once its answer is being written."""
     num_begun = histogram(server, "time_to_first_token_seconds")["count"]
@@ -76,6 +93,10 @@ WAYS: dict[str, Callable[[Server], None]] = {
     "cog, canceled": cog_canceled,
     "cog, waiting client left": lambda server: waiting_client_left(server, "/predictions", ENDLESS),
     "openai, stream left": chat_stream_left,
+    "openai, response canceled": lambda server: canceled(server, "/v1/responses", ENDLESS_RESPONSE),
+    "replicate, canceled": lambda server: canceled(
+        server, "/v1/predictions", {"version": "lavatube/endless", **ENDLESS}
+    ),
     "openai, waiting client left": lambda server: waiting_client_left(server, "/v1/chat/completions", ENDLESS_CHAT),
 }
 

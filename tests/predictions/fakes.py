@@ -23,6 +23,7 @@ from lavatube.prompt.chat import Chat, Generation, Text
 from lavatube.prompt.prepare import Estimate, Prepared
 from lavatube.prompt.tokenizer import Tokenizer
 
+START_ID = 0
 STOP_ID = 1
 IMAGE_TOKENS = 4
 MAX_PROMPT_TOKENS = 2000
@@ -69,7 +70,7 @@ class EchoPreparer:
             raise ZeroDivisionError("a secret of the server")
         for image in chat.images:
             self._check(str(image.source), image.param)
-        token_ids = self.tokenizer.encode(text)
+        token_ids = self.tokenizer.encode(text) or [START_ID]  # as of a template, which is never empty
         if len(token_ids) > MAX_PROMPT_TOKENS:
             raise PromptTooLong(f"The prompt has {len(token_ids)} tokens.", remedy="Send a shorter one.")
         self.num_prepared += 1

@@ -6,8 +6,23 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from sqlalchemy import Engine, create_engine
 
+from lavatube.predictions.files import FileLimits, FileStore
+from lavatube.predictions.postman import Postman
+from lavatube.predictions.server_secrets import Secrets
+from lavatube.predictions.tables import metadata
+from lavatube.serve.kept import Kept
 from tests.serve.live import LiveServer
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """What Replicate's routes need of a database."""
+    engine: Engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('database') / 'lavatube.db'}")
+    metadata.create_all(engine)
+    yield Kept(Secrets(engine), FileStore(engine, FileLimits(max_bytes=100_000)), Postman())
+    engine.dispose()
 
 
 @pytest.fixture

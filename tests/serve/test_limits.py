@@ -259,6 +259,15 @@ def test_without_the_key_only_the_probes_answer(keyed: LiveServer, value: str | 
     assert keyed.num_shutdowns == 0
 
 
+def test_a_refused_connection_is_answered_once(keyed: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Here the body is no HTTP, and the head has no key."""
+    head = b"POST /predictions HTTP/1.1\r\nHost: x\r\n" + JSON_TYPE.encode() + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for body in (b"no size\r\n", b"FFFFFFFF\r\nA"):
+        assert parse(keyed.raw(head + body))[0] in (400, 413)
+    assert httpx.get(f"{keyed.url}/livez").status_code == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_with_the_key_everything_does(keyed: LiveServer) -> None:
     for scheme in ("Bearer", "bearer", "BEARER "):
         with keyed.client(headers={"authorization": f"{scheme} {KEY}"}) as client:

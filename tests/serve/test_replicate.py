@@ -10,12 +10,7 @@ import httpx
 import pytest
 import replicate
 from replicate.exceptions import ModelError, ReplicateError
-from sqlalchemy import Engine, create_engine
 
-from lavatube.predictions.files import FileLimits, FileStore
-from lavatube.predictions.postman import Postman
-from lavatube.predictions.server_secrets import Secrets
-from lavatube.predictions.tables import metadata
 from lavatube.serve.auth import Keyring
 from lavatube.serve.kept import Kept
 from lavatube.serve.replicate_files import own_file
@@ -25,14 +20,6 @@ from tests.predictions.fakes import FAIL, PNG
 from tests.serve.live import LiveServer
 
 MODEL = "org/echo"
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    engine: Engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('database') / 'lavatube.db'}")
-    metadata.create_all(engine)
-    yield Kept(Secrets(engine), FileStore(engine, FileLimits(max_bytes=100_000)), Postman())
-    engine.dispose()
 
 
 @pytest.fixture
@@ -240,3 +227,18 @@ def test_cancel_after_cancels(server: LiveServer, http: httpx.Client, monkeypatc
     assert made["deadline"]
     refused = http.post(url, json={"input": inputs()}, headers={"cancel-after": "soon"})
     assert refused.status_code == 400
+
+
+def test_other_weights_are_another_version(server: LiveServer, http: httpx.Client) -> None:
+    """Known by its digest once that is known; what was told before stays good."""
+    url = f"{server.url}/v1/models/{MODEL}"
+    seen = []
+    for weights in ("", "a" * 64, "b" * 64):
+        server.serving.weights = weights
+        seen.append(http.get(url).json()["latest_version"]["id"])
+        made = http.post(f"{server.url}/v1/predictions", json={"version": seen[-1], "input": inputs()}).json()
+        assert made["version"] == seen[-1]
+        for version, status in zip(seen, (200, 404, 200), strict=False):
+            wanted = 200 if version == seen[-1] else status
+            assert http.get(f"{url}/versions/{version}").status_code == wanted
+    assert len(set(seen)) == 3

@@ -41,9 +41,9 @@ def test_connections_double_while_that_helps() -> None:
     assert throttle.advance(0, 0.0) == 0
     assert throttle.advance(50, 0.5) == 0
     assert throttle.advance(100, 1.0) == 8
-    assert throttle.advance(210, 2.0) == 0, "a tenth more is no gain"
+    assert throttle.advance(210, 2.0) == -8, "a tenth more is no gain"
     assert throttle.advance(1_000, 3.0) == 0
-    assert throttle.connections == 16
+    assert throttle.connections == 8
 
 
 def test_connections_have_a_limit() -> None:

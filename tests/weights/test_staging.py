@@ -112,6 +112,25 @@ def test_what_was_staged_goes_when_the_fetch_fails(cdn: Cdn, staged_options: Pro
     assert not list(Cache(options.cache).staged.glob("*"))
 
 
+@pytest.mark.parametrize("data", [b"", b"short", b"\xff" * 100, bytes(2 * CHUNK)])
+def test_weights_whose_header_is_none_are_fetched_all_the_same(
+    data: bytes, staged_options: ProvisionOptions, tmp_path: Path
+) -> None:
+    """What is wrong with them is for the loader to say."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    (origin / "config.json").write_text("{}")
+    (origin / "model.safetensors").write_bytes(data)
+    (origin / FILE_NAME).write_text(build_manifest(origin, "weights", chunk_bytes=CHUNK).to_json())
+    with Cdn(origin) as cdn:
+        pull = Pull(cdn.url("ok"), staged_options)
+        pull.run()
+    assert pull.folder == Path()
+    assert pull.provisioned is not None
+    assert (pull.provisioned.folder / "model.safetensors").read_bytes() == data
+    assert not list(Cache(staged_options.cache).staged.glob("*"))
+
+
 def test_nothing_is_staged_for_a_set_that_is_here(cdn: Cdn, staged_options: ProvisionOptions) -> None:
     provision(cdn.url("ok"), staged_options, lambda _: None)
     pull = Pull(cdn.url("ok"), staged_options)

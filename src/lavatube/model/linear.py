@@ -27,6 +27,10 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
         self.panels: Panels | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(parameter.nbytes for parameter in self.parameters())
+
     def pack(self, kind: Kind, device: torch.device) -> None:
         """Have the weights in panels from now on; their values are still to come."""
         with device:

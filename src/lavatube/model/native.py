@@ -200,11 +200,14 @@ def _row_stride(rows: Tensor) -> int:
 
 
 def open_library() -> ctypes.CDLL | None:
-    """None where it was not built. Linked to the OpenMP that torch has loaded, so both use the same threads."""
+    """None where it was not built, or this torch has no OpenMP: the library uses torch's, and so the same threads."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_native{suffix}")
         if path.is_file():
-            return ctypes.CDLL(str(path))
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError as error:
+                logger.warning("the kernels can't be loaded: %s", error)
     return None
 
 
@@ -218,6 +221,8 @@ def native() -> Native | None:
     """The best kernels for this processor; None, told once in the log, where there are none."""
     library = open_library()
     if library is None:
-        logger.warning("the kernels were not built (no compiler at installation): the model runs on torch's, slower")
+        logger.warning(
+            "no kernels: the model runs on torch's own, slower; installation builds them with a C++ compiler"
+        )
         return None
     return Native(library, library.lavatube_level())

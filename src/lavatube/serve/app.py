@@ -16,12 +16,14 @@ from lavatube.serve.auth import KeyCheck, Keyring
 from lavatube.serve.body import MIB, BodyReader
 from lavatube.serve.boundary import Boundary
 from lavatube.serve.cog import CogRoutes
+from lavatube.serve.dialects import json_response
 from lavatube.serve.estimate import EstimateRoute
 from lavatube.serve.health import health_routes
 from lavatube.serve.kept import Kept
 from lavatube.serve.limits import HeaderLimit, HostCheck
 from lavatube.serve.metrics import Metrics
 from lavatube.serve.openai import OpenAIRoutes
+from lavatube.serve.openapi_v1 import v1_document
 from lavatube.serve.replicate import ReplicateRoutes
 from lavatube.serve.replicate_catalogue import CatalogueRoutes
 from lavatube.serve.replicate_files import FileRoutes
@@ -68,6 +70,7 @@ def build_app(
             *openai.routes(),
             *responses.routes(),
             *estimate.routes(),
+            _described(settings, with_replicate=kept is not None),
             metrics.route(),
         ],
         middleware=[
@@ -92,6 +95,16 @@ def _replicate(serving: Serving, bodies: BodyReader, settings: Settings, kept: K
     catalogue = CatalogueRoutes(serving, model, kept, max_new_tokens=limit, public_url=url)
     files = FileRoutes(bodies, kept.files, public_url=url)
     return [*predictions.routes(), *catalogue.routes(), *files.routes()]
+
+
+def _described(settings: Settings, *, with_replicate: bool) -> Route:
+    """What lies under /v1; Cog's routes have a document of their own, in its shape."""
+    answer = json_response(v1_document(ServedModel.of(settings), with_replicate=with_replicate))
+
+    async def show(request: Request) -> Response:
+        return answer
+
+    return Route("/v1/openapi.json", show, methods=["GET"])
 
 
 def _as_ours(request: Request, error: Exception) -> Response:

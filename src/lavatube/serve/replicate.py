@@ -60,10 +60,14 @@ class ReplicateRoutes:
     ) -> None:
         self._serving = serving
         self._bodies = bodies
-        self._model = model
+        self._served = model
         self._kept = kept
         self._max_new_tokens = max_new_tokens
         self._public_url = public_url
+
+    @property
+    def _model(self) -> ServedModel:
+        return self._served.having(self._serving.weights)
 
     def routes(self) -> list[Route]:
         return [

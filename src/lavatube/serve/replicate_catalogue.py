@@ -29,10 +29,14 @@ class CatalogueRoutes:
         self, serving: Serving, model: ServedModel, kept: Kept, *, max_new_tokens: int, public_url: str
     ) -> None:
         self._serving = serving
-        self._model = model
+        self._served = model
         self._kept = kept
         self._schema = openapi_document(max_new_tokens)
         self._public_url = public_url
+
+    @property
+    def _model(self) -> ServedModel:
+        return self._served.having(self._serving.weights)
 
     def routes(self) -> list[Route]:
         model, deployment = "/v1/models/{owner}/{name}", "/v1/deployments/{owner}/{name}"

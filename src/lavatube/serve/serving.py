@@ -25,6 +25,8 @@ class Serving:
     max_queued: int = 0
     """How many creates wait for a server that starts, instead of being refused."""
     service: PredictionService | None = None
+    weights: str = ""
+    """The digest of their set of files, once they are known."""
     num_queued: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -154,6 +154,9 @@ class Connection(H11Protocol):
             )
             for event in (head, h11.Data(bytes(response.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
+        if self.cycle is not None:  # what the application still says has no place any more
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self.transport.close()
 
     def _path(self) -> str:

@@ -78,6 +78,7 @@ class _Fetch:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._readers: list[Reader] = []
+        self._num_surplus = 0  # receivers that are to end: they don't make the line faster
         sizes = [download.file.size for download in downloads]
         self._chunk_bytes = source.chunk_bytes or policy.chunk_bytes
         spans = plan(sizes, [download.part.done for download in downloads], self._chunk_bytes)
@@ -118,7 +119,9 @@ class _Fetch:
             if is_staging:
                 self._stage()
             received_bytes = self._received_bytes
-            futures |= {add_receiver() for _ in range(throttle.advance(received_bytes, time.monotonic()))}
+            change = throttle.advance(received_bytes, time.monotonic())
+            futures |= {add_receiver() for _ in range(change)}
+            self._num_surplus = max(0, -change) or self._num_surplus
             done_bytes = min(received_bytes, self._fetch_bytes)
             phase: Phase = "fetching" if done_bytes < self._fetch_bytes else "verifying"
             already_bytes = self._source.total_bytes - self._fetch_bytes
@@ -161,6 +164,9 @@ class _Fetch:
     def _take_span(self) -> Span | None:
         with self._changed:
             while not self._is_over():
+                if self._num_surplus:
+                    self._num_surplus -= 1
+                    return None
                 span = self._line.take(time.monotonic())
                 if span is not None:
                     self._downloads[span.file].num_receivers += 1

@@ -100,7 +100,7 @@ def _is_begun(download: Download) -> bool:
     """Whether a file is here, as far as its tensors' names go; of a file without tensors all of it."""
     if download.is_finished or not download.file.path.endswith(".safetensors"):
         return download.is_finished
-    if not download.is_usable(0):
+    if not (download.part.size and download.is_usable(0)):
         return False
     length = int.from_bytes(next(iter(download.part.read(0, memoryview(bytearray(8))))), "little")
     last_chunk = min(8 + length, download.part.size) // download.part.chunk_bytes
