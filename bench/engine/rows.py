@@ -117,7 +117,8 @@ def stall(run: Run) -> Mapping[str, float]:
 
 def memory(run: Run) -> Mapping[str, float]:
     """What is resident once all the others are through, and how much of it is neither weights nor cache."""
-    needed = run.shape.weights_bytes * run.server.engine.bits / 16 + run.server.engine.cache_mib * 2**20
+    engine, embeddings = run.server.engine, 2 * run.shape.recipe.vocab_size * run.shape.recipe.hidden_size
+    needed = (run.shape.weights_bytes - embeddings) * engine.bits / 16 + embeddings + engine.cache_mib * 2**20
     resident = run.server.resident_bytes
     return {"resident, GB": resident / 1e9, "beyond weights and cache, share": resident / needed - 1}
 
