@@ -17,8 +17,14 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Engine
 
 from bench.processes import cpu_s_of
+from lavatube.predictions.database import open_database
+from lavatube.predictions.journal import Journal
+from lavatube.predictions.leases import Leases
+from lavatube.predictions.prediction import new_id
+from lavatube.predictions.records import Piece, encode_pieces
 from tests.checkpoints import write_checkpoint
 from tests.flow.server import PureServer, Server
 
@@ -39,7 +45,9 @@ def main() -> None:
         for engine, kind, num_tokens in (("random weights, 6 layers", Server, 150), ("none", PureServer, 1500)):
             start = partial(kind, str(folder), Path(name) / "cache", "--max-sequences", str(STREAMS))
             table.add_row(engine, *_row(start, journal, num_tokens, rounds))
+        commit_ms = _commit_ms(open_database(f"sqlite:///{name}/commits.db"))
     Console().print(table)
+    print(f"a commit of two tokens of each of {STREAMS} predictions, to SQLite: {commit_ms:.2f} ms of CPU")
     print("repeat: python -m bench journal; DATABASE=postgresql://… is another journal than SQLite, ROUNDS how often")
 
 
@@ -60,6 +68,20 @@ def _row(start: partial[Server], journal: str, num_tokens: int, rounds: int) -> 
     medians = [f"{statistics.median(speeds[server]):,.0f}" for server in (without, kept)]
     costs = " and ".join(f"{1e6 * cpu_s[server] / (rounds * STREAMS * num_tokens):.0f} µs" for server in speeds)
     return [*medians, f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}", costs]
+
+
+def _commit_ms(database: Engine, num_commits: int = 200) -> float:
+    """As the journal's thread makes them while answers are written."""
+    journal, leases = Journal(database), Leases(database)
+    names = [new_id() for _ in range(STREAMS)]
+    started_s = time.process_time()
+    for number in range(num_commits):
+        body = encode_pieces([Piece(0, [5], " word")] * 2)
+        rows = [{"prediction_id": name, "first": 2 * number, "body": body} for name in names]
+        with database.begin() as connection:
+            leases.hold(connection)
+            journal.write(connection, rows)
+    return 1000 * (time.process_time() - started_s) / num_commits
 
 
 def _tokens_per_s(server: Server, num_tokens: int) -> float:

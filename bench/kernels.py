@@ -1,11 +1,16 @@
-"""The kernels alone: products of few and of many rows with the shapes of a decoder of 1 B, beside torch's own."""
+"""The kernels alone, with the shapes of a decoder of 1 B, beside torch's own products.
+
+Few rows are measured by what they read of weights that no cache holds, on all cores. Many rows by what one thread does
+in its own CPU time, which a busy machine changes little.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from bench.engine.floors import measure_floors
@@ -15,64 +20,70 @@ from lavatube.model.panels import Kind, Panels
 
 SHAPES = ((11264, 2048), (2048, 5632))  # gate and up, down: nine tenths of a layer
 KINDS: tuple[Kind, ...] = ("bfloat16", "int8", "int4")
-ROW_COUNTS = (1, 4, 8, 16, 594)
+FEW_ROWS = (1, 4, 8, 16)
+MANY_ROWS = 594
 COPIES = 6  # of each matrix, so that none is in a cache when its turn comes
 RUNS = 9
+
+Work = Callable[[Tensor], object]
 
 
 def main() -> None:
     """Print the tables."""
     kernels, floors = native(), measure_floors()
-    level = "torch alone" if kernels is None else LEVELS[kernels.level]
-    print(
-        f"{level}, {torch.get_num_threads()} threads; a sum over memory reads {floors.bytes_per_s / 1e9:.1f} GB/s, "
-        f"torch's products in bfloat16 make {floors.flops / 1e9:.0f} GFLOP/s"
-    )
+    print("torch alone" if kernels is None else LEVELS[kernels.level], f"on {torch.get_num_threads()} threads")
+    print(f"torch reads {floors.bytes_per_s / 1e9:.1f} GB/s of memory; its products in bfloat16 make", end=" ")
+    print(f"{floors.bf16_ops / 1e9:.0f} GFLOP/s")
     for outputs, inputs in SHAPES:
         matrix = torch.randn(outputs, inputs).bfloat16()
-        few: dict[str, list[float]] = {}
-        many: dict[str, list[float]] = {}
-        for kind in KINDS:
-            copies = [Panels(outputs, inputs, kind) for _ in range(COPIES)]
-            for panels in copies:
-                panels.put(0, matrix)
-            _measure(kind, [_product(panels) for panels in copies], copies[0].size_bytes, matrix, few, many)
-        plain = [matrix.clone() for _ in range(COPIES)]
-        works = [lambda rows, weight=weight: functional.linear(rows, weight) for weight in plain]
-        _measure("torch's own bfloat16", works, matrix.nbytes, matrix, few, many)
+        read: dict[str, list[float]] = {}
+        made: dict[str, list[float]] = {}
+        for name, size_bytes, works in _all_works(matrix):
+            for count in FEW_ROWS:
+                seconds = _seconds(works, torch.randn(count, inputs).bfloat16())
+                read[f"{name}, rows: {count}"] = [size_bytes / each / 1e9 for each in seconds]
+            cpu_seconds = _cpu_seconds(works[0], torch.randn(MANY_ROWS, inputs).bfloat16())
+            made[name] = [2 * MANY_ROWS * matrix.numel() / each / 1e9 for each in cpu_seconds]
         title = f"{outputs} × {inputs} (repeat: python -m bench kernels)"
-        show(f"weights read, {title}", few, "GB/s")
-        show(f"products, {title}", many, "GFLOP/s")
+        show(f"weights read, {title}", read, "GB/s")
+        show(f"{MANY_ROWS} rows, one thread, CPU time, {title}", made, "GFLOP/s")
 
 
-Work = Callable[[torch.Tensor], object]
+def _all_works(matrix: Tensor) -> list[tuple[str, int, list[Work]]]:
+    """Name, bytes of the weights, and the product with each copy of them."""
+    found: list[tuple[str, int, list[Work]]] = []
+    for kind in KINDS:
+        copies = [Panels(*matrix.shape, kind) for _ in range(COPIES)]
+        for panels in copies:
+            panels.put(0, matrix)
+        works: list[Work] = [lambda rows, panels=panels: panels(rows, None, torch.bfloat16) for panels in copies]
+        found.append((kind, copies[0].size_bytes, works))
+    plain = [matrix.clone() for _ in range(COPIES)]
+    products: list[Work] = [lambda rows, weight=weight: functional.linear(rows, weight) for weight in plain]
+    return [*found, ("torch, bfloat16", matrix.nbytes, products)]
 
 
-def _product(panels: Panels) -> Work:
-    return lambda rows: panels(rows, None, torch.bfloat16)
+def _seconds(works: Sequence[Work], rows: Tensor) -> list[float]:
+    """Of one of them, by runs of all; the first run does not count."""
+    times = []
+    for _ in range(RUNS + 1):
+        begun = time.perf_counter()
+        for work in works:
+            work(rows)
+        times.append((time.perf_counter() - begun) / len(works))
+    return times[1:]
 
 
-def _measure(
-    name: str,
-    works: list[Work],
-    size_bytes: int,
-    matrix: torch.Tensor,
-    few: dict[str, list[float]],
-    many: dict[str, list[float]],
-) -> None:
-    for count in ROW_COUNTS:
-        rows = torch.randn(count, matrix.shape[1]).bfloat16()
-        times = []
-        for run in range(RUNS):
-            begun = time.perf_counter()
-            for work in works if count < 64 else works[:1]:
-                work(rows)
-            taken = time.perf_counter() - begun
-            times += [taken / (len(works) if count < 64 else 1)] if run else []
-        if count < 64:
-            few[f"{name}, rows: {count}"] = [size_bytes / seconds / 1e9 for seconds in times]
-        else:
-            many[f"{name}, rows: {count}"] = [2 * count * matrix.numel() / seconds / 1e9 for seconds in times]
+def _cpu_seconds(work: Work, rows: Tensor) -> list[float]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    for _ in range(RUNS + 1):
+        begun = time.thread_time()
+        work(rows)
+        times.append(time.thread_time() - begun)
+    torch.set_num_threads(threads)
+    return times[1:]
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main() -> None:
             flops = 2 * PROMPT_TOKENS * _num_layer_weights() / min(rows[f"prefill of {PROMPT_TOKENS} tokens"])
             print(
                 f"decode reads {read / 1e9:.1f} GB/s, {read / floors.bytes_per_s:.2f} of what a sum over memory does; "
-                f"prefill {flops / 1e9:.0f} GFLOP/s, {flops / floors.flops:.2f} of torch's product in bfloat16"
+                f"prefill {flops / 1e9:.0f} GFLOP/s, {flops / floors.bf16_ops:.2f} of torch's product in bfloat16"
             )
         del model
 

@@ -159,7 +159,7 @@ DIFFERENT: dict[str, tuple[Callable[[Api], Any], Any, Any]] = {
     "queue": (lambda api: _beside(api, "beside-1", lambda: api.post(headers=ASYNC).status_code), 409, 202),
     "busy": (lambda api: _beside(api, "beside-2", lambda: api.health()), "BUSY", "READY"),
     "prefer": (lambda api: api.post(headers={"Prefer": "handling=lenient, respond-async"}).status_code, 200, 202),
-    "finished ids": (lambda api: api.put("ended-1").json() == api.put("ended-1").json(), False, True),
+    "finished ids": (lambda api: _is_remembered(api), False, True),
     "other input": (lambda api: _again(api, "other-1", OTHER)["status"], 202, 409),
     "input": (lambda api: "input" in _again(api, "again-2", ENDLESS)["body"], True, False),
     "event ids": (lambda api: {event["has_id"] for event in api.events()}, {False}, {True}),
@@ -212,6 +212,12 @@ def _beside(api: Api, name: str, look: Callable[[], Any]) -> Any:
 def _reading(api: Api) -> tuple[int, int]:
     api.put("read-1")
     return api.status("GET", "/predictions/read-1"), api.status("GET", "/predictions/read-1/stream")
+
+
+def _is_remembered(api: Api) -> bool:
+    """Whether each `PUT` is answered with one run; no four runs take the same time."""
+    times = [api.put("ended-1").json()["metrics"]["predict_time"] for _ in range(4)]
+    return max(times) - min(times) < 0.001
 
 
 def _replay(api: Api) -> str:

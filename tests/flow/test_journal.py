@@ -234,7 +234,7 @@ def test_sigterm_hands_over_what_does_not_end_within_the_grace(tmp_path: Path, c
         with pure(database, cache, *flags, period_s=0.05) as server:
             server.wait_ready()
             urls.up(server.url)
-            asked = ask(server.url, 0, receiver.url("/0"), num_tokens=200)
+            asked = ask(server.url, 0, receiver.url("/0"), num_tokens=120)
             reader = Reader(urls, asked.id)
             reader.start()
             until(lambda: len(reader.pieces) > 3)
@@ -261,12 +261,14 @@ def test_two_fronts_share_a_database_and_one_takes_over_when_the_other_dies(post
             second.wait_ready()
             done = ask(first.url, 0, receiver.url("/0"), num_tokens=20)
             assert done.end(second.url)["status"] == "succeeded", "it is found through either"
-            asked = [ask(first.url, number, receiver.url(f"/{number}"), num_tokens=400) for number in range(3, 7)]
+            asked = [ask(first.url, number, receiver.url(f"/{number}"), num_tokens=200) for number in range(3, 7)]
             until(lambda: httpx.get(f"{second.url}/predictions/mine-3").json()["output"])
             assert "goes on after" not in second.text
             first.kill()
             ends = [one.end(second.url) for one in asked]
-            assert [text_of(end) for end in ends] == [one.text(second.url) for one in asked]
+            with ThreadPoolExecutor(4) as threads:
+                texts = list(threads.map(lambda one: one.text(second.url), asked))
+            assert [text_of(end) for end in ends] == texts
             hooked = [one for one in (done, *asked) if one.number % 3 != 2]
             until(lambda: {post.body["id"] for post in receiver.posts} == {one.id for one in hooked})
     assert len({post.id for post in receiver.posts}) == len(hooked)

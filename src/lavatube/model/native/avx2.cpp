@@ -20,7 +20,8 @@
 namespace {
 
 // 2ˣ for |x| ≤ ½, from the highest power down: the terms of its series, ln 2ⁿ / n!.
-constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
+constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f,
+                          2.4022651e-1f, 6.9314718e-1f, 1.0f};
 
 struct Vector {
     static constexpr int BLOCK_ROWS = 4, PANELS = 1, ATTENTION_ROWS = 4;
@@ -86,7 +87,8 @@ struct Vector {
     // e to the power of (values - most) · scale, as 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
     static __m256 exponential(__m256 values, float most, float scale) {
         const __m256 lowest = _mm256_set1_ps(-126.0f);
-        const __m256 power = _mm256_mul_ps(_mm256_sub_ps(values, _mm256_set1_ps(most)), _mm256_set1_ps(scale * 1.44269504f));
+        const __m256 below = _mm256_sub_ps(values, _mm256_set1_ps(most));
+        const __m256 power = _mm256_mul_ps(below, _mm256_set1_ps(scale * 1.44269504f));
         const __m256 bounded = _mm256_min_ps(_mm256_max_ps(power, lowest), _mm256_set1_ps(126.0f));
         const __m256 whole = _mm256_round_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         const __m256 rest = _mm256_sub_ps(bounded, whole);
@@ -111,7 +113,8 @@ struct Vector {
     }
     static __m256 add_pairs(__m256 sum, __m256i weight, __m256 first, __m256 second) {
         const __m256 low = _mm256_castsi256_ps(_mm256_slli_epi32(weight, 16));
-        const __m256 high = _mm256_castsi256_ps(_mm256_and_si256(weight, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
+        const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+        const __m256 high = _mm256_castsi256_ps(_mm256_and_si256(weight, upper));
         return _mm256_fmadd_ps(high, second, _mm256_fmadd_ps(low, first, sum));
     }
     // Bytes of even and of odd places apart, for the instruction that adds four products at once saturates at 16 bits.
@@ -119,7 +122,8 @@ struct Vector {
         const __m256i even = _mm256_and_si256(weight, _mm256_set1_epi16(0xff));
         const __m256i odd = _mm256_srli_epi16(weight, 8);
         const __m256i row_even = _mm256_srai_epi16(_mm256_slli_epi16(row, 8), 8), row_odd = _mm256_srai_epi16(row, 8);
-        return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(even, row_even), _mm256_madd_epi16(odd, row_odd)));
+        const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(even, row_even), _mm256_madd_epi16(odd, row_odd));
+        return _mm256_add_epi32(sum, both);
     }
 };
 

@@ -12,7 +12,8 @@
 #include "scratch.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"))), apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")
 #endif
@@ -20,7 +21,8 @@
 namespace {
 
 // 2ˣ for |x| ≤ ½, from the highest power down: the terms of its series, ln 2ⁿ / n!.
-constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
+constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f,
+                          2.4022651e-1f, 6.9314718e-1f, 1.0f};
 
 struct Vector {
     static constexpr int BLOCK_ROWS = 12, PANELS = 2;  // 24 sums in 32 registers
@@ -50,7 +52,8 @@ struct Vector {
     // e to the power of (values - most) · scale, as 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
     static Floats exponential(Floats values, float most, float scale) {
         const Floats lowest = _mm512_set1_ps(-126.0f);
-        const Floats power = _mm512_mul_ps(_mm512_sub_ps(values, _mm512_set1_ps(most)), _mm512_set1_ps(scale * 1.44269504f));
+        const Floats below = _mm512_sub_ps(values, _mm512_set1_ps(most));
+        const Floats power = _mm512_mul_ps(below, _mm512_set1_ps(scale * 1.44269504f));
         const __mmask16 is_seen = _mm512_cmp_ps_mask(power, lowest, _CMP_NLT_UQ);
         const Floats whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         const Floats rest = _mm512_maskz_sub_ps(is_seen, power, whole);

@@ -1,13 +1,13 @@
 // A matrix product of few or many rows with weights that lie in panels. What is what, shared by all instruction sets.
 //
-// Sixteen outputs are a panel. Along the inputs, a panel is a row of steps of 64 bytes: for each of its outputs, the four
-// bytes that are multiplied in one instruction; two bfloat16, or four int8. Of int4 one such word holds two steps, the
-// first in the low halves of its bytes. So a product reads its weights straight through, whatever the number of rows, and
-// needs no sum across lanes.
+// Sixteen outputs are a panel. Along the inputs, a panel is a row of steps of 64 bytes: for each of its outputs, the
+// four bytes that are multiplied in one instruction; two bfloat16, or four int8. Of int4 one such word holds two steps,
+// the first in the low halves of its bytes. So a product reads its weights straight through, whatever the number of
+// rows, and needs no sum across lanes.
 //
-// Integers are stored without sign: int8 with 128 added, int4 with 8. Along the inputs they are scaled by the group; the
-// rows of the input are quantised to int8 by the same groups. A group's sum is exact, and groups are added in order: what
-// comes out for a row does not depend on the rows beside it.
+// Integers are stored without sign: int8 with 128 added, int4 with 8. Along the inputs they are scaled by the group;
+// the rows of the input are quantised to int8 by the same groups. A group's sum is exact, and groups are added in
+// order: what comes out for a row does not depend on the rows beside it.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ struct Product {
     int64_t group_steps;     // of a group; the last may be shorter
     bool is_input_bfloat16, is_output_bfloat16;  // else float32
 
-    // Scratch: the input as the kernels read it, in blocks of rows. Of a block of R rows: words (steps, R), then by groups
-    // (groups, R) the scales, and what the sums begin with: minus the zero point times the sum of the row's integers.
+    // Scratch: the input as the kernels read it, in blocks of rows. Of a block of R rows: words (steps, R), then by
+    // groups (groups, R) the scales, and what sums begin with: minus the zero point times the sum of a row's integers.
     uint32_t* words;
     float* input_scales;
     int32_t* offsets;

@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 
+namespace {
+
 class Scratch {
   public:
     ~Scratch() { std::free(memory_); }
@@ -22,3 +24,5 @@ class Scratch {
     void* memory_ = nullptr;
     size_t size_ = 0;
 };
+
+}  // namespace
