@@ -167,7 +167,7 @@ DIFFERENT: dict[str, tuple[Callable[[Api], Any], Any, Any]] = {
     "partial output": (lambda api: "output" in api.canceled("waited-2")["body"], False, True),
     "error bodies": (lambda api: _error_types(api), {"text/plain", ""}, {"application/json"}),
     "no body": (lambda api: api.status("POST", "/predictions"), 422, 415),
-    "unknown fields": (lambda api: (_with(api, x=1).status_code, api.post(x=1).status_code), (200, 200), (422, 422)),
+    "unknown fields": (lambda api: _with_unknown_fields(api), (200, 200), (422, 422)),
     "bad picture": (lambda api: _with(api, image="data:image/png;base64,AAAA").status_code, 200, 422),
     "local files": (lambda api: _with(api, image=str(EXAMPLES / "shapes.png")).status_code, 200, 422),
     "private addresses": (lambda api: NO_GET in _with(api, image=api.receiver.url("/x.png")).text, True, False),
@@ -184,6 +184,12 @@ DIFFERENT: dict[str, tuple[Callable[[Api], Any], Any, Any]] = {
 
 def _with(api: Api, **inputs: object) -> httpx.Response:
     return api.post({**INPUT, **inputs})
+
+
+def _with_unknown_fields(api: Api) -> tuple[int, int]:
+    in_input = _with(api, x=1).status_code
+    api.wait_idle()
+    return in_input, api.post(x=1).status_code
 
 
 def _course(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -218,7 +224,10 @@ def _reading(api: Api) -> tuple[int, int]:
 
 def _is_remembered(api: Api) -> bool:
     """Whether each `PUT` is answered with one run; no four runs take the same time."""
-    times = [api.put("ended-1").json()["metrics"]["predict_time"] for _ in range(4)]
+    times = []
+    for _ in range(4):
+        times.append(api.put("ended-1").json()["metrics"]["predict_time"])
+        api.wait_idle()
     return max(times) - min(times) < 0.001
 
 
