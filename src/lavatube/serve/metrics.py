@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -24,7 +23,7 @@ from lavatube.predictions.prediction import Prediction
 from lavatube.serve.auth import check_operator
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.serving import Serving
-from lavatube.serve.tally import Tally
+from lavatube.serve.tally import Tally, histogram
 
 FIRST_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 WHOLE_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -163,14 +162,8 @@ def _phase(view: HealthView) -> GaugeMetricFamily:
 
 def _gaps(counts: Sequence[int], sum_s: float) -> HistogramMetricFamily:
     """`counts` by the classes of GAP_LIMITS_S; none before the first heartbeat."""
-    limits = [*map(str, GAP_LIMITS_S), "+Inf"]
-    totals = accumulate(counts or [0] * len(limits))
-    return HistogramMetricFamily(
-        "lavatube_engine_inter_token_seconds",
-        "between two tokens of one answer, in the engine",
-        buckets=[(limit, float(total)) for limit, total in zip(limits, totals, strict=True)],
-        sum_value=sum_s,
-    )
+    name, text = "lavatube_engine_inter_token_seconds", "between two tokens of one answer, in the engine"
+    return histogram(name, text, GAP_LIMITS_S, counts or [0] * (len(GAP_LIMITS_S) + 1), sum_s)
 
 
 def _late_tokens(counts: Mapping[int, int]) -> HistogramMetricFamily:

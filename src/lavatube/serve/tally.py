@@ -23,6 +23,13 @@ class Tally:
         self._sum += value
 
     def family(self, name: str, text: str) -> HistogramMetricFamily:
-        names = [*(str(float(limit)) for limit in self._limits), "+Inf"]
-        buckets = list(zip(names, map(float, accumulate(self._counts)), strict=True))
-        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum)
+        return histogram(name, text, self._limits, self._counts, self._sum)
+
+
+def histogram(
+    name: str, text: str, limits: Sequence[float], counts: Sequence[int], total: float
+) -> HistogramMetricFamily:
+    """In Prometheus' words. `counts` by the buckets of `limits`, and at last what is larger than all of them."""
+    names = [*(str(float(limit)) for limit in limits), "+Inf"]
+    buckets = list(zip(names, map(float, accumulate(counts)), strict=True))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
