@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -99,10 +100,13 @@ def _replicate(serving: Serving, bodies: BodyReader, settings: Settings, kept: K
 
 def _described(settings: Settings, *, with_replicate: bool) -> Route:
     """What lies under /v1; Cog's routes have a document of their own, in its shape."""
-    answer = json_response(v1_document(ServedModel.of(settings), with_replicate=with_replicate))
+
+    @cache
+    def answer() -> Response:  # not at start-up, which is to be short
+        return json_response(v1_document(ServedModel.of(settings), with_replicate=with_replicate))
 
     async def show(request: Request) -> Response:
-        return answer
+        return answer()
 
     return Route("/v1/openapi.json", show, methods=["GET"])
 
