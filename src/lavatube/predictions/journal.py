@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     cast,
     delete,
+    func,
     select,
     update,
 )
@@ -128,19 +129,23 @@ class Journal:
         which = (PREDICTIONS.c.holder == holder) & _IS_RUNNING
         connection.execute(update(PREDICTIONS).where(which).values(holder=None, is_submitted=False, **died))
 
+    def withdraw(self, connection: Connection, prediction_id: str, holder: str) -> None:
+        """What its holder has just accepted; the same id of another server, or of an earlier run, stays."""
+        is_new = (PREDICTIONS.c.holder == holder) & (PREDICTIONS.c.status == Status.STARTING)
+        connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.id == prediction_id) & is_new))
+
     def forget(self, connection: Connection, prediction_ids: Collection[str]) -> None:
         connection.execute(delete(PIECES).where(PIECES.c.prediction_id.in_(prediction_ids)))
         connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(prediction_ids)))
 
     def forget_old(self, connection: Connection, before_s: float, max_bytes: int) -> int:
         """Those that ended before, and then the oldest, until the rest fits. Returns how many."""
-        ended = select(PREDICTIONS.c.id, PREDICTIONS.c.ended_s, PREDICTIONS.c.size_bytes)
-        ended = ended.where(PREDICTIONS.c.ended_s.is_not(None)).order_by(PREDICTIONS.c.ended_s.desc())
-        size_bytes, forgotten = 0, []
-        for row in connection.execute(ended):
-            size_bytes += row.size_bytes
-            if row.ended_s < before_s or size_bytes > max_bytes:
-                forgotten.append(row.id)
+        newest_first = PREDICTIONS.c.ended_s.desc(), PREDICTIONS.c.id
+        sum_bytes = func.sum(PREDICTIONS.c.size_bytes).over(order_by=newest_first).label("sum_bytes")
+        ended = select(PREDICTIONS.c.id, PREDICTIONS.c.ended_s, sum_bytes).where(PREDICTIONS.c.ended_s.is_not(None))
+        rows = ended.subquery()
+        old = select(rows.c.id).where((rows.c.ended_s < before_s) | (rows.c.sum_bytes > max_bytes))
+        forgotten = list(connection.scalars(old))
         for start in range(0, len(forgotten), 500):
             self.forget(connection, forgotten[start : start + 500])
         return len(forgotten)

@@ -50,11 +50,15 @@ class Leases:
         self._host = _this_host() if host is None else host
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def hold(self, connection: Connection) -> None:
-        """At the beginning of every transaction. Raises: LeaseLost; the next call gets another lease."""
+    def enter(self) -> None:
+        """Get a lease, if there is none, in a transaction of its own: it is there whatever becomes of the next one."""
         if not self.holder:
-            self.holder = self._register(connection)
-            return
+            with self._engine.begin() as connection:
+                holder = self._register(connection)
+            self.holder = holder
+
+    def hold(self, connection: Connection) -> None:
+        """At the beginning of every transaction. Raises: LeaseLost; then another lease is to be got."""
         mine = update(SERVERS).where(SERVERS.c.id == self.holder).values(beats=SERVERS.c.beats + 1)
         if not connection.execute(mine).rowcount:
             self.holder = ""

@@ -93,7 +93,7 @@ class Scribe:
         except LeaseLost:
             raise unavailable() from None
         except StorageUnavailable:  # it may have been committed all the same
-            self._keep(asyncio.create_task(self.forget(prediction.id)))
+            self._keep(asyncio.create_task(self._withdraw(prediction.id)))
             raise
         finally:
             if not is_new:
@@ -173,6 +173,11 @@ class Scribe:
 
     async def forget(self, prediction_id: str) -> None:
         await self._writer.change(lambda connection: self._journal.forget(connection, [prediction_id]))
+
+    async def _withdraw(self, prediction_id: str) -> None:
+        await self._writer.change(
+            lambda connection: self._journal.withdraw(connection, prediction_id, self._leases.holder)
+        )
 
     async def adopt(self, held: Collection[str], limit: int) -> list[Stored]:
         """Take on what is nobody's, also that of servers that have died meanwhile, but for what is held here."""

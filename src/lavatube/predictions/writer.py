@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from lavatube.errors import StorageUnavailable
 from lavatube.predictions.journal import Journal
@@ -51,6 +51,11 @@ class _Batch:
     def __bool__(self) -> bool:
         return bool(self.changes or self.rows)
 
+    def add(self, other: _Batch) -> None:
+        self.changes += other.changes
+        self.rows += other.rows
+        self.absolved |= other.absolved
+
 
 class Writer:
     """Belongs to the event loop that makes it. `on_lost` is called there when others took what this server held."""
@@ -64,7 +69,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._news = threading.Condition()
         self._changes: list[_Change] = []
-        self._pieces: dict[str, list[Piece]] = {}
+        self._pieces: dict[str, tuple[int, list[Piece]]] = {}  # how many came before, and the new ones
         self._counts: dict[str, int] = {}
         self._suspects: set[str] = set()
         self._is_closing = False
@@ -97,16 +102,16 @@ class Writer:
             if prediction_id not in self._counts:
                 return
             is_awaited = not self._pieces or prediction_id in self._suspects
-            self._pieces.setdefault(prediction_id, []).append(piece)
+            self._pieces.setdefault(prediction_id, (self._counts[prediction_id], []))[1].append(piece)
+            self._counts[prediction_id] += 1
             if is_awaited:
                 self._news.notify()
 
     def finish(self, prediction_id: str) -> None:
-        """There will be no more pieces."""
+        """There will be no more pieces; those that wait are written all the same."""
         with self._news:
             self._counts.pop(prediction_id, None)
             self._suspects.discard(prediction_id)
-            self._pieces.pop(prediction_id, None)
 
     def close(self) -> None:
         """Make one more attempt to write what has come, and end. Blocking."""
@@ -139,11 +144,9 @@ class Writer:
             pieces, self._pieces = self._pieces, {}
             batch.absolved |= self._suspects & pieces.keys()
             self._suspects -= pieces.keys()
-            firsts = {name: self._counts[name] for name in pieces}
-            self._counts |= {name: firsts[name] + len(new) for name, new in pieces.items()}
             is_closing = self._is_closing
         batch.rows += [
-            {"prediction_id": name, "first": firsts[name], "body": encode_pieces(new)} for name, new in pieces.items()
+            {"prediction_id": name, "first": first, "body": encode_pieces(new)} for name, (first, new) in pieces.items()
         ]
         return is_closing
 
@@ -163,12 +166,15 @@ class Writer:
             self._call(self._on_lost)
         except (OperationalError, InterfaceError, OSError) as error:
             return self._fail(batch, error)
-        except Exception:
+        except Exception as error:
+            if len(batch.changes) + bool(batch.rows) > 1:
+                return self._one_by_one(batch)
             logger.exception("the journal: a change that can't be made")
-            self._one_by_one(batch)
+            self._tell(batch.changes, error)
         return _Batch()
 
     def _commit(self, batch: _Batch) -> None:
+        self._leases.enter()
         with self._engine.begin() as connection:
             self._leases.hold(connection)
             if batch.rows:
@@ -181,13 +187,16 @@ class Writer:
             logger.warning("the journal: the database works again")
         self._call(_succeed, batch.changes, results)
 
-    def _one_by_one(self, batch: _Batch) -> None:
-        """One of them is at fault, and only who waits for that one is to be told."""
+    def _one_by_one(self, batch: _Batch) -> _Batch:
+        """One of them is at fault, and only who waits for that one is to be told. Their order stays.
+
+        Returns what is to be tried again.
+        """
+        left = _Batch()
         for part in (_Batch(rows=batch.rows, absolved=batch.absolved), *(_Batch([one]) for one in batch.changes)):
-            try:
-                self._commit(part)
-            except (LeaseLost, SQLAlchemyError, OSError, ValueError, TypeError) as error:
-                self._tell(part.changes, error)
+            if part:
+                left.add(part if left else self._attempt(part))
+        return left
 
     def _fail(self, batch: _Batch, error: Exception) -> _Batch:
         if not self.is_failing:
