@@ -250,7 +250,7 @@ class Front:
     async def _provision(self) -> Provisioned:
         """Phase 1. The engine begins as soon as there is a folder to begin in, if need be before the weights are here.
 
-        Raises: LavatubeError; then the engine has ended, too.
+        Raises: LavatubeError.
         """
         staged: asyncio.Future[Provisioned] = self._loop.create_future()
         pulling = asyncio.create_task(pull(self._settings, self._on_progress, staged.set_result))
@@ -264,9 +264,6 @@ class Front:
             if staged.done():
                 self._engine.reorder(load)
                 await self._engine.wait_loaded()
-        except LavatubeError as error:
-            self._engine.give_up(error)
-            raise
         finally:
             pulling.cancel()
             await asyncio.wait({pulling})
@@ -303,6 +300,7 @@ class Front:
         if self._stopping.is_set():
             return
         self._failure = error
+        self._engine.give_up(error)
         self._serving.wake()
         self._note(f"set-up failed ({error.code}): {error.sentence}", logging.ERROR)
         logger.info("the server stays up to say so; end it with Ctrl-C or SIGTERM")
