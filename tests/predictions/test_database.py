@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from sqlalchemy import create_engine, select, text
@@ -25,6 +27,22 @@ VERSION_1 = """
 
 def driver(url: str) -> str:
     return url.replace("postgresql:", "postgresql+psycopg:")
+
+
+def test_servers_that_come_at_once_make_it_once(url: str) -> None:
+    together = Barrier(6)
+
+    def come() -> int | None:
+        together.wait(30)
+        engine = open_database(url)
+        with engine.connect() as connection:
+            version = connection.execute(select(SCHEMA.c.version)).scalar()
+        engine.dispose()
+        return version
+
+    with ThreadPoolExecutor(6) as pool:
+        versions = [future.result() for future in [pool.submit(come) for _ in range(6)]]
+    assert versions == [VERSION] * 6
 
 
 def test_an_older_one_is_migrated_with_what_is_in_it(url: str) -> None:

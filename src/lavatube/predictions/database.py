@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Column, Engine, Integer, Table, create_engine, event, inspect, select, text, update
+from sqlalchemy import Column, Engine, Integer, Table, create_engine, event, insert, inspect, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from lavatube.errors import DatabaseUnusable
-from lavatube.predictions.tables import insert_new, metadata
+from lavatube.predictions.tables import metadata
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,8 @@ VERSION: Final = 2
 # What makes a database of a version one of the next; tables that are new are made before.
 MIGRATIONS: Final = {1: ("ALTER TABLE deliveries ADD COLUMN holder VARCHAR(32)",)}
 BUSY_S: Final = 5.0
+# Others that come to make or migrate the database wait for the end of the transaction.
+ALONE: Final = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7265738274)"}
 
 SCHEMA: Final = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
 
@@ -55,8 +57,9 @@ def _unusable(error: Exception) -> DatabaseUnusable:
 
 
 def _prepare(engine: Engine) -> None:
-    """Make or migrate it, in one transaction each: of several servers that come at once, one does the work."""
+    """Make or migrate it, in one transaction: of several servers that come at once, one does the work."""
     with engine.begin() as connection:
+        connection.exec_driver_sql(ALONE[connection.dialect.name])
         is_new = not inspect(connection).has_table(SCHEMA.name)
         version = None if is_new else connection.execute(select(SCHEMA.c.version)).scalar()
         if version is not None and version > VERSION:
@@ -64,14 +67,13 @@ def _prepare(engine: Engine) -> None:
                 f"The database is of version {version}; this server knows {VERSION}.",
                 remedy="Use a server that is as new as the one that made it, or another database.",
             )
-    metadata.create_all(engine)
-    with engine.begin() as connection:
+        metadata.create_all(connection)
         if version is None:
-            connection.execute(insert_new(connection, SCHEMA).values(version=VERSION))
+            connection.execute(insert(SCHEMA).values(version=VERSION))
         for step in range(version or VERSION, VERSION):
-            raised = connection.execute(update(SCHEMA).where(SCHEMA.c.version == step).values(version=step + 1))
-            for statement in MIGRATIONS[step] if raised.rowcount else ():
+            for statement in MIGRATIONS[step]:
                 connection.execute(text(statement))
+            connection.execute(update(SCHEMA).values(version=step + 1))
 
 
 def _sqlite(url: str) -> Engine:
