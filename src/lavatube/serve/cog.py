@@ -119,8 +119,7 @@ class CogRoutes:
         generation = asked.input.generation(self._max_new_tokens)
         digest = await asyncio.to_thread(fingerprint, asked.input) if asked.id else b""
         owner = caller_of(request).id
-        service = await self._serving.service_for(asked.id, owner)
-        known = None if asked.id is None else await service.find(asked.id, owner)
+        service, known = await self._serving.service_for(asked.id, owner)
         wants_events = _accepts_events(request)
         preference, after = parse_prefer(request.headers.getlist("prefer")), _last_event_id(request)
         prediction = await service.create(

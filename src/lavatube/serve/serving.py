@@ -58,13 +58,15 @@ class Serving:
                 self.num_queued -= 1
         return self.ready_service()
 
-    async def service_for(self, prediction_id: str | None, owner: str = "") -> PredictionService:
-        """For a create, which may repeat the id of a prediction that is there, ready or not."""
-        if prediction_id is not None and self.service is not None:
-            known = await self.service.find(prediction_id, owner)
-            if known is not None and not known.is_worth_retrying:
-                return self.service
-        return await self.open_service()
+    async def service_for(
+        self, prediction_id: str | None, owner: str = ""
+    ) -> tuple[PredictionService, Prediction | None]:
+        """For a create, and the prediction whose id it repeats: that is answered whether the server is ready or not."""
+        service = self.service or await self.open_service()
+        known = None if prediction_id is None else await service.find(prediction_id, owner)
+        if known is None or known.is_worth_retrying:
+            service = await self.open_service()
+        return service, known
 
     async def find(self, prediction_id: str, owner: str = "") -> Prediction:
         """An existing prediction, ready or not. Raises: NotFound; NotReady while nobody can know."""
