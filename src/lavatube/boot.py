@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
-import shutil
 import socket
 import sys
 import time
-from datetime import UTC, datetime
 from typing import Final, NoReturn
 
 import msgspec
 from sqlalchemy import Engine
 
-from lavatube import assembly
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
-from lavatube.engine.wire import Load, Loaded, Ready
-from lavatube.errors import InternalError, InvalidSetting, LavatubeError
+from lavatube.errors import InvalidSetting
 from lavatube.heap import give_back_large_blocks
 from lavatube.predictions.database import open_database
 from lavatube.predictions.keys import KeyStore
@@ -29,7 +24,6 @@ from lavatube.predictions.postman import Postman
 from lavatube.predictions.service import PredictionService, ServiceLimits
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
-from lavatube.pulling import pull
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.boundary import RequestId
@@ -38,17 +32,15 @@ from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.metrics import EngineCounts, Metrics
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
-from lavatube.settings import MIB, Settings
+from lavatube.settings import Settings
+from lavatube.setup import Setup
 from lavatube.stores import Stores
 from lavatube.trace import Trace
-from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.uri import parse_model
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY_S: Final = 2.0
-MAX_SETUP_LINES: Final = 200
 FAILURE_CHECK_S: Final = 0.5
 
 
@@ -81,7 +73,8 @@ def _log_to_stderr(level: str) -> None:
 
 
 async def _run(settings: Settings, keyring: Keyring, database: Engine | None) -> int:
-    return await Front(settings, keyring, database).run()
+    engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
+    return await Front(settings, keyring, database, engine).run()
 
 
 def _keyring(settings: Settings, database: Engine | None) -> Keyring:
@@ -95,25 +88,16 @@ def _keyring(settings: Settings, database: Engine | None) -> Keyring:
 class Front:
     """The process that answers HTTP, from its first second to its last; it holds no model."""
 
-    def __init__(self, settings: Settings, keyring: Keyring, database: Engine | None) -> None:
+    def __init__(self, settings: Settings, keyring: Keyring, database: Engine | None, engine: EngineClient) -> None:
         self._settings = settings
         self._stores = None if database is None else Stores(database, settings)
-        self._engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
+        self._engine = engine
         max_queued = settings.max_queue if settings.queue_while_starting else 0
         self._serving = Serving(health=self.health, shutdown=self._stop, max_queued=max_queued)
         self._metrics = Metrics(self._serving, self._engine_counts)
         self._keyring = keyring
-        self._started_at = datetime.now(UTC)
-        self._started = time.monotonic()
-        self._ready_at: datetime | None = None
-        self._progress = Progress("resolving")
-        self._provisioned: Provisioned | None = None
-        self._failure: LavatubeError | None = None
-        self._preparer: Preparer | None = None
-        self._setup_lines: list[str] = []
-        self._url = ""
-        self._next_log_s = self._started + LOG_EVERY_S
         self._stopping = asyncio.Event()
+        self._setup = Setup(settings, engine, self._serving, self._make_service, self._stopping)
         self._hurrying = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -127,13 +111,13 @@ class Front:
         serving = asyncio.create_task(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
-        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        logger.info("listening on %s", self._url)
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        logger.info("listening on %s", url)
         tell_who_may_call(self._keyring, self._settings)
         background = [asyncio.create_task(self._keyring.keep_fresh()), asyncio.create_task(self._watch_for_failure())]
         if self._stores is not None:
             self._stores.webhooks.start()
-        setup = asyncio.create_task(self._set_up())
+        setup = asyncio.create_task(self._setup.run(url))
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         has_failed = self._has_failed
@@ -145,35 +129,34 @@ class Front:
         server.should_exit = True
         await serving
         await self._engine.stop()
-        if self._preparer is not None:
-            await asyncio.to_thread(self._preparer.close)
+        if self._setup.preparer is not None:
+            await asyncio.to_thread(self._setup.preparer.close)
         logger.info("stopped")
         return 1 if has_failed else 0
 
     def health(self) -> HealthView:
         """The state of the server at this moment."""
-        loading = self._engine.loading
-        ready = self._engine.ready
+        setup, loading, ready = self._setup, self._engine.loading, self._engine.ready
         phase = self._phase()
         is_loading = phase is Phase.LOADING and loading is not None
         return HealthView(
             phase=phase,
             model=self._settings.served_name,
-            started_at=self._started_at,
-            elapsed_s=time.monotonic() - self._started,
-            ready_at=self._ready_at,
+            started_at=setup.started_at,
+            elapsed_s=time.monotonic() - setup.started,
+            ready_at=setup.ready_at,
             device=ready.device if ready else "",
-            done_bytes=loading.done_bytes if is_loading and loading else self._progress.done_bytes,
-            total_bytes=loading.total_bytes if is_loading and loading else self._progress.total_bytes,
-            rate_bytes_s=0.0 if is_loading else self._progress.rate_bytes_s,
-            failure=self._failure or self._engine.failure,
-            logs=tuple(self._setup_lines),
+            done_bytes=loading.done_bytes if is_loading and loading else setup.progress.done_bytes,
+            total_bytes=loading.total_bytes if is_loading and loading else setup.progress.total_bytes,
+            rate_bytes_s=0.0 if is_loading else setup.progress.rate_bytes_s,
+            failure=setup.failure or self._engine.failure,
+            logs=tuple(setup.lines),
         )
 
     @property
     def _has_failed(self) -> bool:
         """For good: neither of them is tried again."""
-        return self._failure is not None or self._engine.state is EngineState.FAILED
+        return self._setup.failure is not None or self._engine.state is EngineState.FAILED
 
     async def _watch_for_failure(self) -> None:
         """Ends the server that can't get well again, if it is to end by itself."""
@@ -201,9 +184,9 @@ class Front:
     def _phase(self) -> Phase:
         if self._stopping.is_set():
             return Phase.DRAINING
-        if self._failure is not None:
+        if self._setup.failure is not None:
             return Phase.FAILED
-        if self._provisioned is None:
+        if self._setup.provisioned is None:
             return Phase.PROVISIONING
         match self._engine.state:
             case EngineState.READY if self._serving.service is not None and self._engine.loaded is not None:
@@ -212,78 +195,6 @@ class Front:
                 return Phase.FAILED
             case _:
                 return Phase.RESTARTING if self._engine.failure is not None else Phase.LOADING
-
-    def _on_progress(self, progress: Progress) -> None:
-        """Phase 1's progress: kept for the health routes, and logged every few seconds."""
-        self._progress = progress
-        if time.monotonic() < self._next_log_s or not progress.total_bytes:
-            return
-        self._next_log_s = time.monotonic() + LOG_EVERY_S
-        eta_s = self.health().eta_s
-        logger.info(
-            "phase 1: %s %.0f of %.0f MiB, %.1f MiB/s%s",
-            progress.phase,
-            progress.done_bytes / MIB,
-            progress.total_bytes / MIB,
-            progress.rate_bytes_s / MIB,
-            "" if eta_s is None else f", {eta_s:.0f} s left",
-        )
-
-    async def _set_up(self) -> None:
-        """Phases 1 and 2. What fails here is told by the health routes; the server stays up so that it can be."""
-        try:
-            self._engine.launch()  # it imports torch while the weights arrive
-            self._provisioned = await self._provision()
-            ready = await self._engine.wait_ready()
-            loaded = await self._engine.wait_loaded()
-            self._ready_at = datetime.now(UTC)
-            gc.freeze()  # what is here by now stays: no stream need wait while it is searched for garbage
-            self._note(f"phase 2: {_describe_engine(ready, loaded)}")
-            elapsed_s = time.monotonic() - self._started
-            self._note(f"ready after {elapsed_s:.1f} s: {self._settings.served_name} at {self._url}")
-        except LavatubeError as error:
-            self._fail(error)
-        except Exception:
-            logger.exception("a defect in the set-up")
-            self._fail(InternalError("The set-up broke.", remedy="The server's log says how."))
-
-    async def _provision(self) -> Provisioned:
-        """Phase 1. The engine begins as soon as there is a folder to begin in, if need be before the weights are here.
-
-        Raises: LavatubeError.
-        """
-        staged: asyncio.Future[Provisioned] = self._loop.create_future()
-        pulling = asyncio.create_task(pull(self._settings, self._on_progress, staged.set_result))
-        try:
-            await asyncio.wait({pulling, staged}, return_when=asyncio.FIRST_COMPLETED)
-            if staged.done():
-                await self._open(staged.result())
-            provisioned = await pulling
-            self._note(f"phase 1: {_describe(provisioned)}")
-            load = await self._open(provisioned)
-            if staged.done():
-                self._engine.reorder(load)
-                await self._engine.wait_loaded()
-        finally:
-            pulling.cancel()
-            await asyncio.wait({pulling})
-            if staged.done():
-                await asyncio.to_thread(shutil.rmtree, staged.result().folder, ignore_errors=True)
-        return provisioned
-
-    async def _open(self, provisioned: Provisioned) -> Load:
-        """Have the engine load from a folder, and take predictions; a second time only say what it would load."""
-        if self._preparer is None:
-            spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
-            self._preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
-        self._serving.weights = provisioned.set_digest
-        load = assembly.load_command(provisioned.folder, self._preparer, self._settings)
-        if self._serving.service is None:
-            await self._engine.start(load)
-            ready = await self._engine.wait_ready()
-            self._preparer.limit_context(ready.max_context_tokens)
-            self._serving.open(self._make_service(self._preparer, provisioned))
-        return load
 
     def _make_service(self, preparer: Preparer, provisioned: Provisioned) -> PredictionService:
         scribe = None if self._stores is None else self._stores.open_journal(provisioned)
@@ -295,21 +206,6 @@ class Front:
             service.observers.append(self._stores.webhooks)
             self._stores.keep(service)
         return service
-
-    def _fail(self, error: LavatubeError) -> None:
-        if self._stopping.is_set():
-            return
-        self._failure = error
-        self._engine.give_up(error)
-        self._serving.wake()
-        self._note(f"set-up failed ({error.code}): {error.sentence}", logging.ERROR)
-        logger.info("the server stays up to say so; end it with Ctrl-C or SIGTERM")
-
-    def _note(self, line: str, level: int = logging.INFO) -> None:
-        """One line of the set-up's log, for the terminal and for `/health-check`."""
-        logger.log(level, "%s", line)
-        if len(self._setup_lines) < MAX_SETUP_LINES:
-            self._setup_lines.append(line)
 
     async def _drain(self, setup: asyncio.Task[None]) -> None:
         self._stopping.set()
@@ -366,15 +262,4 @@ def _service_limits(settings: Settings) -> ServiceLimits:
         is_sharing_caches=settings.share_caches,
         is_going_on=settings.on_restart == "continue",
         max_deaths=settings.max_server_deaths,
-    )
-
-
-def _describe(provisioned: Provisioned) -> str:
-    where = "from the cache" if provisioned.from_cache else "fetched"
-    return f"{provisioned.total_bytes / MIB:.1f} MiB {where}, trust: {provisioned.trust}"
-
-
-def _describe_engine(ready: Ready, loaded: Loaded) -> str:
-    return (
-        f"loaded on {ready.device} as {ready.dtype} in {loaded.load_s:.1f} s, cache of {ready.kv_cache_tokens:,} tokens"
     )

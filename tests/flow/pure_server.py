@@ -14,9 +14,9 @@ WORKER = Path(__file__).with_name("pure_worker.py")
 
 class PureFront(boot.Front):
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
+        *others, _ = arguments
         period_s = os.environ.get("PURE_PERIOD_S", "0.005")
-        self._engine = EngineClient([sys.executable, str(WORKER), "--period-s", period_s])
+        super().__init__(*others, EngineClient([sys.executable, str(WORKER), "--period-s", period_s]))
 
 
 if __name__ == "__main__":

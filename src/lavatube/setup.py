@@ -1,0 +1,156 @@
+"""Phases 1 and 2 of a server: the weights arrive, the engine loads them, predictions are taken. Told as it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from lavatube import assembly
+from lavatube.engine.client import EngineClient
+from lavatube.engine.wire import Load, Loaded, Ready
+from lavatube.errors import InternalError, LavatubeError
+from lavatube.predictions.service import PredictionService
+from lavatube.prompt.prepare import Preparer
+from lavatube.pulling import pull
+from lavatube.serve.serving import Serving
+from lavatube.settings import MIB, Settings
+from lavatube.weights.progress import Progress
+from lavatube.weights.provision import Provisioned
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_S: Final = 2.0
+MAX_LINES: Final = 200
+
+MakeService = Callable[[Preparer, Provisioned], PredictionService]
+
+
+class Setup:
+    """One for the life of the front. What fails here is kept in `failure`, and the server stays up to tell it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: EngineClient,
+        serving: Serving,
+        make_service: MakeService,
+        stopping: asyncio.Event,
+    ) -> None:
+        """What fails once `stopping` is set does so because the server ends."""
+        self.progress = Progress("resolving")
+        self.provisioned: Provisioned | None = None
+        self.preparer: Preparer | None = None
+        self.failure: LavatubeError | None = None
+        self.started_at, self.started = datetime.now(UTC), time.monotonic()
+        self.ready_at: datetime | None = None
+        self.lines: list[str] = []
+        self._settings = settings
+        self._engine = engine
+        self._serving = serving
+        self._make_service = make_service
+        self._stopping = stopping
+        self._next_log_s = self.started + LOG_EVERY_S
+
+    async def run(self, url: str) -> None:
+        """`url` is where the server can be asked."""
+        try:
+            self._engine.launch()  # it imports torch while the weights arrive
+            self.provisioned = await self._provision()
+            ready = await self._engine.wait_ready()
+            loaded = await self._engine.wait_loaded()
+            self.ready_at = datetime.now(UTC)
+            gc.freeze()  # what is here by now stays: no stream need wait while it is searched for garbage
+            self._note(f"phase 2: {_describe_engine(ready, loaded)}")
+            elapsed_s = time.monotonic() - self.started
+            self._note(f"ready after {elapsed_s:.1f} s: {self._settings.served_name} at {url}")
+        except LavatubeError as error:
+            self._fail(error)
+        except Exception:
+            logger.exception("a defect in the set-up")
+            self._fail(InternalError("The set-up broke.", remedy="The server's log says how."))
+
+    async def _provision(self) -> Provisioned:
+        """Phase 1. The engine begins as soon as there is a folder to begin in, if need be before the weights are here.
+
+        Raises: LavatubeError.
+        """
+        staged: asyncio.Future[Provisioned] = asyncio.get_running_loop().create_future()
+        pulling = asyncio.create_task(pull(self._settings, self._on_progress, staged.set_result))
+        try:
+            await asyncio.wait({pulling, staged}, return_when=asyncio.FIRST_COMPLETED)
+            if staged.done():
+                await self._open(staged.result())
+            provisioned = await pulling
+            self._note(f"phase 1: {_describe(provisioned)}")
+            load = await self._open(provisioned)
+            if staged.done():
+                self._engine.reorder(load)
+                await self._engine.wait_loaded()
+        finally:
+            pulling.cancel()
+            await asyncio.wait({pulling})
+            if staged.done():
+                await asyncio.to_thread(shutil.rmtree, staged.result().folder, ignore_errors=True)
+        return provisioned
+
+    async def _open(self, provisioned: Provisioned) -> Load:
+        """Have the engine load from a folder, and take predictions; a second time only say what it would load."""
+        if self.preparer is None:
+            spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
+            self.preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
+        self._serving.weights = provisioned.set_digest
+        load = assembly.load_command(provisioned.folder, self.preparer, self._settings)
+        if self._serving.service is None:
+            await self._engine.start(load)
+            ready = await self._engine.wait_ready()
+            self.preparer.limit_context(ready.max_context_tokens)
+            self._serving.open(self._make_service(self.preparer, provisioned))
+        return load
+
+    def _on_progress(self, progress: Progress) -> None:
+        """Phase 1's: kept for the health routes, and logged every few seconds."""
+        self.progress = progress
+        if time.monotonic() < self._next_log_s or not progress.total_bytes:
+            return
+        self._next_log_s = time.monotonic() + LOG_EVERY_S
+        eta_s = self._serving.health().eta_s
+        logger.info(
+            "phase 1: %s %.0f of %.0f MiB, %.1f MiB/s%s",
+            progress.phase,
+            progress.done_bytes / MIB,
+            progress.total_bytes / MIB,
+            progress.rate_bytes_s / MIB,
+            "" if eta_s is None else f", {eta_s:.0f} s left",
+        )
+
+    def _fail(self, error: LavatubeError) -> None:
+        if self._stopping.is_set():
+            return
+        self.failure = error
+        self._engine.give_up(error)
+        self._serving.wake()
+        self._note(f"set-up failed ({error.code}): {error.sentence}", logging.ERROR)
+        logger.info("the server stays up to say so; end it with Ctrl-C or SIGTERM")
+
+    def _note(self, line: str, level: int = logging.INFO) -> None:
+        """One line of the set-up's log, for the terminal and for `/health-check`."""
+        logger.log(level, "%s", line)
+        if len(self.lines) < MAX_LINES:
+            self.lines.append(line)
+
+
+def _describe(provisioned: Provisioned) -> str:
+    where = "from the cache" if provisioned.from_cache else "fetched"
+    return f"{provisioned.total_bytes / MIB:.1f} MiB {where}, trust: {provisioned.trust}"
+
+
+def _describe_engine(ready: Ready, loaded: Loaded) -> str:
+    return (
+        f"loaded on {ready.device} as {ready.dtype} in {loaded.load_s:.1f} s, cache of {ready.kv_cache_tokens:,} tokens"
+    )
