@@ -264,6 +264,8 @@ class EngineCore:
             self._fail(compiled.sequences[0], matcher)
             return
         for sequence in compiled.sequences:
+            if sequence.state is SequenceState.FINISHED:
+                continue  # one choice of an answer that goes on here was aborted meanwhile
             sequence.matcher = matcher.copy()
             is_over = sequence.matcher.follow(sequence.token_ids[sequence.num_prompt_tokens :])
             for sibling in sequence.siblings:
