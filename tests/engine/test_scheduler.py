@@ -100,6 +100,16 @@ def test_short_prompts_leave_a_long_one_half_of_each_step() -> None:
         compute(one, chunks)
 
 
+def test_no_short_prompt_is_let_in_before_a_step_has_room_for_it() -> None:
+    one = scheduler(num_blocks=64, max_sequences=8, max_step_tokens=8)
+    one.add(sequence("long", 40, 1))
+    compute(one, one.schedule())
+    for number in range(5):
+        one.add(sequence(f"{number}", 4, 1))
+    assert rows(one.schedule()) == [("0", 0, 4), ("long", 8, 12)]
+    assert [running.request_id for running in one.running] == ["long", "0"]
+
+
 def test_nobody_overtakes_a_head_that_does_not_fit() -> None:
     one = scheduler(num_blocks=4, max_step_tokens=64)
     for name, length in (("a", 8), ("b", 12), ("c", 1)):
