@@ -180,7 +180,7 @@ class Scheduler:
         num_rows = len(chunks)
         found = []
         for chunk in chunks:
-            guess = self.speculator.guess(chunk.sequence, num_rows)
+            guess = self.speculator.guess(chunk.sequence, num_rows)[: self.max_step_tokens - num_rows]
             if guess and self.blocks.can_grow(chunk.sequence.block_table, chunk.end + len(guess)):
                 self.blocks.grow(chunk.sequence.block_table, chunk.end + len(guess))
                 num_rows += len(guess)
