@@ -85,7 +85,7 @@ async def next_heartbeat(client: EngineClient) -> Heartbeat:
 
 async def test_one_worker_from_load_to_crash_and_back(folder: Path, spec: ModelSpec, new_core: NewCore) -> None:
     """Answers as in this process, refuses bad data, frees what is aborted; killed in mid-stream, it tells all who
-    wait within a second, is replaced, leaves nobody behind, and the next one answers the same."""
+    wait, is replaced, leaves nobody behind, and the next one answers the same."""
     picture = submit(spec, "picture", SEEDED, num_images=2)
     wanted = answer(run(new_core(), picture)["picture"])
     async with engine(folder) as client:
