@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.paced_text import num_tokens as count
-from bench.processes import family
+from bench.processes import cpu_s_of, family
 from lavatube.serve.openapi import openapi_document
 
 PERIOD_S = 0.05
@@ -51,7 +51,7 @@ class Peer:
     @property
     def front_cpu_s(self) -> float:
         """Of the processes that hold the listening socket: the one that speaks HTTP, and LitServe's idle parent."""
-        return sum(_cpu_s(pid) for pid in _listeners(self.process.pid, self.port))
+        return sum(cpu_s_of(pid) for pid in _listeners(self.process.pid, self.port))
 
     @property
     def port(self) -> int:
@@ -290,8 +290,3 @@ def _descriptors(pid: int) -> set[str]:
         with contextlib.suppress(OSError):
             found.add(str(link.readlink()))
     return found
-
-
-def _cpu_s(pid: int) -> float:
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

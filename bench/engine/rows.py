@@ -100,6 +100,7 @@ def stall(run: Run) -> Mapping[str, float]:
     running = threading.Thread(target=ask, args=(run.server.url, question, stream))
     running.start()
     while len(stream.pieces_s) < NUM_ALONE:
+        assert running.is_alive(), "the stream has ended"
         time.sleep(0.05)
     arrival = ask(run.server.url, run.question(501, num_tokens=2))
     moments = [moment for moment in stream.pieces_s if arrival.asked_s <= moment <= arrival.pieces_s[0]]

@@ -7,7 +7,7 @@ import random
 import shutil
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,12 +42,6 @@ class Shape:
     def weights_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.folder().glob("*.safetensors"))
 
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Keys and values in bfloat16."""
-        recipe = self.recipe
-        return 4 * recipe.layers * recipe.kv_heads * (recipe.head_dim or recipe.hidden_size // recipe.heads)
-
 
 def _words(count: int) -> tuple[str, ...]:
     """Made-up words, for a tokenizer whose every id is about a word: pieces of text then come as tokens do."""
@@ -55,34 +49,30 @@ def _words(count: int) -> tuple[str, ...]:
     return tuple(" " + "".join(rng.choices(string.ascii_lowercase, k=4)) for _ in range(count))
 
 
-def _llava(name: str, picture_size: int, **more: object) -> Shape:
+def _llava() -> Recipe:
     """CLIP ViT-L/14-336, and a Llama of 22 layers, 2048 wide."""
-    recipe = Recipe(
-        **{  # type: ignore[arg-type]
-            "dtype": "bfloat16",
-            "image_size": 336,
-            "patch_size": 14,
-            "vision_hidden_size": 1024,
-            "vision_intermediate_size": 4096,
-            "vision_layers": 24,
-            "vision_heads": 16,
-            "hidden_size": 2048,
-            "intermediate_size": 5632,
-            "layers": 22,
-            "heads": 32,
-            "kv_heads": 4,
-            "vocab_size": 32064,
-            "max_positions": 4096,
-            "sentences": _words(60_000),
-        }
-        | more
+    return Recipe(
+        dtype="bfloat16",
+        image_size=336,
+        patch_size=14,
+        vision_hidden_size=1024,
+        vision_intermediate_size=4096,
+        vision_layers=24,
+        vision_heads=16,
+        hidden_size=2048,
+        intermediate_size=5632,
+        layers=22,
+        heads=32,
+        kv_heads=4,
+        vocab_size=32064,
+        max_positions=4096,
+        sentences=_words(60_000),
     )
-    return Shape(name, recipe, picture_size)
 
 
-def _onevision() -> Shape:
+def _onevision() -> Recipe:
     """SigLIP so400m/14-384, and a Qwen2 of 24 layers, 896 wide; a square picture is two tiles."""
-    recipe = Recipe(
+    return Recipe(
         family="llava_onevision",
         dtype="bfloat16",
         tower="siglip",
@@ -107,13 +97,13 @@ def _onevision() -> Shape:
         tied=True,
         sentences=_words(200_000),
     )
-    return Shape("onevision-0.5b", recipe, 384)
 
 
 def shapes() -> Sequence[Shape]:
     """`next-1.1b` cuts a picture of 672 pixels into five tiles, 2,928 tokens."""
+    llava = _llava()
     return (
-        _llava("llava-1.1b", 336),
-        _llava("next-1.1b", 672, family="llava_next"),
-        _onevision(),
+        Shape("llava-1.1b", llava, 336),
+        Shape("next-1.1b", replace(llava, family="llava_next"), 672),
+        Shape("onevision-0.5b", _onevision(), 384),
     )

@@ -145,6 +145,18 @@ def test_a_request_can_be_aborted_before_its_grammar_is_compiled(
     assert [event.reason for event in events if isinstance(event, Done)] == ["abort"] * 3
 
 
+def test_a_choice_that_goes_on_can_be_aborted_before_its_grammar_is_compiled(
+    model: Llava, spec: ModelSpec, may_compile: threading.Event
+) -> None:
+    core = build(model, spec)
+    begun = [[texts(spec).index(b"1")]] * 2
+    core.submit(replace(submit(spec, "a", replace(HOT, grammar=DIGITS, num_choices=2)), begun=begun))
+    core.abort("a", choice=0)
+    may_compile.set()
+    ends = {event.choice: event.reason for event in drain(core)["a"] if isinstance(event, Done)}
+    assert ends == {0: "abort", 1: "stop"}
+
+
 @pytest.mark.parametrize("grammar", ["start: /(/", "start: nothing", "no grammar at all", 'start: "\\xff\\xfe" x'])
 def test_a_bad_grammar_fails_alone(model: Llava, spec: ModelSpec, grammar: str) -> None:
     events = run(build(model, spec), submit(spec, "a", replace(HOT, grammar=grammar)), submit(spec, "b", SEEDED))

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavatube.engine.blocks import BlockAllocator
+from lavatube.engine.lookup import Lookup
 from lavatube.engine.scheduler import Chunk, Scheduler
 from lavatube.engine.sequence import Sequence, SequenceState
+from lavatube.engine.speculator import Speculator
 from lavatube.engine.wire import Sampling
 
 BLOCK_SIZE = 4
@@ -51,6 +53,19 @@ def test_a_long_prompt_is_cut_by_the_budget() -> None:
         steps.append(rows(chunks))
         compute(one, chunks)
     assert steps == [[("a", 0, 8)], [("a", 8, 16)], [("a", 16, 18)], [("a", 18, 19)]]
+
+
+def test_guesses_keep_to_the_budget() -> None:
+    one = Scheduler(BlockAllocator(16, BLOCK_SIZE), 1, 3, speculator=Speculator(7, placeholder_id=99))
+    repetitive = Sequence("a", [5, 6] * 6, 12, Sampling(9))
+    one.add(repetitive)
+    for _ in range(4):
+        compute(one, one.schedule())
+    repetitive.token_ids[-1] = 5  # what is sampled here is the position
+    repetitive.lookup = Lookup(7, placeholder_id=99)
+    repetitive.lookup.learn(2, 2, 12)  # so that it would guess more
+    (chunk,) = one.schedule()
+    assert (chunk.guess, chunk.num_rows) == ((6, 5), 3)
 
 
 def test_a_newcomer_joins_between_two_steps_and_streams_go_on() -> None:
@@ -98,6 +113,16 @@ def test_short_prompts_leave_a_long_one_half_of_each_step() -> None:
         chunks = one.schedule()
         assert sum(chunk.num_rows for chunk in chunks if chunk.sequence.request_id == "long") >= 4
         compute(one, chunks)
+
+
+def test_no_short_prompt_is_let_in_before_a_step_has_room_for_it() -> None:
+    one = scheduler(num_blocks=64, max_sequences=8, max_step_tokens=8)
+    one.add(sequence("long", 40, 1))
+    compute(one, one.schedule())
+    for number in range(5):
+        one.add(sequence(f"{number}", 4, 1))
+    assert rows(one.schedule()) == [("0", 0, 4), ("long", 8, 12)]
+    assert [running.request_id for running in one.running] == ["long", "0"]
 
 
 def test_nobody_overtakes_a_head_that_does_not_fit() -> None:

@@ -43,6 +43,16 @@ def test_what_it_tells_is_what_the_whole_vocabulary_gives(
     ]
 
 
+def test_all_that_are_as_likely_as_the_kth_count_however_many_they_are_and_whoever_is_beside() -> None:
+    logits = torch.full((2, 1000), -1.0)
+    logits[:, :3] = 0.0
+    few, many = Sampling(1, temperature=1.0, top_p=0.02, top_k=5), Sampling(1, temperature=1.0, top_p=0.02, top_k=900)
+    for point in (0.0, 0.3, 0.9, 0.999):
+        (alone,) = draw(logits[:1], [few], [point]).tolist()
+        assert [alone, alone] == draw(logits, [few, many], [point, point]).tolist()
+        assert draw_from_shortlist(logits, [few, many], [point, point]) == [alone, alone]
+
+
 @pytest.mark.parametrize(
     "sampling",
     [

@@ -104,6 +104,14 @@ def test_right_guesses_save_steps(model: Llava, spec: ModelSpec, repetitive: lis
     assert num_steps <= 20, "50 times the same token"
 
 
+def test_choices_whose_prompt_ends_in_a_step_of_one_token_all_begin(model: Llava, spec: ModelSpec) -> None:
+    """Such a step looks as if the answer had begun."""
+    several = replace(SEEDED, num_choices=3)
+    request = replace(submit(spec, "several", several), token_ids=[5, 6, 7, 8, 5, 6, 7, 8, 5])
+    wanted = told(run(build(model, spec, 0, max_step_tokens=8), request)["several"])
+    assert told(run(build(model, spec, 4, max_step_tokens=8), request)["several"]) == wanted
+
+
 def test_a_guess_is_what_followed_the_last_time() -> None:
     lookup = Lookup(2, PLACEHOLDER)
     assert lookup.guess([1, 2, 3, 4, 1, 2, 5, 6, 1, 2], room=8) == [5, 6]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ from msgspec.structs import replace
 
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState, RestartPolicy
-from lavatube.engine.wire import Done, Heartbeat, Load, RequestEvent, Submit
+from lavatube.engine.wire import Abort, Command, Done, Heartbeat, Load, RequestEvent, Submit, frame
+from lavatube.engine.worker import Connection
 from lavatube.errors import EngineCrashed, OperatorError
 from lavatube.spec import ModelSpec
 from tests.checkpoints import write_checkpoint
@@ -83,7 +85,7 @@ async def next_heartbeat(client: EngineClient) -> Heartbeat:
 
 async def test_one_worker_from_load_to_crash_and_back(folder: Path, spec: ModelSpec, new_core: NewCore) -> None:
     """Answers as in this process, refuses bad data, frees what is aborted; killed in mid-stream, it tells all who
-    wait within a second, is replaced, leaves nobody behind, and the next one answers the same."""
+    wait, is replaced, leaves nobody behind, and the next one answers the same."""
     picture = submit(spec, "picture", SEEDED, num_images=2)
     wanted = answer(run(new_core(), picture)["picture"])
     async with engine(folder) as client:
@@ -131,6 +133,27 @@ async def test_a_broken_checkpoint_is_told_and_not_tried_again(tmp_path: Path) -
         with pytest.raises(OperatorError, match="model of type None"):
             await client.wait_ready()
         assert client.state is EngineState.FAILED
+
+
+def test_an_abort_counts_from_when_it_can_have_come() -> None:
+    """However long its front took to send it; and not from the last look at the socket, if it was sent after that."""
+    ours, theirs = socket.socketpair()
+    connection = Connection(theirs.detach())
+    with ours, connection._socket:
+
+        def received(sent_s: float) -> Command:
+            ours.sendall(frame(Abort("a", sent_s=sent_s)))
+            connection.read()
+            return connection.commands.get_nowait()
+
+        begun_s = time.monotonic()
+        connection.read()
+        found_empty_s = time.monotonic()
+        held_up = received(begun_s - 60)
+        assert isinstance(held_up, Abort)
+        assert begun_s <= held_up.sent_s <= found_empty_s
+        prompt_s = time.monotonic()
+        assert received(prompt_s) == Abort("a", sent_s=prompt_s)
 
 
 FRONT = """

@@ -137,7 +137,7 @@ class EngineCore:
     def abort(self, request_id: str, choice: int | None = None, sent_s: float = 0.0) -> None:
         """End a request, or one choice that has begun, and free what it holds, now; what has ended is no matter.
 
-        `sent_s` is when that was decided, by this engine's clock; 0: now.
+        Tokens computed after `sent_s`, by this engine's clock, are told as late; 0: none are.
         """
         for sequence in list(self._requests.get(request_id, [])):
             has_begun = sequence.num_completion_tokens > 0
@@ -264,6 +264,8 @@ class EngineCore:
             self._fail(compiled.sequences[0], matcher)
             return
         for sequence in compiled.sequences:
+            if sequence.state is SequenceState.FINISHED:
+                continue  # one choice of an answer that goes on here was aborted meanwhile
             sequence.matcher = matcher.copy()
             is_over = sequence.matcher.follow(sequence.token_ids[sequence.num_prompt_tokens :])
             for sibling in sequence.siblings:

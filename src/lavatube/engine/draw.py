@@ -67,7 +67,7 @@ def _floors(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """
     vocab_size = scores.shape[1]
     sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
-    head = max(_HEAD, *(size for size in sizes if size < vocab_size), 1)
+    head = max(_HEAD, *(size + 1 for size in sizes if size < vocab_size), 1)
     floors, is_settled = _floors_in_head(scores, samplings, sizes, min(head, vocab_size))
     return floors if is_settled else _floors_in_head(scores, samplings, sizes, vocab_size)[0]
 
@@ -89,7 +89,9 @@ def _floors_in_head(
     totals = torch.where(is_whole, scores.exp().sum(dim=-1, keepdim=True), weights.sum(dim=-1, keepdim=True))
     num_kept = (weights.cumsum(dim=-1) - weights < limits * totals).sum(dim=-1, keepdim=True)
     by_share = ranked.gather(1, (num_kept - 1).clamp(min=0))
-    is_open = is_whole & limits.isfinite() & (num_kept == head)
+    # Behind the head there may be more that top-p keeps, or that are as likely as the k-th and count in the total.
+    last = ranked[:, -1:]
+    is_open = limits.isfinite() & torch.where(is_whole, num_kept == head, (last >= floors) & last.isfinite())
     is_settled = head == vocab_size or not bool(is_open.any())
     return torch.where(limits.isfinite(), torch.maximum(floors, by_share), floors), is_settled
 

@@ -40,7 +40,7 @@ class Lookup:
             start = self._followed_by.get(tuple(token_ids[-size:]))
             if start is not None:
                 # What stood there may reach to the end, and then repeats itself.
-                return list(islice(cycle(token_ids[start:]), length))
+                return list(islice(cycle(token_ids[start : start + length]), length))
         return []
 
     def learn(self, num_guessed: int, num_right: int, num_tokens: int) -> None:

@@ -180,7 +180,7 @@ class Scheduler:
         num_rows = len(chunks)
         found = []
         for chunk in chunks:
-            guess = self.speculator.guess(chunk.sequence, num_rows)
+            guess = self.speculator.guess(chunk.sequence, num_rows)[: self.max_step_tokens - num_rows]
             if guess and self.blocks.can_grow(chunk.sequence.block_table, chunk.end + len(guess)):
                 self.blocks.grow(chunk.sequence.block_table, chunk.end + len(guess))
                 num_rows += len(guess)
@@ -191,19 +191,18 @@ class Scheduler:
 
     def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
         """In order of arrival; but half of the budget is for prompts that are much shorter than the first."""
-        begun = deque(sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1)
-        chunks: list[Chunk] = []
-        for shorter in self._much_shorter(begun):
-            left = budget // 2 - sum(chunk.num_rows for chunk in chunks)
-            chunks += _chunk(shorter, left, must_be_ready=must_be_ready)
-        budget -= sum(chunk.num_rows for chunk in chunks)
+        begun = [sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1]
+        chunks = _cut(self._much_shorter(begun), budget // 2, must_be_ready=must_be_ready)
+        left = budget - sum(chunk.num_rows for chunk in chunks)
         served = [chunk.sequence for chunk in chunks]
-        while budget > 0 and (sequence := begun.popleft() if begun else self._admit()):
-            if sequence not in served:
-                chunk = _chunk(sequence, budget, must_be_ready=must_be_ready)
-                budget -= sum(one.num_rows for one in chunk)
-                chunks += chunk
-        return chunks
+        rest = (sequence for sequence in self._in_order(begun) if sequence not in served)
+        return chunks + _cut(rest, left, must_be_ready=must_be_ready)
+
+    def _in_order(self, begun: Sequences[Sequence]) -> Iterator[Sequence]:
+        """Those, and then whoever waits; he is let in when he is asked for."""
+        yield from begun
+        while sequence := self._admit():
+            yield sequence
 
     def _much_shorter(self, begun: Sequences[Sequence]) -> Iterator[Sequence]:
         """Those of the others that need a fraction of what the first does, and who waits next if he is one of them."""
@@ -276,8 +275,13 @@ class Scheduler:
         self.blocks.check_integrity(sequence.block_table for sequence in self.running)
 
 
-def _chunk(sequence: Sequence, most: int, *, must_be_ready: bool) -> list[Chunk]:
-    """At most so many tokens of a prompt, in one chunk; none if there is nothing to compute yet."""
-    start = sequence.num_computed_tokens
-    end = min(sequence.num_ready_tokens if must_be_ready else sequence.num_tokens, start + most)
-    return [Chunk(sequence, start, end)] if end > start else []
+def _cut(sequences: Iterator[Sequence], budget: int, *, must_be_ready: bool) -> list[Chunk]:
+    """At most so many tokens of prompts, a chunk of each that has some to compute; no more prompts are asked for."""
+    chunks = []
+    while budget > 0 and (sequence := next(sequences, None)):
+        start = sequence.num_computed_tokens
+        end = min(sequence.num_ready_tokens if must_be_ready else sequence.num_tokens, start + budget)
+        if end > start:
+            chunks.append(Chunk(sequence, start, end))
+            budget -= end - start
+    return chunks

@@ -119,7 +119,8 @@ class Sequence:
     def next_row(self, guess: tuple[int, ...] = ()) -> Row:
         """What the choice of the next token depends on, and of the one after a guess, should that be right."""
         allowed = None if self.matcher is None else self.matcher.allowed()
-        return Row(self.sampling, [*self.token_ids, *guess], self.num_prompt_tokens, allowed)
+        token_ids = [*self.token_ids, *guess] if guess else self.token_ids
+        return Row(self.sampling, token_ids, self.num_prompt_tokens, allowed)
 
     def move(self, state: SequenceState) -> None:
         assert state in _LEGAL_MOVES[self.state], f"{self.request_id} can't go from {self.state} to {state}"

@@ -23,11 +23,12 @@ class Speculator:
     def guess(self, sequence: Sequence, num_rows: int) -> tuple[int, ...]:
         """What may follow the tokens of a sequence that decodes, in a step that has so many rows already.
 
-        Nothing where a grammar has a say: it would have to be asked about each guess, and taken back.
+        Nothing where a grammar has a say: it would have to be asked about each guess, and taken back; nor where
+        siblings begin at the next token, as they do when the last of a prompt is a step of its own.
         """
         left = sequence.sampling.max_tokens - sequence.num_completion_tokens - 1
         room = min(self._max_length, MAX_ROWS - num_rows, left)
-        if room <= 0 or sequence.matcher is not None:
+        if room <= 0 or sequence.matcher is not None or sequence.siblings:
             return ()
         if sequence.lookup is None:
             sequence.lookup = Lookup(self._max_length, self._placeholder_id)

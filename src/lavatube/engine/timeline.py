@@ -1,4 +1,4 @@
-"""What an engine that trails a download writes into the trace: weights in place, stages computed, the first token."""
+"""What an engine writes into the trace: its first token; before it, if it trails a download, weights and stages."""
 
 from __future__ import annotations
 

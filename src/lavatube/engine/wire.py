@@ -86,7 +86,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """Stop a request, or one of its choices, and free what it holds; its stream ends with Done("abort").
 
-    `sent_s` is when, by the clock that both processes share (time.monotonic); 0: not told.
+    `sent_s` is a moment before which it can't have come, by the clock that both processes share (time.monotonic); 0:
+    not told. The front gives that at which it sends; the worker, that at which its socket was empty, if it is later.
     """
 
     request_id: str
@@ -222,7 +223,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort".
 
     `cached_tokens` of the prompt were computed before, for another request.
-    `late_tokens` were computed after the abort was sent: at most one, that of the step that was under way.
+    `late_tokens` were computed after the abort can have come: those of the step that was under way, which is at most
+    one unless it was guessed ahead.
     """
 
     request_id: str

@@ -25,6 +25,7 @@ import msgspec
 
 from lavatube.checkpoint import read_spec
 from lavatube.engine.wire import (
+    Abort,
     Command,
     Event,
     Frames,
@@ -58,6 +59,7 @@ class Connection:
         self.commands: SimpleQueue[Command] = SimpleQueue()
         self._socket = socket.socket(fileno=descriptor)
         self._frames = Frames()
+        self._read_s = 0.0
         self._send_lock = threading.Lock()
         self._read_lock = threading.Lock()
 
@@ -82,14 +84,23 @@ class Connection:
         """What has come; nothing is waited for."""
         try:
             with self._read_lock:
+                # Every read leaves the socket empty: what is in it now has come since the last one began.
+                since_s, self._read_s = self._read_s, time.monotonic()
                 while data := self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT):
                     for body in self._frames.feed(data):
-                        self.commands.put(decode_command(body))
+                        self.commands.put(_come_since(since_s, decode_command(body)))
         except BlockingIOError:
             return
         except (OSError, ValueError, msgspec.DecodeError):
             logger.exception("the front sent something that is no command")
         os._exit(0)
+
+
+def _come_since(moment_s: float, command: Command) -> Command:
+    """An abort counts from when it can have come: a front notes when it sends one, and then may lose its turn."""
+    if isinstance(command, Abort):
+        return msgspec.structs.replace(command, sent_s=max(command.sent_s, moment_s))
+    return command
 
 
 class Heart:

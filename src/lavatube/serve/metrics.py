@@ -174,7 +174,7 @@ def _late_tokens(counts: Mapping[int, int]) -> HistogramMetricFamily:
     ]
     return HistogramMetricFamily(
         "lavatube_engine_tokens_after_abort",
-        "tokens computed after an answer was cancelled",
+        "tokens computed for an answer after the engine could know that it was to stop",
         buckets=[*buckets, ("+Inf", float(total))],
         sum_value=float(sum(late * count for late, count in counts.items())),
     )
