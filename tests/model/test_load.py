@@ -104,6 +104,22 @@ def test_stored_and_computed_precision_are_independent(tmp_path: Path) -> None:
     assert_same(load(write_checkpoint(tmp_path / "narrow", dtype="bfloat16"), torch.bfloat16), narrow)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
+def test_tensors_may_be_stored_wider_or_narrower_than_config_says(
+    tmp_path: Path, dtype: torch.dtype, quantize: Quantize
+) -> None:
+    def change(tensors: dict[str, Tensor], to: torch.dtype) -> None:
+        for name, tensor in tensors.items():
+            tensors[name] = tensor.to(dtype).to(to)
+
+    def load_changed(name: str, to: torch.dtype) -> Llava:
+        folder = changed(tmp_path / name, lambda tensors: change(tensors, to))
+        return load_model(read_spec(folder), folder, CPU, torch.bfloat16, lambda done, total: None, quantize)
+
+    assert_same(load_changed("a", dtype), load_changed("b", torch.float32))
+
+
 def test_progress_ends_at_the_bytes_of_the_model_and_never_falls_back(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path)
     calls: list[tuple[int, int]] = []

@@ -144,3 +144,10 @@ def test_zeros_and_the_tiniest_values_are_quantised_without_a_division_by_zero()
     unpacked = panels_of(matrix, "int4").unpack()
     assert unpacked.isfinite().all()
     assert unpacked[:2].abs().max() < 1e-38
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_any_type_of_floating_point_are_taken(kind: Kind, dtype: torch.dtype) -> None:
+    matrix = random_rows(75, 330).to(dtype)
+    assert torch.equal(panels_of(matrix, kind).unpack(), panels_of(matrix.float(), kind).unpack())

@@ -32,8 +32,21 @@ def test_a_straggler_is_raced_once() -> None:
 def test_what_was_wrong_comes_next() -> None:
     line = Line(SPANS, 1.0)
     line.take(0.0)
-    line.add([SPANS[0]])
+    line.take(0.0)
+    line.add(SPANS[:2])
+    assert [line.take(0.0) for _ in SPANS] == SPANS
+
+
+def test_a_file_whose_server_ignores_ranges_is_not_raced() -> None:
+    line, whole = Line(SPANS, 1.0), Span(0, 0, 20)
     assert line.take(0.0) == SPANS[0]
+    line.drop(0)
+    line.give_back(SPANS[0], 0.1)
+    line.add([whole])
+    assert line.take(0.2) == whole
+    assert line.take(0.2) == SPANS[2]
+    line.give_back(SPANS[2], 0.3)
+    assert line.take(99.0) is None
 
 
 def test_connections_double_while_that_helps() -> None:

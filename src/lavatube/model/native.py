@@ -1,4 +1,7 @@
-"""Products with panels by the compiled kernels of `native/`, where a compiler was there at installation."""
+"""The compiled kernels of `native/`, for tensors on a CPU, where a compiler was there at installation.
+
+Products with panels, attention, and what stands between them.
+"""
 
 from __future__ import annotations
 
@@ -81,6 +84,7 @@ class Native:
         self, rows: Tensor, weight: Tensor, scales: Tensor | None, *, kind: int, first: int, words: int, group: int
     ) -> None:
         """Put the weights of the outputs from `first` on into panels. Shapes: rows (n, inputs) float32 or bfloat16."""
+        assert rows.dtype in (torch.float32, torch.bfloat16)
         rows = rows.contiguous()
         failed = self._fill(
             self.level,

@@ -1,7 +1,7 @@
 """The weights of a linear map as the compiled kernels read them, in bfloat16 or quantised to int8 or int4.
 
 Sixteen outputs stand side by side; `native/product.h` has the layout. Integers are symmetric, with one scale for each
-output and group of inputs. Everything here is torch, and slow; the product itself is the kernels' where there are any.
+output and group of inputs. Filling and product are the kernels' where there are any; those in torch are slow.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Panels(nn.Module):
             first += len(piece)
 
     def put_by_kernels(self, kernels: Native, first: int, rows: Tensor) -> None:
-        rows = rows.float() if rows.dtype == torch.float16 else rows
+        rows = rows if rows.dtype in (torch.float32, torch.bfloat16) else rows.float()
         kind, words = _KINDS.index(self.kind), self.weight.shape[1]
         kernels.fill(rows, self.weight, self.scales, kind=kind, first=first, words=words, group=self._group)
 

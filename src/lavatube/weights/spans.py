@@ -50,6 +50,7 @@ class Line:
         self._race_after_s = race_after_s
         self._begun_s: dict[Span, list[float]] = {}
         self._lost: set[Span] = set()
+        self._unraced: set[int] = set()
         self._durations_s: deque[float] = deque(maxlen=64)
 
     def take(self, now_s: float) -> Span | None:
@@ -69,12 +70,14 @@ class Line:
             del self._begun_s[span]
             self._lost.discard(span)
 
-    def add(self, spans: Iterable[Span]) -> None:
-        """Wrong or ignored: once more, and first, for somebody may wait for it."""
-        self._waiting.extendleft(spans)
+    def add(self, spans: Sequence[Span]) -> None:
+        """Wrong or ignored: once more, in this order, and first, for somebody may wait for it."""
+        self._waiting.extendleft(reversed(spans))
 
     def drop(self, file: int) -> None:
+        """Its server ignores ranges. It is not raced from now on: a second body would begin at the first byte, too."""
         self._waiting = deque(span for span in self._waiting if span.file != file)
+        self._unraced.add(file)
 
     def sort(self, key: Callable[[Span], object]) -> None:
         """What is under way stays so."""
@@ -82,7 +85,9 @@ class Line:
 
     def _straggler(self, now_s: float) -> Span | None:
         alone = {
-            span: begun_s[0] for span, begun_s in self._begun_s.items() if len(begun_s) == 1 and span not in self._lost
+            span: begun_s[0]
+            for span, begun_s in self._begun_s.items()
+            if len(begun_s) == 1 and span not in self._lost and span.file not in self._unraced
         }
         if not alone or not self._durations_s:
             return None
