@@ -12,6 +12,7 @@ import pytest
 from lavatube.errors import LavatubeError, SourceUnavailable
 from lavatube.weights.arrival import Arrival, Spoiled, find_arrivals
 from lavatube.weights.cache import Cache
+from lavatube.weights.chunk_map import MISSING, MapHead
 from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.options import Provisioned, ProvisionOptions
 from lavatube.weights.parts import Part
@@ -185,5 +186,8 @@ class TestArrival:
         assert (tmp_path / "seen").read_bytes() == b"abc"
 
     def test_a_file_without_a_map_is_whole(self, tmp_path: Path) -> None:
+        """What else is called so is a file of the checkpoint's, and nobody waits for what it says."""
         (tmp_path / "model.safetensors").write_bytes(b"x")
+        (tmp_path / "model.safetensors.map").write_bytes(MapHead(1, 10).pack() + MISSING)
+        (tmp_path / "vocabulary.map").write_bytes(b"")
         assert find_arrivals(tmp_path) == {}

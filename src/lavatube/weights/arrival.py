@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from lavatube.weights.chunk_map import LANDED, MAP_SUFFIX, VOUCHED, MapHead
+from lavatube.weights.chunk_map import LANDED, VOUCHED, MapHead, map_beside, mapped_names
 
 LOOK_S: Final = 0.003
 
@@ -27,7 +27,7 @@ class Arrival:
     def __init__(self, path: Path) -> None:
         """Raises: FileNotFoundError if the file has no map, and so is here as a whole; OSError."""
         self._name = path.name
-        with path.with_name(path.name + MAP_SUFFIX).open("rb") as file:
+        with map_beside(path).open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._num_resets = self._head.num_resets
         self.has_digests = self._head.has_digests
@@ -72,5 +72,4 @@ class Arrival:
 
 def find_arrivals(folder: Path) -> dict[str, Arrival]:
     """The files of a folder that are still on their way, by name."""
-    names = [path.name.removesuffix(MAP_SUFFIX) for path in folder.glob(f"*{MAP_SUFFIX}")]
-    return {name: Arrival(folder / name) for name in names}
+    return {name: Arrival(folder / name) for name in mapped_names(folder)}

@@ -52,6 +52,16 @@ class MapHead:
         return _HEAD.size + chunk
 
 
+def map_beside(path: Path) -> Path:
+    """Where the map of a file that is shown early lies: hidden, so that no file of a checkpoint has this name."""
+    return path.with_name(f".{path.name}{MAP_SUFFIX}")
+
+
+def mapped_names(folder: Path) -> list[str]:
+    """Names of the files of a folder that have a map beside them."""
+    return [path.name[1:].removesuffix(MAP_SUFFIX) for path in folder.glob(f".*{MAP_SUFFIX}")]
+
+
 def read_map(path: Path, size: int, chunk_bytes: int) -> bytearray | None:
     """One byte a chunk, 1 where it is whole; None for a map that is missing or of another grid."""
     try:

@@ -121,7 +121,9 @@ class _Fetch:
             received_bytes = self._received_bytes
             change = throttle.advance(received_bytes, time.monotonic())
             futures |= {add_receiver() for _ in range(change)}
-            self._num_surplus = max(0, -change) or self._num_surplus
+            if change < 0:
+                with self._changed:
+                    self._num_surplus = -change
             done_bytes = min(received_bytes, self._fetch_bytes)
             phase: Phase = "fetching" if done_bytes < self._fetch_bytes else "verifying"
             already_bytes = self._source.total_bytes - self._fetch_bytes

@@ -37,7 +37,8 @@ def rank_chunks(places: Sequence[TensorPlace], size: int, chunk_bytes: int) -> l
     unused: Rank = (_STAGES[-1][1] + 1, 0)
     ranks = [unused] * -(-size // chunk_bytes)
     for place in places:
+        needed = rank(place.name)
         for chunk in range(place.start // chunk_bytes, -(-place.stop // chunk_bytes)):
-            ranks[chunk] = min(ranks[chunk], rank(place.name))
+            ranks[chunk] = min(ranks[chunk], needed)
     ranks[0] = FIRST
     return ranks

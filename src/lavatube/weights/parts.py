@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from lavatube.errors import CacheUnusable
-from lavatube.weights.chunk_map import LANDED, MAP_SUFFIX, MISSING, VOUCHED, MapHead, read_map
+from lavatube.weights.chunk_map import LANDED, MISSING, VOUCHED, MapHead, map_beside, read_map
 from lavatube.weights.filesystems import has_locks
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
@@ -101,7 +101,7 @@ class Part:
         if self._is_own:
             raise OSError(errno.ENOLCK, "there are no locks")  # two parts of one file may be under way
         os.link(self.path, place)
-        os.link(self._map_path, place.with_name(place.name + MAP_SUFFIX))
+        os.link(self._map_path, map_beside(place))
 
     def discard(self) -> None:
         """Delete what was fetched: it is known to be wrong."""
