@@ -66,6 +66,9 @@ def test_events_arrive_over_time(tiny: Server) -> None:
     assert "".join(event.data["chunk"] for event in outputs) == "".join(received[-1].data["output"])
     ids = [int(event.id) for event in received]
     assert ids == sorted(set(ids)), "a reader that is late gets several pieces as one, with the id of the last"
+    num_pieces = len(received[-1].data["output"])
+    assert num_pieces > 5
+    assert (ids[0], ids[-1]) == (1, num_pieces + 2)
 
 
 def test_the_stock_openai_client_streams_the_same_answer(tiny: Server) -> None:
