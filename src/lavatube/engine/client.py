@@ -224,7 +224,7 @@ class EngineClient:
     async def _listen(self, worker: WorkerProcess) -> LavatubeError | None:
         """Until it hangs up; returns the error that it gave as the reason, if it gave one."""
         try:
-            while events := await worker.receive():
+            async for events in worker.receive():
                 now_s = time.monotonic()
                 for event in events:
                     self._watchdog.hear(event, now_s)
