@@ -38,7 +38,7 @@ async def server(url: str, tmp_path: Path) -> AsyncIterator[NewServer]:
 
     yield make
     for one in servers:
-        if one.scribe._writer._thread.is_alive():
+        if not one.scribe._writer._running.done():
             await one.stop()
 
 
