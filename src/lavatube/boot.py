@@ -19,9 +19,10 @@ from lavatube.errors import InvalidSetting
 from lavatube.heap import give_back_large_blocks
 from lavatube.predictions.database import open_database
 from lavatube.predictions.keys import KeyStore
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.predictions.owners import OwnerLimits
 from lavatube.predictions.postman import Postman
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.service import PredictionService
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
 from lavatube.serve.app import build_app

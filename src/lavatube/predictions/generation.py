@@ -138,7 +138,7 @@ class Generator:
         else:
             return
         if isinstance(event, Tokens) and len(talk.answers) > 1:
-            self._engine.abort_choice(prediction.id, event.choice)
+            self._engine.abort_choice(prediction.key, event.choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Talk:
         """What the next engine is to go on with."""
         begun = [None if answer.is_over else list(answer.token_ids) for answer in self.answers]
         return Submit(
-            self.prediction.id,
+            self.prediction.key,
             self.prepared.token_ids,
             list(self.prepared.images),
             self.prepared.sampling,

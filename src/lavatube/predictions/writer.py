@@ -90,30 +90,30 @@ class Writer:
         result: T = await change.future
         return result
 
-    def begin(self, prediction_id: str, num_pieces: int, *, is_suspect: bool = False) -> None:
+    def begin(self, key: str, num_pieces: int, *, is_suspect: bool = False) -> None:
         """So many of its pieces are stored already. The next one of a suspect, which clears it, does not wait."""
-        self._counts[prediction_id] = num_pieces
+        self._counts[key] = num_pieces
         if is_suspect:
-            self._suspects.add(prediction_id)
+            self._suspects.add(key)
 
-    def num_pieces(self, prediction_id: str) -> int:
+    def num_pieces(self, key: str) -> int:
         """How many were written so far, stored or not."""
-        if (waiting := self._pieces.get(prediction_id)) is not None:
+        if (waiting := self._pieces.get(key)) is not None:
             return waiting[0] + len(waiting[1])
-        return self._counts.get(prediction_id, 0)
+        return self._counts.get(key, 0)
 
-    def write(self, prediction_id: str, piece: Piece) -> None:
+    def write(self, key: str, piece: Piece) -> None:
         """Durable soon, and not later than any change that comes after it; of one that was lost nothing is written."""
-        if (waiting := self._pieces.get(prediction_id)) is not None:
+        if (waiting := self._pieces.get(key)) is not None:
             waiting[1].append(piece)
-        elif (num_pieces := self._counts.get(prediction_id)) is not None:
-            self._pieces[prediction_id] = num_pieces, [piece]
-            self._wake(is_urgent=prediction_id in self._suspects)
+        elif (num_pieces := self._counts.get(key)) is not None:
+            self._pieces[key] = num_pieces, [piece]
+            self._wake(is_urgent=key in self._suspects)
 
-    def finish(self, prediction_id: str) -> None:
+    def finish(self, key: str) -> None:
         """There will be no more pieces; those that wait are written all the same."""
-        self._counts.pop(prediction_id, None)
-        self._suspects.discard(prediction_id)
+        self._counts.pop(key, None)
+        self._suspects.discard(key)
 
     async def close(self) -> None:
         """Make one more attempt to write what has come, and end."""
@@ -160,7 +160,7 @@ class Writer:
     def _write(self, batch: _Batch, pieces: Pieces) -> _Batch:
         """In the thread. Returns what is to be tried again."""
         batch.rows += [
-            {"prediction_id": name, "first": first, "body": encode_pieces(new)} for name, (first, new) in pieces.items()
+            {"prediction_key": key, "first": first, "body": encode_pieces(new)} for key, (first, new) in pieces.items()
         ]
         return self._attempt(batch) if batch else batch
 
