@@ -25,6 +25,8 @@ from lavatube.serve.limits import HeaderLimit, HostCheck
 from lavatube.serve.metrics import Metrics
 from lavatube.serve.openai import OpenAIRoutes
 from lavatube.serve.openapi_v1 import v1_document
+from lavatube.serve.origins import Origins
+from lavatube.serve.playground import playground_route
 from lavatube.serve.replicate import ReplicateRoutes
 from lavatube.serve.replicate_catalogue import CatalogueRoutes
 from lavatube.serve.replicate_files import FileRoutes
@@ -63,6 +65,7 @@ def build_app(
     )
     estimate = EstimateRoute(serving, bodies, names=(settings.served_name, settings.model))
     hosts = [host.strip() for host in settings.allowed_hosts.split(",") if host.strip()]
+    origins = Origins(settings.allowed_origins)
     app = Starlette(
         routes=[
             *health_routes(serving.health),
@@ -73,11 +76,13 @@ def build_app(
             *estimate.routes(),
             _described(settings, with_replicate=kept is not None),
             metrics.route(),
+            playground_route(),
         ],
         middleware=[
+            *origins.middleware(),
             Middleware(Boundary, on_answer=metrics.answered),
             Middleware(HeaderLimit),
-            Middleware(HostCheck, keyring=keyring, hosts=hosts),
+            Middleware(HostCheck, keyring=keyring, origins=origins, hosts=hosts),
             Middleware(KeyCheck, keyring=keyring),
         ],
         exception_handlers={HTTPException: _as_ours},
