@@ -78,6 +78,8 @@ class CogRoutes:
                 "predictions_cancel_url": "/predictions/{prediction_id}/cancel",
                 "predictions_stream_url": "/predictions/{prediction_id}/stream",
                 "playground_url": PLAYGROUND_PATH,
+                "v1_openapi_url": "/v1/openapi.json",
+                "metrics_url": "/metrics",
             }
         )
 
