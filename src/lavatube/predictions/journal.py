@@ -6,7 +6,7 @@ Who may change what is decided by `leases.py`: a prediction belongs to its holde
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -27,6 +27,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    insert,
     select,
     update,
 )
@@ -74,6 +75,14 @@ PIECES: Final = Table(
     Column("first", Integer, primary_key=True),  # how many pieces come before these
     Column("body", LargeBinary, nullable=False),
 )
+ATTACHMENTS: Final = Table(
+    "prediction_attachments",
+    metadata,
+    Column("prediction_id", String(64), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
 
 _ROW: Final = tuple(PREDICTIONS.c[name] for name in Row.__dataclass_fields__)
 _IS_RUNNING: Final = PREDICTIONS.c.status.in_([Status.STARTING, Status.PROCESSING])
@@ -106,6 +115,13 @@ class Journal:
         """Rows of pieces. One that is there already is the same: the answer to a commit got lost."""
         connection.execute(self._writing, rows)
 
+    def attach(self, connection: Connection, prediction_id: str, attachments: Mapping[str, str]) -> None:
+        """To be called with its acceptance; they are forgotten with it."""
+        for name, text in attachments.items():
+            content = text.encode()
+            values = {"prediction_id": prediction_id, "name": name, "size_bytes": len(content), "content": content}
+            connection.execute(insert(ATTACHMENTS), values)
+
     def change(self, connection: Connection, prediction_id: str, holder: str, values: dict[str, Any]) -> bool:
         """`values` are those of `start_of` or `end_of`. False if it is not the holder's."""
         return connection.execute(_CHANGE, {"of": prediction_id, "by": holder, **values}).rowcount == 1
@@ -133,16 +149,21 @@ class Journal:
     def withdraw(self, connection: Connection, prediction_id: str, holder: str) -> None:
         """What its holder has just accepted; the same id of another server, or of an earlier run, stays."""
         is_new = (PREDICTIONS.c.holder == holder) & (PREDICTIONS.c.status == Status.STARTING)
-        connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.id == prediction_id) & is_new))
+        if connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.id == prediction_id) & is_new)).rowcount:
+            self.forget(connection, [prediction_id])
 
     def forget(self, connection: Connection, prediction_ids: Collection[str]) -> None:
-        connection.execute(delete(PIECES).where(PIECES.c.prediction_id.in_(prediction_ids)))
+        for table in (ATTACHMENTS, PIECES):
+            connection.execute(delete(table).where(table.c.prediction_id.in_(prediction_ids)))
         connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(prediction_ids)))
 
     def forget_old(self, connection: Connection, before_s: float, max_bytes: int) -> int:
         """Those that ended before, and then the oldest, until the rest fits. Returns how many."""
         newest_first = PREDICTIONS.c.ended_s.desc(), PREDICTIONS.c.id
-        sum_bytes = func.sum(PREDICTIONS.c.size_bytes).over(order_by=newest_first).label("sum_bytes")
+        attached = func.sum(ATTACHMENTS.c.size_bytes)
+        mine = select(attached).where(ATTACHMENTS.c.prediction_id == PREDICTIONS.c.id).scalar_subquery()
+        size_bytes = PREDICTIONS.c.size_bytes + func.coalesce(mine, 0)
+        sum_bytes = func.sum(size_bytes).over(order_by=newest_first).label("sum_bytes")
         ended = select(PREDICTIONS.c.id, PREDICTIONS.c.ended_s, sum_bytes).where(PREDICTIONS.c.ended_s.is_not(None))
         rows = ended.subquery()
         old = select(rows.c.id).where((rows.c.ended_s < before_s) | (rows.c.sum_bytes > max_bytes))
@@ -174,6 +195,12 @@ class Journal:
     def pieces(self, prediction_id: str) -> list[Piece]:
         with self._engine.connect() as connection:
             return self._pieces(connection, prediction_id)
+
+    def attachment(self, prediction_id: str, name: str) -> str | None:
+        which = (ATTACHMENTS.c.prediction_id == prediction_id) & (ATTACHMENTS.c.name == name)
+        with self._engine.connect() as connection:
+            content = connection.execute(select(ATTACHMENTS.c.content).where(which)).scalar()
+        return None if content is None else bytes(content).decode()
 
     def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """The ids of one owner and API, the newest first, those before that one; None if that is not there."""

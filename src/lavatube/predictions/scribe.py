@@ -84,7 +84,10 @@ class Scribe:
 
         def work(connection: Connection) -> bool:
             values = row_of(prediction, request, self._model, self._leases.holder)
-            return self._journal.accept(connection, values, replaces=replaces)
+            is_new = self._journal.accept(connection, values, replaces=replaces)
+            if is_new:
+                self._journal.attach(connection, prediction.id, request.attachments)
+            return is_new
 
         try:
             is_new = await self._writer.change(work, is_patient=False)
@@ -153,6 +156,10 @@ class Scribe:
         if not prediction.status.is_terminal:
             self._keep(asyncio.create_task(self._follow(ref(prediction), prediction_id, len(stored[1]))))
         return prediction
+
+    async def attachment(self, prediction_id: str, name: str) -> str | None:
+        """See Request."""
+        return await self._read(lambda: self._journal.attachment(prediction_id, name))
 
     async def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """See Journal.page."""

@@ -1,13 +1,13 @@
 """The `input` of a response → turns of a conversation, and items as they are kept and listed.
 
-A kept item names its pictures by digest, so that what is kept of a request stays small; `kept_pictures.py` has them.
+A kept item names its pictures by digest, which keeps it small; `responses_chain.py` finds them.
 
 Source: openai-python 3.57, types/responses/response_input_item_param.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Final, Literal
 
@@ -88,9 +88,14 @@ def kept_items(messages: Sequence[Message], pictures: dict[str, str]) -> list[It
     return [_kept(message, pictures) for message in messages]
 
 
-def turns_of_kept(items: Sequence[Item], param: str, picture: Callable[[str], str]) -> tuple[Turn, ...]:
-    """The turns that kept items were; `picture` is asked for what a name stands for, and raises when it is gone."""
-    return tuple(_kept_turn(item, param, picture) for item in items)
+def picture_names(items: Sequence[Item]) -> list[str]:
+    """Of the pictures that kept items have by name, each once, in their order."""
+    return list(dict.fromkeys(part[NAME] for item in items for part in item["content"] if NAME in part))
+
+
+def turns_of_kept(items: Sequence[Item], param: str, pictures: Mapping[str, str]) -> tuple[Turn, ...]:
+    """The turns that kept items were; `pictures` has what their names stand for."""
+    return tuple(_kept_turn(item, param, pictures) for item in items)
 
 
 def listed(item: Item, item_id: str) -> Item:
@@ -136,13 +141,13 @@ def _turn(index: int, message: Message) -> Turn:
     return Turn(role, tuple(parts))
 
 
-def _kept_turn(item: Item, param: str, picture: Callable[[str], str]) -> Turn:
+def _kept_turn(item: Item, param: str, pictures: Mapping[str, str]) -> Turn:
     parts: list[Part] = []
     for part in item["content"]:
         if part["type"] != "input_image":
             parts.append(Text(part["text"]))
             continue
-        source = picture(part[NAME]) if NAME in part else part["image_url"]
+        source = pictures[part[NAME]] if NAME in part else part["image_url"]
         parts.append(ImageInput(source, param, "low" if part["detail"] == "low" else "high"))
     return Turn(_role(item["role"]), tuple(parts))
 
