@@ -112,11 +112,14 @@ class ResponsesRoutes:
         return await asyncio.to_thread(json_response, page)
 
     async def _predict(self, asked: Asked, owner: str) -> Prediction:
-        """Raises what the service does; NotFound for the response that came before."""
+        """Raises what the service does; NotFound for a response that came before."""
         service = await self._serving.open_service()
-        wanted = asked.request
+        chain, wanted = self._chain(owner), asked.request
+        if wanted.references:
+            answers = await chain.answers(wanted.references)
+            asked = await asyncio.to_thread(asked.knowing, answers)
         with self._bodies.holding() as grow:
-            before = await self._chain(owner).turns(wanted.previous_response_id, grow)
+            before = await chain.turns(wanted.previous_response_id, grow)
             prediction = await service.create(
                 Chat((*wanted.opening, *before, *asked.turns)),
                 wanted.generation(self._max_new_tokens),

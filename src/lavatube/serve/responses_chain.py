@@ -5,17 +5,17 @@ Each keeps its own input only, so that a long conversation is kept once; one tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from lavatube.errors import PreviousResponseNotFound
+from lavatube.errors import NotFound, PreviousResponseNotFound
 from lavatube.predictions.events import Status
 from lavatube.predictions.prediction import Prediction
 from lavatube.prompt.chat import Role, Text, Turn
 from lavatube.serve.body import Grow
 from lavatube.serve.fields import Problem, invalid
 from lavatube.serve.kept_pictures import KeptPictures
-from lavatube.serve.responses_input import MAX_ITEMS, NAME, Item, listed, picture_names, turns_of_kept
+from lavatube.serve.responses_input import MAX_ITEMS, NAME, Item, Reference, listed, picture_names, turns_of_kept
 from lavatube.serve.responses_views import ITEM_PREFIX, PREFIX
 
 MAX_SHOWN_BYTES: Final = 32 * 1024 * 1024
@@ -51,6 +51,10 @@ class Chain:
             turns.append(Turn(Role.ASSISTANT, (Text(prediction.text),)))
         return tuple(turns)
 
+    async def answers(self, references: Mapping[str, Reference]) -> dict[str, str]:
+        """The texts that they refer to, by their place. Raises: NotFound, StorageUnavailable."""
+        return {place: await self._answer(place, reference.id) for place, reference in references.items()}
+
     async def items(self, prediction: Prediction) -> list[Item]:
         """What a response is the answer to, as it is listed, the oldest first. Raises PreviousResponseNotFound."""
         items: list[Item] = []
@@ -79,6 +83,16 @@ class Chain:
                 content.append({"type": "input_image", "detail": part["detail"], "image_url": url})
             shown.append({**item, "content": content})
         return shown
+
+    async def _answer(self, place: str, item_id: str) -> str:
+        prediction = await self._find(item_id.removeprefix(ITEM_PREFIX))
+        if prediction is None or "response" not in prediction.details or prediction.status is not Status.SUCCEEDED:
+            raise NotFound(
+                "The answer that this refers to is not here.",
+                param=f"{place}.id",
+                remedy="Answers are kept for a while only; send the message itself.",
+            )
+        return prediction.text
 
     async def _back_from(self, response_id: str | None) -> list[Prediction]:
         """The oldest first."""
