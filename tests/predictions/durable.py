@@ -73,7 +73,7 @@ class DurableServer:
             job.hand_over()
         await self.service._until_idle()
         self.service._preparation.close()
-        await asyncio.to_thread(self.scribe._writer.close)
+        await self.scribe._writer.close()
         self.database.dispose()
 
     async def stop(self, grace_s: float = 0) -> None:

@@ -28,7 +28,7 @@ def journal(engine: Engine) -> Journal:
 async def writer(engine: Engine, journal: Journal) -> AsyncIterator[Writer]:
     writer = Writer(engine, journal, Leases(engine), lambda: None)
     yield writer
-    await asyncio.to_thread(writer.close)
+    await writer.close()
 
 
 def accept(journal: Journal, connection: Connection, holder: str) -> bool:

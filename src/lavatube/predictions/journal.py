@@ -6,7 +6,7 @@ Who may change what is decided by `leases.py`: a prediction belongs to its holde
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -22,9 +22,12 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    bindparam,
+    case,
     cast,
     delete,
     func,
+    insert,
     select,
     update,
 )
@@ -54,7 +57,7 @@ PREDICTIONS: Final = Table(
     Column("status", String(16), nullable=False),
     Column("holder", String(32)),
     Column("is_cancelled", Boolean, nullable=False),
-    Column("is_submitted", Boolean, nullable=False),  # to an engine, by its holder, that has written nothing since
+    Column("submitted_after", Integer),  # so many pieces it was given to an engine by its holder
     Column("deaths", Integer, nullable=False),
     Column("ended_s", Float(53)),
     Column("size_bytes", BigInteger, nullable=False),
@@ -72,9 +75,26 @@ PIECES: Final = Table(
     Column("first", Integer, primary_key=True),  # how many pieces come before these
     Column("body", LargeBinary, nullable=False),
 )
+ATTACHMENTS: Final = Table(
+    "prediction_attachments",
+    metadata,
+    Column("prediction_id", String(64), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
 
 _ROW: Final = tuple(PREDICTIONS.c[name] for name in Row.__dataclass_fields__)
 _IS_RUNNING: Final = PREDICTIONS.c.status.in_([Status.STARTING, Status.PROCESSING])
+_HAS_SPOKEN: Final = (  # since it was given to an engine: it brought nobody down
+    select(PIECES.c.first)
+    .where((PIECES.c.prediction_id == PREDICTIONS.c.id) & (PIECES.c.first >= PREDICTIONS.c.submitted_after))
+    .exists()
+)
+# Made once, since making a statement takes longer than executing it. What is changed are the values that come with it.
+_CHANGE: Final = update(PREDICTIONS).where(
+    (PREDICTIONS.c.id == bindparam("of")) & (PREDICTIONS.c.holder == bindparam("by")) & _IS_RUNNING
+)
 
 
 class Journal:
@@ -82,33 +102,29 @@ class Journal:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._adding = insert_new(engine, PREDICTIONS).returning(PREDICTIONS.c.id)
+        self._writing = insert_new(engine, PIECES)
 
     def accept(self, connection: Connection, values: dict[str, Any], *, replaces: bool) -> bool:
         """`values` are those of `row_of`. False if the id is in use, and not to be replaced."""
         if replaces:
             self.forget(connection, [values["id"]])
-        adding = insert_new(connection, PREDICTIONS).values(values).returning(PREDICTIONS.c.id)
-        return connection.execute(adding).first() is not None
-
-    def submit(self, connection: Connection, prediction_id: str, holder: str, start: dict[str, Any]) -> bool:
-        """It goes to an engine: if this server dies before another word is written, it may be the cause.
-
-        `start` has the values of `start_of`, when it has only just been prepared. False if it is not the holder's.
-        """
-        return self._change(connection, prediction_id, holder, {"is_submitted": True, **start})
-
-    def absolve(self, connection: Connection, prediction_ids: Collection[str]) -> None:
-        """They have written something, and brought nobody down."""
-        which = PREDICTIONS.c.id.in_(prediction_ids)
-        connection.execute(update(PREDICTIONS).where(which).values(is_submitted=False, deaths=0))
+        return connection.execute(self._adding, values).first() is not None
 
     def write(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Rows of pieces. One that is there already is the same: the answer to a commit got lost."""
-        connection.execute(insert_new(connection, PIECES), rows)
+        connection.execute(self._writing, rows)
 
-    def end(self, connection: Connection, prediction_id: str, holder: str, values: dict[str, Any]) -> bool:
-        """`values` are those of `end_of`. False if it is not the holder's."""
-        return self._change(connection, prediction_id, holder, values)
+    def attach(self, connection: Connection, prediction_id: str, attachments: Mapping[str, str]) -> None:
+        """To be called with its acceptance; they are forgotten with it."""
+        for name, text in attachments.items():
+            content = text.encode()
+            values = {"prediction_id": prediction_id, "name": name, "size_bytes": len(content), "content": content}
+            connection.execute(insert(ATTACHMENTS), values)
+
+    def change(self, connection: Connection, prediction_id: str, holder: str, values: dict[str, Any]) -> bool:
+        """`values` are those of `start_of` or `end_of`. False if it is not the holder's."""
+        return connection.execute(_CHANGE, {"of": prediction_id, "by": holder, **values}).rowcount == 1
 
     def cancel(self, connection: Connection, prediction_id: str) -> None:
         """Wherever it runs: its holder looks for this."""
@@ -124,24 +140,30 @@ class Journal:
         return [_row(row) for row in connection.execute(query)] if taken else []
 
     def free(self, connection: Connection, holder: str, *, has_died: bool) -> None:
-        """All that it held may be adopted."""
-        died = {"deaths": PREDICTIONS.c.deaths + cast(PREDICTIONS.c.is_submitted, Integer)} if has_died else {}
+        """All that it held may be adopted. What was in the engine and silent when it died may be the cause."""
+        is_silent = cast(PREDICTIONS.c.submitted_after.is_not(None), Integer)
+        deaths = case((_HAS_SPOKEN, 0), else_=PREDICTIONS.c.deaths + (is_silent if has_died else 0))
         which = (PREDICTIONS.c.holder == holder) & _IS_RUNNING
-        connection.execute(update(PREDICTIONS).where(which).values(holder=None, is_submitted=False, **died))
+        connection.execute(update(PREDICTIONS).where(which).values(holder=None, submitted_after=None, deaths=deaths))
 
     def withdraw(self, connection: Connection, prediction_id: str, holder: str) -> None:
         """What its holder has just accepted; the same id of another server, or of an earlier run, stays."""
         is_new = (PREDICTIONS.c.holder == holder) & (PREDICTIONS.c.status == Status.STARTING)
-        connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.id == prediction_id) & is_new))
+        if connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.id == prediction_id) & is_new)).rowcount:
+            self.forget(connection, [prediction_id])
 
     def forget(self, connection: Connection, prediction_ids: Collection[str]) -> None:
-        connection.execute(delete(PIECES).where(PIECES.c.prediction_id.in_(prediction_ids)))
+        for table in (ATTACHMENTS, PIECES):
+            connection.execute(delete(table).where(table.c.prediction_id.in_(prediction_ids)))
         connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(prediction_ids)))
 
     def forget_old(self, connection: Connection, before_s: float, max_bytes: int) -> int:
         """Those that ended before, and then the oldest, until the rest fits. Returns how many."""
         newest_first = PREDICTIONS.c.ended_s.desc(), PREDICTIONS.c.id
-        sum_bytes = func.sum(PREDICTIONS.c.size_bytes).over(order_by=newest_first).label("sum_bytes")
+        attached = func.sum(ATTACHMENTS.c.size_bytes)
+        mine = select(attached).where(ATTACHMENTS.c.prediction_id == PREDICTIONS.c.id).scalar_subquery()
+        size_bytes = PREDICTIONS.c.size_bytes + func.coalesce(mine, 0)
+        sum_bytes = func.sum(size_bytes).over(order_by=newest_first).label("sum_bytes")
         ended = select(PREDICTIONS.c.id, PREDICTIONS.c.ended_s, sum_bytes).where(PREDICTIONS.c.ended_s.is_not(None))
         rows = ended.subquery()
         old = select(rows.c.id).where((rows.c.ended_s < before_s) | (rows.c.sum_bytes > max_bytes))
@@ -174,6 +196,12 @@ class Journal:
         with self._engine.connect() as connection:
             return self._pieces(connection, prediction_id)
 
+    def attachment(self, prediction_id: str, name: str) -> str | None:
+        which = (ATTACHMENTS.c.prediction_id == prediction_id) & (ATTACHMENTS.c.name == name)
+        with self._engine.connect() as connection:
+            content = connection.execute(select(ATTACHMENTS.c.content).where(which)).scalar()
+        return None if content is None else bytes(content).decode()
+
     def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """The ids of one owner and API, the newest first, those before that one; None if that is not there."""
         mine = (PREDICTIONS.c.owner == owner) & (PREDICTIONS.c.origin == origin)
@@ -186,10 +214,6 @@ class Journal:
                     return None
                 query = query.where((key[0] < place[0]) | ((key[0] == place[0]) & (key[1] < place[1])))
             return list(connection.execute(query.order_by(key[0].desc(), key[1].desc()).limit(limit)).scalars())
-
-    def _change(self, connection: Connection, prediction_id: str, holder: str, values: dict[str, Any]) -> bool:
-        which = (PREDICTIONS.c.id == prediction_id) & (PREDICTIONS.c.holder == holder) & _IS_RUNNING
-        return connection.execute(update(PREDICTIONS).where(which).values(values)).rowcount == 1
 
     def _take(self, connection: Connection, prediction_id: str, holder: str) -> bool:
         is_free = PREDICTIONS.c.holder.is_(None) | (PREDICTIONS.c.holder == holder)
@@ -212,7 +236,6 @@ def row_of(prediction: Prediction, request: Request, model: str, holder: str) ->
         "status": Status.STARTING,
         "holder": holder,
         "is_cancelled": False,
-        "is_submitted": False,
         "deaths": 0,
         "size_bytes": 0,
         "header": encode_header(prediction),
@@ -221,9 +244,12 @@ def row_of(prediction: Prediction, request: Request, model: str, holder: str) ->
     }
 
 
-def start_of(prediction: Prediction, prepared: Prepared) -> dict[str, Any]:
-    """What is stored of one that has started."""
-    return {"status": prediction.status, "request": encode_request(prepared), "state": encode_state(prediction)}
+def start_of(prediction: Prediction, prepared: Prepared | None, num_pieces: int) -> dict[str, Any]:
+    """What is stored of one that goes to an engine after so many pieces; `prepared`: when that is new."""
+    values: dict[str, Any] = {"submitted_after": num_pieces}
+    if prepared is not None:
+        values |= {"status": prediction.status, "request": encode_request(prepared), "state": encode_state(prediction)}
+    return values
 
 
 def end_of(prediction: Prediction) -> dict[str, Any]:

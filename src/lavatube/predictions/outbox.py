@@ -77,6 +77,7 @@ class Outbox:
     ) -> None:
         """`holder` is whose lease on the predictions' journal also covers what is claimed here."""
         self._engine = engine
+        self._adding = insert_new(engine, DELIVERIES)
         self._clock = clock
         self._holder = holder
 
@@ -84,7 +85,7 @@ class Outbox:
         """In the transaction that makes it true. Twice does no harm."""
         values = {name: getattr(delivery, name) for name in Delivery.__dataclass_fields__}
         values |= {"state": DeliveryState.PENDING, "holder": self._holder()}
-        connection.execute(insert_new(connection, DELIVERIES).values(values))
+        connection.execute(self._adding, values)
 
     def free(self, connection: Connection, holder: str) -> None:
         """What a server that is gone was about to tell is due at once."""

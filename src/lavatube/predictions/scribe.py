@@ -84,10 +84,11 @@ class Scribe:
 
         def work(connection: Connection) -> bool:
             values = row_of(prediction, request, self._model, self._leases.holder)
-            return self._journal.accept(connection, values, replaces=replaces)
+            is_new = self._journal.accept(connection, values, replaces=replaces)
+            if is_new:
+                self._journal.attach(connection, prediction.id, request.attachments)
+            return is_new
 
-        self._writer.begin(prediction.id, 0)
-        is_new = False
         try:
             is_new = await self._writer.change(work, is_patient=False)
         except LeaseLost:
@@ -95,23 +96,22 @@ class Scribe:
         except StorageUnavailable:  # it may have been committed all the same
             self._keep(asyncio.create_task(self._withdraw(prediction.id)))
             raise
-        finally:
-            if not is_new:
-                self._writer.finish(prediction.id)
         if not is_new:
             raise Conflict("This id was used a moment ago.", param="id", remedy="Send the request again.")
+        self._writer.begin(prediction.id, 0)
 
     async def submit(self, prediction: Prediction, prepared: Prepared | None) -> None:
         """It goes to an engine, and nobody reads a word of it before this is stored. `prepared`: when that is new.
 
         Raises: LeaseLost, also where only this prediction was lost.
         """
-        values = {} if prepared is None else start_of(prediction, prepared)
+        values = start_of(prediction, prepared, self._writer.num_pieces(prediction.id))
 
         def work(connection: Connection) -> bool:
-            return self._journal.submit(connection, prediction.id, self._leases.holder, values)
+            return self._journal.change(connection, prediction.id, self._leases.holder, values)
 
         if not await self._writer.change(work):
+            self._writer.finish(prediction.id)
             raise LeaseLost
 
     def write(self, prediction: Prediction, piece: Piece) -> None:
@@ -127,7 +127,7 @@ class Scribe:
         values, delivery = end_of(ended), self._last_word(ended)
 
         def work(connection: Connection) -> bool:
-            is_ours = self._journal.end(connection, prediction.id, self._leases.holder, values)
+            is_ours = self._journal.change(connection, prediction.id, self._leases.holder, values)
             if is_ours and delivery is not None:
                 self._outbox.store(connection, delivery)
             return is_ours
@@ -156,6 +156,10 @@ class Scribe:
         if not prediction.status.is_terminal:
             self._keep(asyncio.create_task(self._follow(ref(prediction), prediction_id, len(stored[1]))))
         return prediction
+
+    async def attachment(self, prediction_id: str, name: str) -> str | None:
+        """See Request."""
+        return await self._read(lambda: self._journal.attachment(prediction_id, name))
 
     async def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """See Journal.page."""
@@ -192,7 +196,7 @@ class Scribe:
         )
         stored = [(row, await self._read(partial(self._journal.pieces, row.id))) for row in rows]
         for row, pieces in stored:
-            self._writer.begin(row.id, len(pieces))
+            self._writer.begin(row.id, len(pieces), is_suspect=row.deaths > 0)
         return stored
 
     async def keep_up(self) -> None:
@@ -225,7 +229,7 @@ class Scribe:
         try:
             await self._writer.change(self._leave, is_patient=False)
         finally:
-            await asyncio.to_thread(self._writer.close)
+            await self._writer.close()
 
     def _keep(self, task: asyncio.Future[Any]) -> None:
         """What nobody waits for."""
