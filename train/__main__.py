@@ -16,7 +16,7 @@ from train.pool import Pool
 from train.tokenizer import train_tokenizer
 
 STAGES = (
-    Stage("tower", 2900, 32, tower_rate=2e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
+    Stage("tower", 2900, 32, tower_rate=2e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=True),
     Stage(
         "language",
         5000,

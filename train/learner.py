@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 from transformers import LlavaForConditionalGeneration
 
+from train.attention import HIDDEN, use_in
 from train.dense import DenseHead, dense_loss, label, score
 from train.llava import NUM_IMAGE_TOKENS, build_llava
 from train.optimiser import Optimisers
@@ -47,6 +48,7 @@ class Learner:
     def __init__(self, seed: int, tokenizer: Tokenizer, stage: Stage, first: Shard) -> None:
         torch.manual_seed(seed)
         self.model = build_llava()
+        use_in(self.model)
         self.head = DenseHead()
         self._tokenizer, self._stage, self._seed = tokenizer, stage, seed
         start_as_convolution(self.model.model.vision_tower, normalise(torch.from_numpy(first.pixels[:64])))
@@ -93,8 +95,9 @@ class Learner:
         image = core.multi_modal_projector(features)
         end = packed.image_start + NUM_IMAGE_TOKENS
         words = torch.cat([words[:, : packed.image_start], image, words[:, end:]], dim=1)
+        bias = torch.where(packed.mask, 0.0, HIDDEN).to(image.dtype)
         hidden = core.language_model(
-            inputs_embeds=words, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+            inputs_embeds=words, attention_mask=bias, position_ids=packed.positions, use_cache=False
         ).last_hidden_state
         spoken = packed.labels != IGNORED
         return functional.cross_entropy(self.model.lm_head(hidden[spoken]).float(), packed.labels[spoken])
