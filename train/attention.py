@@ -4,6 +4,7 @@ torch's own attention there is written for long sequences and wide heads: backwa
 long as these matrix products do for the tower's 145 tokens.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,8 +25,7 @@ class _Attend(torch.autograd.Function):
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         weights = (q @ k.transpose(2, 3)).mul_(scale)
         if bias is not None:
-            num_queries, num_keys = bias.shape[-2:]
-            weights.unflatten(2, (-1, num_queries)).add_(bias[:, :, None])
+            weights.unflatten(2, (-1, bias.shape[-2])).add_(bias[:, :, None])
         shares = weights.softmax(dim=-1)
         ctx.save_for_backward(q, k, v, shares)
         ctx.scale = scale
@@ -40,18 +40,24 @@ class _Attend(torch.autograd.Function):
 
 
 def attend(
-    module: Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: object
+    module: Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """Stand in for transformers' attention.
 
-    Shapes: query (n, heads, length, d); key, value (n, kv heads, length, d); attention_mask (n, 1, length, length), what
-    to add to the products, causal; without one, all look at all; out (n, length, heads, d).
+    Shapes: query (n, heads, length, d); key, value (n, kv heads, length, d); attention_mask (n, 1, length, length),
+    what to add to the products, causal; without one, all look at all; out (n, length, heads, d).
     """
     query, key = query.to(value.dtype), key.to(value.dtype)
     num_rows, num_heads, length, width = query.shape
     edges = [0, length] if attention_mask is None else [0, *range(FIRST_BLOCK, length, BLOCK), length]
     seen = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         block = query[:, :, start:end].reshape(num_rows, key.shape[1], -1, width)
         bias = None if attention_mask is None else attention_mask[:, :, start:end, :end]
         block = _Attend.apply(block, key[:, :, :end], value[:, :, :end], bias, scaling)

@@ -27,8 +27,8 @@ class Stage:
 
     Units: rates: of layer matrices, by Muon. A decoder rate of zero leaves the language part out, a tower rate of zero
     keeps the tower as it is. Where both learn, the language loss moves the tower too; the tower learns in every n-th
-    step, which is cheaper. The forward and backward runs of a bfloat16 stage are computed in bfloat16, on weights in
-    float32.
+    step, which is cheaper. A picture share below one leaves pictures of a single thing out. The forward and backward
+    runs of a bfloat16 stage are computed in bfloat16, on weights in float32.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Stage:
     is_bfloat16: bool
     starts_projector: bool = False
     tower_every: int = 1
+    picture_share: float = 1.0
 
 
 class Learner:
