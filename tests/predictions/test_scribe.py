@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from contextlib import aclosing
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
 from lavatube.errors import Conflict, InvalidInput, StorageUnavailable
+from lavatube.predictions.attachments import ATTACHMENTS
 from lavatube.predictions.events import Output
 from lavatube.predictions.scribe import JournalLimits
 from tests.predictions.durable import HOOK, NewServer, rows, told, until
+
+
+def attached(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.execute(select(ATTACHMENTS.c.prediction_key)).scalars())
 
 
 async def test_what_is_accepted_is_in_the_database(server: NewServer, engine: Engine) -> None:
@@ -96,6 +102,32 @@ async def test_what_ended_is_kept_by_age_and_size(server: NewServer, engine: Eng
     by_age = server(journal=JournalLimits(max_age_s=0.0))
     await by_age.scribe.keep_up()
     assert rows(engine) == {}
+
+
+async def test_attachments_are_kept_and_forgotten_with_their_prediction(server: NewServer, engine: Engine) -> None:
+    first = server()
+    asked = [await first.ask(attachments={"picture": f"{number} \0 é"}) for number in range(2)]
+    in_memory = await first.ask(attachments={"picture": "mine to keep"}, is_journaled=False)
+    assert [await one.wait(30) for one in (*asked, in_memory)] == [True] * 3
+    await first.stop()
+    second = server()
+    found = [await second.service.get(one.id) for one in asked]
+    assert [await second.service.attachment(one, "picture") for one in found] == ["0 \0 é", "1 \0 é"]
+    assert await second.service.attachment(found[0], "other") is None
+    assert await second.service.attachment(in_memory, "picture") is None
+    await second.service.delete(found[0])
+    assert attached(engine) == [asked[1].id]
+
+
+async def test_attachments_count_in_what_is_kept(server: NewServer, engine: Engine) -> None:
+    one = server(journal=JournalLimits(max_bytes=100_000))
+    asked = []
+    for size_bytes in (1, 90_000, 20_000):
+        asked.append(await one.ask(attachments={"picture": "x" * size_bytes}))
+        assert await asked[-1].wait(30)
+    await one.scribe.keep_up()
+    assert rows(engine).keys() == {asked[2].id}
+    assert attached(engine) == [asked[2].id]
 
 
 async def test_a_page_is_the_newest_first_whoever_ran_them(server: NewServer) -> None:

@@ -198,6 +198,7 @@ def test_parameters_without_effect_and_those_that_ask_for_nothing(stock: openai.
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "messages.0.tool_calls"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "file_url"}]}]}, "messages.0.content.0.type"),
         ({"messages": [{"role": "user", "content": [{}]}]}, "messages.0.content.0.type"),

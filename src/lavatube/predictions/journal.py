@@ -32,6 +32,7 @@ from sqlalchemy import (
     update,
 )
 
+from lavatube.predictions.attachments import ATTACHMENTS
 from lavatube.predictions.events import Status
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.records import (
@@ -139,16 +140,21 @@ class Journal:
     def withdraw(self, connection: Connection, key: str, holder: str) -> None:
         """What its holder has just accepted; what another server has taken on stays."""
         is_new = (PREDICTIONS.c.holder == holder) & (PREDICTIONS.c.status == Status.STARTING)
-        connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.key == key) & is_new))
+        if connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.key == key) & is_new)).rowcount:
+            self.forget(connection, [key])
 
     def forget(self, connection: Connection, keys: Collection[str]) -> None:
-        connection.execute(delete(PIECES).where(PIECES.c.prediction_key.in_(keys)))
+        for table in (ATTACHMENTS, PIECES):
+            connection.execute(delete(table).where(table.c.prediction_key.in_(keys)))
         connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.key.in_(keys)))
 
     def forget_old(self, connection: Connection, before_s: float, max_bytes: int) -> int:
         """Those that ended before, and then the oldest, until the rest fits. Returns how many."""
         newest_first = PREDICTIONS.c.ended_s.desc(), PREDICTIONS.c.key
-        sum_bytes = func.sum(PREDICTIONS.c.size_bytes).over(order_by=newest_first).label("sum_bytes")
+        attached = func.sum(ATTACHMENTS.c.size_bytes)
+        mine = select(attached).where(ATTACHMENTS.c.prediction_key == PREDICTIONS.c.key).scalar_subquery()
+        size_bytes = PREDICTIONS.c.size_bytes + func.coalesce(mine, 0)
+        sum_bytes = func.sum(size_bytes).over(order_by=newest_first).label("sum_bytes")
         ended = select(PREDICTIONS.c.key, PREDICTIONS.c.ended_s, sum_bytes).where(PREDICTIONS.c.ended_s.is_not(None))
         rows = ended.subquery()
         old = select(rows.c.key).where((rows.c.ended_s < before_s) | (rows.c.sum_bytes > max_bytes))

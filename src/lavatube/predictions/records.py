@@ -7,8 +7,8 @@ but none may change its meaning without a new version of the database.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -35,10 +35,11 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked, before anything is made of it."""
+    """What was asked, before anything is made of it; and `attachments`, by name, which are kept with the prediction."""
 
     chat: Chat
     generation: Generation
+    attachments: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

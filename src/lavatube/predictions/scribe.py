@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from lavatube.errors import Conflict, StorageUnavailable
+from lavatube.predictions.attachments import Attachments
 from lavatube.predictions.journal import Journal, Stored, end_of, row_of, start_of
 from lavatube.predictions.leases import BEAT_S, LeaseLost, Leases
 from lavatube.predictions.outbox import Delivery, Outbox
@@ -63,6 +64,7 @@ class Scribe:
     ) -> None:
         self.on_lost: Callable[[], None] = lambda: None
         self._journal = Journal(engine)
+        self._attachments = Attachments(engine)
         self._outbox = outbox
         self._leases = leases
         self._writer = Writer(engine, self._journal, self._leases, lambda: self.on_lost())
@@ -83,7 +85,10 @@ class Scribe:
 
         def work(connection: Connection) -> bool:
             values = row_of(prediction, request, self._model, self._leases.holder)
-            return self._journal.accept(connection, values, replaces=replaces)
+            is_new = self._journal.accept(connection, values, replaces=replaces)
+            if is_new:
+                self._attachments.add(connection, prediction.key, request.attachments)
+            return is_new
 
         try:
             is_new = await self._writer.change(work, is_patient=False)
@@ -148,6 +153,10 @@ class Scribe:
     async def find_by_key(self, key: str) -> Prediction | None:
         """The same."""
         return self._restore(await self._read(lambda: self._journal.find_by_key(key)))
+
+    async def attachment(self, key: str, name: str) -> str | None:
+        """See Request."""
+        return await self._read(lambda: self._attachments.find(key, name))
 
     async def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """See Journal.page."""

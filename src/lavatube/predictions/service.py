@@ -150,10 +150,12 @@ class PredictionService:
         details: Mapping[str, Any] | None = None,
         webhook: Webhook | None = None,
         cancel_at: datetime | None = None,
+        attachments: Mapping[str, str] | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
-        The flags are explained at Prediction. One that is journaled is durable when this returns.
+        The flags are explained at Prediction. One that is journaled is durable when this returns, with its
+        `attachments`: what a view will ask for by name, too large for the details. Others' are not kept.
         Raises: Conflict if the id means another request; Overloaded; Draining; StorageUnavailable.
         """
         known = await self._known(prediction_id, fingerprint, owner)
@@ -186,7 +188,7 @@ class PredictionService:
             cancel_at=cancel_at,
             num_choices=generation.num_choices,
         )
-        job, request = self._add(prediction, ticket), Request(chat, generation)
+        job, request = self._add(prediction, ticket), Request(chat, generation, attachments or {})
         if is_journaled:
             try:
                 await job.accept(request, replaces=None if known is None else known.key)
@@ -198,6 +200,10 @@ class PredictionService:
         else:
             job.begin(request)
         return prediction
+
+    async def attachment(self, prediction: Prediction, name: str) -> str | None:
+        """What was kept with a journaled prediction. Raises: StorageUnavailable."""
+        return None if self._scribe is None else await self._scribe.attachment(prediction.key, name)
 
     async def _known(self, prediction_id: str | None, fingerprint: bytes, owner: str) -> Prediction | None:
         """What this id means already. Raises: Conflict if that is another request; StorageUnavailable."""

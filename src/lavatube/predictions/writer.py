@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -74,6 +75,7 @@ class Writer:
         self._pieces: dict[str, tuple[int, list[Piece]]] = {}
         self._counts: dict[str, int] = {}
         self._suspects: set[str] = set()
+        self._told: list[Callable[[], None]] = []  # by the thread, to be called on the loop
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._running = asyncio.create_task(self._run())
 
@@ -139,6 +141,9 @@ class Writer:
             batch.changes += self._changes
             self._changes = []
             batch = await self._loop.run_in_executor(self._thread, self._write, batch, self._take())
+            told, self._told = self._told, []
+            for tell in told:
+                tell()
             if is_last:
                 _raise(batch.changes, unavailable())
                 return
@@ -170,15 +175,14 @@ class Writer:
             self._commit(batch)
         except LeaseLost as error:
             logger.warning("the journal: other servers took this one for dead, and have what it held")
-            self._tell(batch.changes, error)
-            self._call(self._lose)
+            self._told += [partial(_raise, batch.changes, error), self._lose]
         except (OperationalError, InterfaceError, OSError) as error:
             return self._fail(batch, error)
         except Exception as error:
             if len(batch.changes) + bool(batch.rows) > 1:
                 return self._one_by_one(batch)
             logger.exception("the journal: a change that can't be made")
-            self._tell(batch.changes, error)
+            self._told.append(partial(_raise, batch.changes, error))
         return _Batch()
 
     def _commit(self, batch: _Batch) -> None:
@@ -191,7 +195,7 @@ class Writer:
         if self.is_failing:
             self.is_failing = False
             logger.warning("the journal: the database works again")
-        self._call(_succeed, batch.changes, results)
+        self._told.append(partial(_succeed, batch.changes, results))
 
     def _one_by_one(self, batch: _Batch) -> _Batch:
         """One of them is at fault, and only who waits for that one is to be told. Their order stays.
@@ -208,16 +212,8 @@ class Writer:
         if not self.is_failing:
             self.is_failing = True
             logger.error("the journal: the database fails: %s", getattr(error, "orig", error))
-        self._tell([change for change in batch.changes if not change.is_patient], unavailable())
+        self._told.append(partial(_raise, [change for change in batch.changes if not change.is_patient], unavailable()))
         return _Batch([change for change in batch.changes if change.is_patient], batch.rows)
-
-    def _tell(self, changes: list[_Change], error: Exception) -> None:
-        if changes:
-            self._call(_raise, changes, error)
-
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended: there is nobody left to tell
-            self._loop.call_soon_threadsafe(function, *arguments)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
