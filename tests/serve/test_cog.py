@@ -348,6 +348,11 @@ def test_only_fields_that_are_served_are_offered(shared_client: httpx.Client) ->
     assert refused["remedy"] == "The fields are webhook, webhook_events_filter, id, input, context."
 
 
+def test_a_filter_of_events_has_each_at_most_once(shared_client: httpx.Client) -> None:
+    refused = shared_client.post("/predictions", json=body() | {"webhook_events_filter": ["start"] * 5})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "webhook_events_filter")
+
+
 def test_webhooks_are_refused_where_none_are_sent(shared_client: httpx.Client) -> None:
     response = shared_client.post("/predictions", json=body() | {"webhook": "https://example.com/hook"})
     assert response.status_code == 422

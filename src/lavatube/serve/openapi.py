@@ -156,7 +156,11 @@ def _schemas(max_new_tokens: int) -> Schema:
                 "id": _id(),
                 "input": _ref("Input"),
                 "webhook": {"type": "string", "format": "uri", "nullable": True},
-                "webhook_events_filter": {"type": "array", "items": {"type": "string", "enum": sorted(HookEvent)}},
+                "webhook_events_filter": {
+                    "type": "array",
+                    "items": {"type": "string", "enum": sorted(HookEvent)},
+                    "maxItems": len(HookEvent),
+                },
                 "context": {"type": "object", "additionalProperties": STRING},
             },
             "additionalProperties": False,
