@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"predictor", "boot"},
     {"cache_command", "keys_command"},
     {"platforms", "cli"},
+    {"__main__"},
 ]
 ALLOWED = {("model.load", "weights.composite")}
 FRONT = {

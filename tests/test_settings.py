@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,12 @@ def test_every_option_says_what_it_is() -> None:
     for option in options():
         assert option.doc, option.name
         option.check(option.default, option.name)
+
+
+def test_a_section_has_all_of_its_options_together() -> None:
+    sections = [section for section, _ in groupby(option.section for option in options())]
+    assert sections[0] == "server"
+    assert len(sections) == len(set(sections)) > 5
 
 
 def test_served_name() -> None:

@@ -30,6 +30,7 @@ from lavatube.serve.boundary import RequestId
 from lavatube.serve.exposure import check_exposure, tell_who_may_call
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.metrics import EngineCounts, Metrics
+from lavatube.serve.origins import Origins
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import Settings
@@ -55,6 +56,7 @@ def serve(settings: Settings) -> NoReturn:
     _begin_trace(settings.trace)
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
+    Origins(settings.allowed_origins)
     database = open_database(settings.database_url) if settings.database_url else None
     keyring = _keyring(settings, database)
     check_exposure(keyring, settings)

@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
@@ -19,6 +19,18 @@ from lavatube.errors import InvalidSetting
 
 MIB: Final = 1024 * 1024
 Setting = str | int | float | bool | Path
+# The options in the order of their declaration, in sections: each begins with the option that is named here.
+_SECTIONS: Final = {
+    "model": "server",
+    "cache": "weights",
+    "device": "engine",
+    "max_queue": "requests",
+    "fidelity": "prompts and pictures",
+    "webhook_urls": "webhooks",
+    "database": "what is kept",
+    "api_key": "who may call",
+    "shutdown_grace_s": "start and end",
+}
 _KINDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
 DEFAULT_CACHE: Final = Path("~/.cache/lavatube")
 
@@ -51,6 +63,11 @@ class Settings:
     model_name: str = _option("", "name that the APIs report; default: the last part of MODEL")
     host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 in a container", pattern=r"\S+")
     port: int = _option(5000, "port to listen on; 0: any", most=65535, platform=("AIP_HTTP_PORT", "PORT"))
+    public_url: str = _option(
+        "",
+        "the server's own URL as clients see it, for the URLs in its answers; default: what they say in Host",
+        pattern=r"|https?://[^\s/]\S*",
+    )
     cache: Path = _option(DEFAULT_CACHE, "where provisioned weights are kept; safe to share and to delete")
     base_cache: str = _option("", "another cache that is only read; what it lacks goes into the cache")
     verify: str = _option(
@@ -118,14 +135,13 @@ class Settings:
         "public", "where pictures are fetched from: public, off, or host names with commas between them"
     )
     image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture", least=0.1)
+    decode_workers: int = _option(2, "processes that decode pictures", least=1)
     webhook_urls: str = _option(
         "public", "where webhooks are sent: public (https only), off, or host names with commas between them"
     )
     webhook_auth_token: str = _option(
         "", "bearer token that webhooks are sent with", platform=("WEBHOOK_AUTH_TOKEN",), secret=True
     )
-    decode_workers: int = _option(2, "processes that decode pictures", least=1)
-    api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
     database: str = _option(
         "",
         "where keys, uploads, webhooks and predictions that outlive their connection are kept: sqlite:///PATH, "
@@ -141,14 +157,15 @@ class Settings:
     max_server_deaths: int = _option(
         2, "servers that may die while they work on a prediction before that is failed as their cause", least=1
     )
-    public_url: str = _option(
-        "",
-        "the server's own URL as clients see it, for the URLs in its answers; default: what they say in Host",
-        pattern=r"|https?://[^\s/]\S*",
-    )
+    api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
     insecure: bool = _option(False, "listen beyond this machine without asking for a key")
     allowed_hosts: str = _option(
         "", "names with dots by which a server without keys may be addressed, with commas between them; *: any"
+    )
+    allowed_origins: str = _option(
+        "",
+        "web pages of other servers that may call from a browser (CORS): origins such as https://app.example.com, with "
+        "commas between them; *: any",
     )
     key_streams: int = _option(0, "predictions that one API key may have at once; 0: as many as there is room for")
     key_requests_per_minute: int = _option(0, "requests that one API key may make in a minute; 0: no limit")
@@ -185,6 +202,7 @@ class Option:
     """One field of Settings, as the command line and the docs show it."""
 
     name: str
+    section: str
     type: type
     default: Any
     doc: str
@@ -240,16 +258,11 @@ class Option:
 
 def options() -> tuple[Option, ...]:
     """All options, in the order of their declaration."""
-    hints = get_type_hints(Settings)
-    return tuple(
-        Option(
-            name=f.name,
-            type=hints[f.name],
-            default=f.default if f.default is not MISSING else None,
-            **f.metadata,
-        )
-        for f in fields(Settings)
-    )
+    hints, section, found = get_type_hints(Settings), "", list[Option]()
+    for f in fields(Settings):
+        section = _SECTIONS.get(f.name, section)
+        found.append(Option(name=f.name, section=section, type=hints[f.name], default=f.default, **f.metadata))
+    return tuple(found)
 
 
 def read_settings(

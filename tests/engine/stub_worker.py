@@ -71,7 +71,7 @@ class Stub:
         if self.habit == "die_loading":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.habit == "fail_loading":
-            self.send(LoadFailed("unsupported_checkpoint", "No such tower."))
+            self.send(LoadFailed("unsupported_checkpoint", "No such tower.", "Use another."))
             sys.exit(1)
         self.send(Ready("stub", "float32", 0.0, 1000, 1000))
         running: dict[str, tuple[int, int]] = {}

@@ -229,7 +229,7 @@ class EngineClient:
                 for event in events:
                     self._watchdog.hear(event, now_s)
                     if isinstance(event, LoadFailed):
-                        return from_code(event.code, event.message)
+                        return from_code(event.code, event.message, remedy=event.remedy)
                     self._receive(event)
         except (ValueError, msgspec.DecodeError):
             logger.exception("the engine sent something that is no event")
@@ -278,7 +278,8 @@ class EngineClient:
 
     def _bury(self, cause: LavatubeError) -> float | None:
         """The worker is as good as dead: set the state, then tell the streams."""
-        logger.error("%s", cause)
+        if cause is not self._verdict:  # whoever passed that has told it
+            logger.error("%s", cause)
         delay_s = None
         if isinstance(cause, EngineCrashed):  # any other error would come again
             delay_s = self._restarts.delay_after_failure(time.monotonic())

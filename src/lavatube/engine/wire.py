@@ -159,6 +159,7 @@ class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"
 
     code: str
     message: str
+    remedy: str
 
 
 class CacheCounts(msgspec.Struct, frozen=True):

@@ -203,8 +203,8 @@ def _watch(connection: Connection, wait: Callable[[], None], begun_s: float) -> 
 
 
 def _refuse(connection: Connection, error: OperatorError) -> int:
-    logger.error("the model can't be loaded: %s", error)
-    connection.send(LoadFailed(error.code, error.sentence))
+    """It is for the front to log: it knows whom else to tell."""
+    connection.send(LoadFailed(error.code, error.message, error.remedy))
     return 1
 
 

@@ -31,15 +31,15 @@ WITHOUT_EFFECT: Final = LABELS | {"metadata"}
 # Parameters that are not served: the values that ask for nothing, and what the parameter would be for.
 NOT_SERVED: Final[NotServed] = {
     "audio": ((), "this model speaks no audio"),
-    "function_call": (("none",), "tools are not served"),
-    "functions": (([],), "tools are not served"),
+    "function_call": (("none",), "there are no tools"),
+    "functions": (([],), "there are no tools"),
     "modalities": ((["text"],), "only text is written"),
     "moderation": ((), "there is no moderation"),
     "prediction": ((), "predicted outputs are not served"),
     "reasoning_effort": (("none",), "this model does not reason apart"),
     "store": ((False,), "completions are not stored"),
-    "tool_choice": (("none", "auto"), "tools are not served"),
-    "tools": (([],), "tools are not served"),
+    "tool_choice": (("none", "auto"), "there are no tools"),
+    "tools": (([],), "there are no tools"),
     "verbosity": (("medium",), "this model has no such setting"),
     "web_search_options": ((), "there is no web search"),
 }

@@ -45,12 +45,12 @@ NOT_SERVED: Final[NotServed] = {
     "context_management": (([],), "a conversation is not shortened"),
     "conversation": ((), "conversations have no objects of their own; previous_response_id goes on with one"),
     "image": ((), "pictures are not compressed"),
-    "max_tool_calls": ((), "tools are not served"),
+    "max_tool_calls": ((), "there are no tools"),
     "moderation": ((), "there is no moderation"),
     "prompt": ((), "prompts are not stored here"),
     "reasoning": (({}, {"effort": "none"}), "this model does not reason apart"),
-    "tool_choice": (("none", "auto"), "tools are not served"),
-    "tools": (([],), "tools are not served"),
+    "tool_choice": (("none", "auto"), "there are no tools"),
+    "tools": (([],), "there are no tools"),
     "truncation": (("disabled",), "a conversation that is too long is refused, not cut"),
 }
 

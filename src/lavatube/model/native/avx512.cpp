@@ -84,7 +84,7 @@ struct Vector {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
+const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate, add};
 
 #if defined(__clang__)
 #pragma clang attribute pop
