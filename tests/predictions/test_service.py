@@ -260,9 +260,7 @@ async def test_what_does_not_fit_is_refused_and_what_was_let_in_is_answered(
     await service.drain(0)
 
 
-async def test_a_prediction_has_a_deadline_whether_it_runs_or_waits(
-    preparer: EchoPreparer, engine: EchoEngine
-) -> None:
+async def test_a_prediction_has_a_deadline_whether_it_runs_or_waits(preparer: EchoPreparer, engine: EchoEngine) -> None:
     engine.token_s = 0.01
     service = PredictionService(preparer, engine, ServiceLimits(max_running=1, timeout_s=1.5))
     asked = [await ask(service, max_tokens=100_000) for _ in range(3)]
