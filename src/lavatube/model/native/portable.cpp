@@ -11,7 +11,7 @@
 namespace {
 
 struct Vector {
-    static constexpr int BLOCK_ROWS = 4, PANELS = 1, ATTENTION_ROWS = 4;
+    static constexpr int BLOCK_ROWS = 4, PANELS = 1;
     struct Floats { float lane[LANES]; };
     struct Integers { int32_t lane[LANES]; };
 
