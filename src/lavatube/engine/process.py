@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from typing import Final
 
-from lavatube.engine.wire import Command, Event, Frames, decode_events, frame
+from lavatube.engine.frames import Frames, decode_events, frame
+from lavatube.engine.wire import Command, Event
 
 EXIT_GRACE_S: Final = 2.0
 _READ_BYTES: Final = 1 << 20  # after a pause, all that has come is taken at once

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,14 +35,18 @@ class Runner:
         each token of its guess; nothing for one that is not sampling. None where something is not a number, and nothing
         of that chunk is worth keeping; in a guess, what is not a number only ends it.
         """
-        self._encode_images(chunks)
+        has_images = any(map(images_of, chunks))
+        if has_images:
+            self._encode_images(chunks)
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
         last_id = self._model.language.embed_tokens.outputs - 1
         embeddings = self._model.embed_tokens(batch.token_ids.clamp(max=last_id))  # (T, hidden)
-        splice_features(embeddings, chunks)
+        if has_images:
+            splice_features(embeddings, chunks)
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         # A row attends to itself: if any of its keys and values were not numbers, neither would it be.
-        is_sound = hidden.sum(dim=-1, dtype=torch.float32).isfinite().tolist()  # a sum with one that is none is none
+        sums = hidden.sum(dim=-1, dtype=torch.float32)  # with one that is none, it is none
+        is_sound = np.isfinite(sums.cpu().numpy()).tolist()
         choices = iter(self._sample(chunks, hidden, batch.sampling_rows))
         found = [next(choices) if chunk.is_sampling else [] for chunk in chunks]
         starts = batch.layout.query_starts
