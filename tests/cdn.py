@@ -1,7 +1,7 @@
 """A real HTTP server on loopback that misbehaves on command: the scenario is the first part of the path.
 
-`http://127.0.0.1:PORT/<scenario>/<file>` serves the files of one folder. A scenario touches `.safetensors` files only;
-the manifest and the small files come as they are, so that a test says what goes wrong and where. `any-<scenario>`
+`http://127.0.0.1:PORT/<scenario>/<file>` serves the files of one folder. A scenario touches files of weights only; the
+manifest and the small files come as they are, so that a test says what goes wrong and where. `any-<scenario>`
 touches all.
 """
 
@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 BLOCK = 64 * 1024
+WEIGHTS = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Log:
     counts: Counter[str] = field(default_factory=Counter)
 
     def weights(self) -> list[Request]:
-        return [request for request in self.requests if request.name.endswith(".safetensors")]
+        return [request for request in self.requests if request.name.endswith(WEIGHTS)]
 
 
 class Gone(Exception):
@@ -125,7 +126,7 @@ class LoopbackHandler(BaseHTTPRequestHandler):
 class Cdn(LoopbackServer):
     """Serves `folder`; `away` is where the scenario of that name redirects to.
 
-    Of a file that is `held` only the first range comes before `released` is set.
+    Of a file that is `held` only its first range and its last bytes come before `released` is set.
     """
 
     def __init__(self, folder: Path, away: str = "", certificate: Path | None = None) -> None:
@@ -154,7 +155,7 @@ class _CdnHandler(LoopbackHandler):
         data = path.read_bytes()
         is_any = scenario.startswith("any-")
         kind, _, often = scenario.removeprefix("any-").partition("-")
-        if (name.endswith(".safetensors") or is_any) and self._is_due(cdn, f"{scenario} {name}", often):
+        if (name.endswith(WEIGHTS) or is_any) and self._is_due(cdn, f"{scenario} {name}", often):
             self._misbehave(cdn, kind, name, data, span)
         else:
             self._serve(data, span)
@@ -204,7 +205,7 @@ class _CdnHandler(LoopbackHandler):
             case "late":
                 self._serve_half("stall", len(data), start, piece, share=0.99)
             case "held":
-                if start:
+                if start > 0 and stop < len(data) - BLOCK:
                     cdn.released.wait(60)
                 self._serve(data, span)
             case "replaced":

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from lavatube.checkpoint import read_spec
 from lavatube.engine.core import EngineCore
 from lavatube.engine.load import load_core
 from lavatube.engine.trail import Trail
@@ -17,10 +18,11 @@ from lavatube.errors import UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
 from lavatube.weights.arrival import Spoiled
 from lavatube.weights.headers import read_header
-from lavatube.weights.order import rank_chunks
+from lavatube.weights.order import rank_chunks, tail_bytes
 from lavatube.weights.parts import Part
 from tests.engine.requests import GREEDY, run, submit
 from tests.engine.test_load import order
+from tests.originals import write_original
 
 FILE = "model.safetensors"
 CHUNK = 16 * 1024
@@ -30,20 +32,19 @@ WAIT_S = 60.0
 class Source:
     """Stands for the process that fetches: gives an engine's folder the bytes of a checkpoint, chunk by chunk."""
 
-    def __init__(self, checkpoint: Path, root: Path, *, has_digests: bool) -> None:
+    def __init__(self, checkpoint: Path, root: Path, *, has_digests: bool, file: str = FILE) -> None:
         self.folder = root / "staged"
-        self.folder.mkdir()
-        for path in checkpoint.iterdir():
-            if path.is_file() and path.name != FILE:
-                shutil.copy(path, self.folder)
-        self.data = (checkpoint / FILE).read_bytes()
+        shutil.copytree(checkpoint, self.folder)
+        (self.folder / file).unlink()
+        self.data = (checkpoint / file).read_bytes()
         self.has_digests = has_digests
         self.part = Part(root, "x", len(self.data), CHUNK, has_digests=has_digests)
-        self.part.link_to(self.folder / FILE)
+        self.part.link_to(self.folder / file)
         self._blob = root / "ab" / "blob"
-        header_bytes = 8 + int.from_bytes(self.data[:8], "little")
-        self.rest = list(range(-(-header_bytes // CHUNK), self.part.num_chunks))
-        self.bring(*range(self.rest[0]))
+        header_bytes = 8 + int.from_bytes(self.data[:8], "little") if file == FILE else CHUNK
+        first, last = -(-header_bytes // CHUNK), self.part.num_chunks - tail_bytes(file) // CHUNK
+        self.rest = list(range(first, last))
+        self.bring(*range(first), *range(last, self.part.num_chunks))
 
     def bring(self, *chunks: int) -> None:
         for chunk in chunks:
@@ -108,6 +109,19 @@ def test_the_answer_is_that_of_a_plain_load(source: Source, checkpoint: Path, sp
     asked.join(WAIT_S)
     assert said(asked.events)
     assert said(asked.events) == said(ask(load_core(order(checkpoint)), spec))
+
+
+def test_a_file_of_torch_is_followed_as_well(checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_original(tmp_path / "original", checkpoint, torch_files=True)
+    spec = read_spec(folder)
+    source = Source(folder, tmp_path, has_digests=True, file="pytorch_model.bin")
+    trail = Trail(order(source.folder), lambda done, total: None)
+    asked = Asked(trail.core, spec)
+    asked.start()
+    source.bring(*source.rest)
+    trail.wait()
+    asked.join(WAIT_S)
+    assert said(asked.events) == said(ask(load_core(order(folder)), spec)) != []
 
 
 def test_layers_are_computed_as_they_land(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:

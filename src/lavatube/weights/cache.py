@@ -198,7 +198,7 @@ class Cache:
         ready = ReadySet(manifest, self.trees / manifest.set_digest, source)
         with cache_border(f"{ready.folder} can't be written"):
             for file in manifest.files:
-                _link(self.find_blob(file.sha256), ready.folder / file.path)
+                link(self.find_blob(file.sha256), ready.folder / file.path)
         self._write_marker(ready)
         return ready
 
@@ -290,7 +290,7 @@ def _stamp(path: Path) -> Stamp | None:
     return (status.st_size, status.st_mtime_ns, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
-def _link(blob: Path, target: Path) -> None:
+def link(blob: Path, target: Path) -> None:
     """A hard link; where the file system has none, a relative symbolic one. Raises: OSError."""
     if _stamp(target) == _stamp(blob):
         return
