@@ -13,19 +13,20 @@ from lavatube.checkpoint import read_spec
 from lavatube.engine.core import EngineCore
 from lavatube.engine.load import load_core
 from lavatube.engine.trail import Trail
-from lavatube.engine.wire import RequestEvent, Tokens
+from lavatube.engine.wire import Done, RequestEvent, Tokens
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
 from lavatube.weights.arrival import Spoiled
 from lavatube.weights.headers import read_header
 from lavatube.weights.order import rank_chunks, tail_bytes
 from lavatube.weights.parts import Part
-from tests.engine.requests import GREEDY, run, submit
+from tests.engine.requests import GREEDY, drain, run, submit
 from tests.engine.test_load import order
 from tests.originals import write_original
 
 FILE = "model.safetensors"
 CHUNK = 16 * 1024
+STEP = 12
 WAIT_S = 60.0
 
 
@@ -141,6 +142,71 @@ def test_layers_are_computed_as_they_land(checkpoint: Path, spec: ModelSpec, tmp
     trail.wait()
     asked.join(WAIT_S)
     assert said(asked.events)
+
+
+def test_a_prompt_of_several_pieces_goes_through_each_layer_as_it_lands(
+    checkpoint: Path, spec: ModelSpec, tmp_path: Path
+) -> None:
+    """With all but the head here, every layer has run over every piece; and the answer has the same bits as ever."""
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    ranks = rank_chunks(read_header(checkpoint / FILE), len(source.data), CHUNK)
+    *early, late = sorted(source.rest, key=lambda chunk: ranks[chunk])
+    prompt = submit(spec, "a", msgspec.structs.replace(GREEDY, top_logprobs=5), length=60, num_images=2)
+    num_pieces = -(-len(prompt.token_ids) // STEP)
+    assert num_pieces > 5
+    trail = Trail(order(source.folder, max_step_tokens=STEP), lambda done, total: None)
+    core = trail.core
+    core.submit(prompt)
+    source.bring(*early)
+    num_tower_layers = 2 * spec.vision.num_layers_run  # each picture begins in another piece
+    while core.progress < num_tower_layers + num_pieces * spec.language.num_layers:
+        assert core.step() == []
+    source.bring(late)
+    source.verify()
+    trail.wait()
+    answer = drain(core)["a"]
+    assert said(answer) == said(run(load_core(order(checkpoint, max_step_tokens=STEP)), prompt)["a"]) != []
+
+
+def test_who_comes_while_another_is_held_goes_along(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    ranks = rank_chunks(read_header(checkpoint / FILE), len(source.data), CHUNK)
+    *early, late = sorted(source.rest, key=lambda chunk: ranks[chunk])
+    trail = Trail(order(source.folder), lambda done, total: None)
+    source.bring(*early)
+    prompts = [submit(spec, name, num_images=1, seed=seed) for seed, name in enumerate("ab")]
+    num_layers = spec.vision.num_layers_run + spec.language.num_layers
+    for number, prompt in enumerate(prompts, start=1):
+        trail.core.submit(prompt)
+        while trail.core.progress < number * num_layers:
+            assert trail.core.step() == []
+    source.bring(late)
+    source.verify()
+    trail.wait()
+    answers, core = drain(trail.core), load_core(order(checkpoint))
+    for prompt in prompts:
+        assert said(answers[prompt.request_id]) == said(run(core, prompt)[prompt.request_id])
+
+
+def test_who_is_aborted_while_it_is_held_leaves_at_once(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    trail = Trail(order(source.folder), lambda done, total: None)
+    core = trail.core
+    leaving, staying = (submit(spec, name, num_images=1, seed=seed) for seed, name in enumerate("ab"))
+    core.submit(leaving)
+    core.submit(staying)
+    assert core.step() == []
+    before = core.free_cache_tokens
+    core.abort("a")
+    assert core.free_cache_tokens > before
+    (end,) = core.step()
+    assert isinstance(end, Done)
+    assert (end.request_id, end.reason) == ("a", "abort")
+    core.check_integrity()
+    source.bring(*source.rest)
+    source.verify()
+    trail.wait()
+    assert said(drain(core)["b"]) == said(run(load_core(order(checkpoint)), staying)["b"])
 
 
 def test_no_token_leaves_before_everything_is_verified(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
