@@ -126,7 +126,8 @@ class LoopbackHandler(BaseHTTPRequestHandler):
 class Cdn(LoopbackServer):
     """Serves `folder`; `away` is where the scenario of that name redirects to.
 
-    Of a file that is `held` only its first range and its last bytes come before `released` is set.
+    Of a file that is `held` only its first range and its last bytes come before `released` is set; of one that is
+    `doomed` nothing else comes at all.
     """
 
     def __init__(self, folder: Path, away: str = "", certificate: Path | None = None) -> None:
@@ -194,12 +195,16 @@ class _CdnHandler(LoopbackHandler):
                 self.reply(200, {"Content-Type": "text/html"}, b"<html>Please sign in to the network</html>")
             case "busy":
                 self.reply(503, {})
+            case "crowded":
+                self.reply(429, {})
             case "bighead":
                 self._serve(data, span, {"X-Padding": "x" * 100_000})
             case "manyheads":
                 self._serve(data, span, {f"X-{number}": "x" for number in range(1000)})
             case "trickle":
                 self._serve_trickle(len(data), start, piece)
+            case "crawl":
+                self._crawl(b"HTTP/1.1 206 Partial Content\r\nX-Padding: " + b"x" * 1000)
             case "late" if stop < len(data):
                 self._serve(data, span)
             case "late":
@@ -208,6 +213,9 @@ class _CdnHandler(LoopbackHandler):
                 if start > 0 and stop < len(data) - BLOCK:
                     cdn.released.wait(60)
                 self._serve(data, span)
+            case "doomed" if start > 0 and stop < len(data) - BLOCK:
+                cdn.released.wait(60)
+                self.reply(404, {})
             case "replaced":
                 cdn.log.counts["replaced"] += 1
                 is_new = cdn.log.counts["replaced"] > 3
@@ -270,6 +278,11 @@ class _CdnHandler(LoopbackHandler):
         self.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{size}")
         self.end_headers()
         for byte in piece:
+            self.pour(bytes([byte]), pause_s=0.05)
+
+    def _crawl(self, head: bytes) -> None:
+        """A header that never ends, a byte now and then."""
+        for byte in head:
             self.pour(bytes([byte]), pause_s=0.05)
 
     def _serve_half(self, kind: str, size: int, start: int, piece: bytes, share: float = 0.5) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +19,7 @@ from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import COMPANIONS, Manifest, ManifestFile, check_paths, is_content, select_content
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.parts import Part
-from lavatube.weights.patience import Patience, Transient
+from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.source import Body, Reader, Source
 from lavatube.weights.tar import Member, Stream, members
 
@@ -142,6 +143,7 @@ class _Raw:
         self._num_new = 0
         self._version = ""
         self._body: Body | None = None
+        self._body_bytes, self._opened_s = 0, 0.0
         self._buffer = memoryview(bytearray(MIB))
 
     def take(self, count: int) -> bytes:
@@ -162,6 +164,8 @@ class _Raw:
                     self._open()
                 assert self._body is not None
                 count = self._body.readinto(self._buffer[: min(most, self._file.size - self._at)])
+                self._body_bytes += count
+                check_rate(self._policy, self._body_bytes, time.monotonic() - self._opened_s)
             except Transient as error:
                 self.close()
                 if self._num_new >= self._policy.min_progress_bytes:
@@ -191,7 +195,7 @@ class _Raw:
     def _open(self) -> None:
         size = self._file.size
         body = self._reader.open(self._file.location, self._at, size, size)
-        self._body = body
+        self._body, self._body_bytes, self._opened_s = body, 0, time.monotonic()
         self._version = self._version or body.version
         if body.version != self._version:
             raise SourceUnavailable(f"{self._where} changed while it was fetched.", remedy="Start again.")

@@ -52,16 +52,13 @@ def fetch(
     chunk_bytes = source.chunk_bytes or policy.chunk_bytes
     is_trailed = staging is not None and not staging.is_over
     with ExitStack() as stack:
+        if staging is not None:
+            stack.enter_context(closing(staging))
         downloads = [
             stack.enter_context(closing(Download(source, file, cache, chunk_bytes, is_trailed=is_trailed)))
             for file in files
         ]
-        try:
-            _Fetch(source, downloads, policy, staging, trace or Trace()).run(on_progress)
-        except BaseException:
-            if staging is not None:
-                staging.discard()
-            raise
+        _Fetch(source, downloads, policy, staging, trace or Trace()).run(on_progress)
         return {download.file.path: download.sha256 for download in downloads}
 
 

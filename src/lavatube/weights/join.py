@@ -10,6 +10,7 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -44,7 +45,7 @@ def join_parts(
             fetched[str(part.kind)] = provision_part(_uri(part), _pinned_part(part, pinned), frame)
         whole = _join(main, options, parts, fetched)
     if pinned is not None and main.set_digest != pinned.set_digest:
-        _check_complete(whole, pinned, open_cache(options))
+        _check_complete(whole, pinned, _look_into(options))
     return whole
 
 
@@ -97,7 +98,7 @@ def _frame_of(
     last: Part, main: Provisioned, options: ProvisionOptions, parts: Parts, fetched: Mapping[str, Provisioned]
 ) -> Frame:
     """What is around the part that comes last: all else."""
-    cache, others = open_cache(options), dict(fetched)
+    cache, others = _look_into(options), dict(fetched)
     ready = _find_main(cache, main)
 
     def complete(own: Provisioned, manifest: Manifest) -> Provisioned:
@@ -136,7 +137,7 @@ def _check_complete(whole: Provisioned, pinned: Manifest, cache: Cache) -> None:
 def _join(
     main: Provisioned, options: ProvisionOptions, parts: Parts, fetched: Mapping[str, Provisioned]
 ) -> Provisioned:
-    cache = open_cache(options)
+    cache = _look_into(options)
     ready = _find_main(cache, main)
     if ready is None:
         folder = _join_folders(cache, with_tokenizer(_targets(main, parts, fetched)))
@@ -144,6 +145,11 @@ def _join(
     joined = join_manifests(ready.manifest, _manifests(cache, fetched))
     whole = cache.find(joined.set_digest) or cache.publish(joined, ready.source)
     return _describe(main, whole.folder, joined, fetched.values())
+
+
+def _look_into(options: ProvisionOptions) -> Cache:
+    """The cache, whose sets were verified as thoroughly as is wanted when they were provisioned."""
+    return open_cache(replace(options, is_thorough=False))
 
 
 def _find_main(cache: Cache, main: Provisioned) -> ReadySet | None:

@@ -27,6 +27,7 @@ from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trus
 from lavatube.weights.progress import Meter, OnProgress, Pace, Phase, Progress
 from lavatube.weights.source import Source, SourceFile
 from lavatube.weights.sources import hub_identity, resolve, settle
+from lavatube.weights.staged import sweep
 from lavatube.weights.staging import Staging, can_be_staged
 from lavatube.weights.uri import ModelUri, parse_model
 from lavatube.weights.whole import Frame
@@ -57,6 +58,7 @@ def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> P
     Raises: OperatorError, of a kind that says whether the setting, the source, the digests or the cache is at fault.
     """
     pinned = manifests.read_manifest(options.lock) if options.lock else None
+    sweep(open_cache(options).staged)
     unstaged = replace(options, on_staged=None)
 
     def provision_part(part: str, companion: Manifest | None, frame: Frame | None) -> Provisioned:
@@ -187,7 +189,7 @@ class _Provisioning:
         return self._provisioned(ready, recalled.trust) if ready else None
 
     def _look_up(self, set_digest: str) -> ReadySet | None:
-        return self._cache.find(set_digest, _counter("verifying", 0, self._on_progress))
+        return self._cache.find(set_digest, lambda size: _counter("verifying", size, self._on_progress))
 
     def _fetch(self, source: Source) -> Provisioned:
         """Bring what is missing, while no other process does the same."""
@@ -203,7 +205,8 @@ class _Provisioning:
         if source.is_archive:
             return self._unpack(source)
         cache, policy = self._cache, self._options.policy
-        count = _counter("verifying", 0, self._on_progress)
+        here_bytes = sum(file.size for file in source.files if file.sha256 and cache.has_blob(file.sha256, file.size))
+        count = _counter("verifying", here_bytes, self._on_progress)
         missing = [
             file for file in source.files if not file.sha256 or not cache.has_intact_blob(file.sha256, file.size, count)
         ]
@@ -232,7 +235,7 @@ class _Provisioning:
         """What the hub's own library has in its cache."""
         if self._model is None or self._model.kind != "hub" or self._options.hf_cache is None:
             return {}
-        on_bytes = _counter("verifying", 0, self._on_progress)
+        on_bytes = _counter("verifying", sum(file.size for file in missing), self._on_progress)
         return adopt(self._model.location, missing, self._options.hf_cache, self._cache, on_bytes)
 
     def _unpack(self, source: Source) -> Provisioned:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from lavatube.weights.options import Provisioned
 from lavatube.weights.order import FIRST, Placed, Rank, rank_chunks
 from lavatube.weights.parts import cache_border
 from lavatube.weights.source import Source
+from lavatube.weights.staged import StagedFolder
 from lavatube.weights.torch_zip import list_stored
 from lavatube.weights.whole import Frame, with_tokenizer
 
@@ -53,6 +53,8 @@ class Staging:
         self._digests = digests
         self._frame = frame
         self._folder = cache.staged / secrets.token_hex(16)
+        self._claim: StagedFolder | None = None
+        self._is_shown = False
         self._tensors: dict[str, Sequence[Placed]] = {}
 
     def offer(self, downloads: Sequence[Download]) -> list[list[Rank]] | None:
@@ -61,6 +63,8 @@ class Staging:
             if not all(self._is_known(download) for download in downloads):
                 return None
             with cache_border(f"{self._folder} can't be written"):
+                self._cache.staged.mkdir(exist_ok=True)
+                self._claim = StagedFolder(self._folder)
                 self._place(downloads)
             is_whole = not read_parts(self._folder).missing
         except OperatorError as error:
@@ -68,18 +72,22 @@ class Staging:
             is_whole = False
         self.is_over = True
         if not is_whole:
-            self.discard()
             return None
         digests = {download.file.path: download.sha256 for download in downloads}
         manifest = self._source.manifest({**self._digests, **digests})
         own = Provisioned(
             self._folder, manifest.set_digest, self._source.trust, manifest.total_bytes, False, self._source.uri
         )
+        self._is_shown = True
         self._announce(self._frame.complete(own, manifest))
         return [_rank(download, self._tensors[download.file.path]) for download in downloads]
 
-    def discard(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def close(self) -> None:
+        """What was shown is for whoever was told of it to remove."""
+        if self._claim is not None:
+            if not self._is_shown:
+                self._claim.remove()
+            self._claim.close()
 
     def _is_known(self, download: Download) -> bool:
         path = download.file.path
