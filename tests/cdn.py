@@ -240,6 +240,10 @@ class _CdnHandler(LoopbackHandler):
             case "dry":
                 is_dry = len(cdn.log.weights()) > int(cdn.log.requests[-1].scenario.partition("-")[2])
                 self._serve(data, span) if not is_dry else self.reply(404, {})
+            case "spent" if cdn.log.sent_bytes <= len(data) // 2:
+                self._serve(data, span)
+            case "spent":
+                self.reply(404, {})
             case "401" | "403" | "404" | "416" | "500":
                 self.reply(int(kind), {})
             case "away":

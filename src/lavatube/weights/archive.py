@@ -40,7 +40,7 @@ def unpack(source: Source, cache: Cache, policy: Policy, on_bytes: Callable[[int
             stream: Stream = _Unpacked(raw, file.size * MAX_RATIO) if is_packed else raw
             found = _take_members(stream, source, cache)
     if source.contents is not None:
-        _check_complete(source.contents, found, source.uri)
+        check_complete(source.contents, found, source.uri)
         return source.contents
     kept = select_content(found, source.uri)
     return Manifest(source.name, tuple(found[path] for path in kept))
@@ -50,10 +50,10 @@ def _take_members(stream: Stream, source: Source, cache: Cache) -> dict[str, Man
     wanted = {file.path: file for file in source.contents.files} if source.contents else None
     found: dict[str, ManifestFile] = {}
     for member in members(stream, source.uri):
-        path = _clean(member.name, source.uri)
+        path = clean(member.name, source.uri)
         if path in found:
             raise UnsupportedCheckpoint(f"{source.uri} holds {path!r:.200} twice.")
-        known = _known(wanted, path)
+        known = find_known(wanted, path)
         if not is_content(path) or (wanted is not None and known is None):
             stream.skip(member.size)
         elif known is not None and cache.has_intact_blob(known.sha256, known.size, lambda _: None):
@@ -98,7 +98,7 @@ def _store(
     return ManifestFile(path, member.size, sha256)
 
 
-def _clean(name: str, where: str) -> str:
+def clean(name: str, where: str) -> str:
     """A member's name as a relative path. Raises: InvalidManifest for one that leads elsewhere."""
     path = name.removeprefix("./")
     if path.startswith("/") or ".." in path.split("/") or "\0" in path or "\\" in path:
@@ -106,7 +106,8 @@ def _clean(name: str, where: str) -> str:
     return path
 
 
-def _known(wanted: dict[str, ManifestFile] | None, path: str) -> ManifestFile | None:
+def find_known(wanted: dict[str, ManifestFile] | None, path: str) -> ManifestFile | None:
+    """What the manifest says of a member, with or without the one folder that all of them are in."""
     if wanted is None:
         return None
     return wanted.get(path) or wanted.get(path.partition("/")[2])
@@ -120,7 +121,7 @@ def _without_top(paths: list[str]) -> list[str]:
     return [path.partition("/")[2] for path in paths]
 
 
-def _check_complete(contents: Manifest, found: dict[str, ManifestFile], where: str) -> None:
+def check_complete(contents: Manifest, found: dict[str, ManifestFile], where: str) -> None:
     for file in contents.files:
         if found.get(file.path) != ManifestFile(file.path, file.size, file.sha256):
             raise DigestMismatch(

@@ -29,6 +29,7 @@ from lavatube.weights.source import Source, SourceFile
 from lavatube.weights.sources import hub_identity, resolve, settle
 from lavatube.weights.staged import sweep
 from lavatube.weights.staging import Staging, can_be_staged
+from lavatube.weights.tar_index import lay_out
 from lavatube.weights.uri import ModelUri, parse_model
 from lavatube.weights.whole import Frame
 
@@ -203,7 +204,10 @@ class _Provisioning:
 
     def _fetch_missing(self, source: Source) -> Provisioned:
         if source.is_archive:
-            return self._unpack(source)
+            laid_out = lay_out(source, self._options.policy)
+            if laid_out is None:
+                return self._unpack(source)
+            source = laid_out
         cache, policy = self._cache, self._options.policy
         here_bytes = sum(file.size for file in source.files if file.sha256 and cache.has_blob(file.sha256, file.size))
         count = _counter("verifying", here_bytes, self._on_progress)
