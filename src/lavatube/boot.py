@@ -142,6 +142,7 @@ class Front:
             started_at=setup.started_at,
             elapsed_s=time.monotonic() - setup.started,
             ready_at=setup.ready_at,
+            step=setup.progress.phase if phase is Phase.PROVISIONING else "",
             device=ready.device if ready else "",
             done_bytes=loading.done_bytes if is_loading and loading else setup.progress.done_bytes,
             total_bytes=loading.total_bytes if is_loading and loading else setup.progress.total_bytes,

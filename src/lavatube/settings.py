@@ -7,6 +7,7 @@ platform sets for the same thing, the TOML file, the default. A bad value stops 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -259,7 +259,9 @@ class EngineClient:
             case Ready():
                 self.ready, self.failure = event, None
                 self._move(EngineState.READY)
-                if not event.is_trailing:
+                if event.is_trailing:
+                    logger.info("engine: takes requests, and answers when all weights are here")
+                else:
                     self._receive(Loaded(event.load_s))
             case Loaded():
                 self.loaded = event
