@@ -1,5 +1,5 @@
-// What Python calls, through ctypes: pointers to contiguous memory, and numbers. What returns a number returns 0, or 1 if
-// there is no memory.
+// What Python calls, through ctypes: pointers to contiguous memory, and numbers. What returns a number returns 0, or 1
+// if there is no memory.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
