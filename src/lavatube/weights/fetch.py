@@ -84,7 +84,6 @@ class _Fetch:
         spans = plan(sizes, [download.part.done for download in downloads], self._chunk_bytes)
         self._line = Line(spans, policy.race_after_s)
         self._fetch_bytes = sum(sizes)
-        self._received_bytes = self._fetch_bytes - sum(span.stop - span.start for span in spans)
 
     def run(self, on_progress: OnProgress) -> None:
         num_chunks = sum(download.part.num_chunks for download in self._downloads)
@@ -118,17 +117,16 @@ class _Fetch:
             is_under_way = not self._is_over()
             if is_staging:
                 self._stage()
-            received_bytes = self._received_bytes
+            received_bytes = sum(download.received_bytes for download in self._downloads)
             change = throttle.advance(received_bytes, time.monotonic())
             futures |= {add_receiver() for _ in range(change)}
             if change < 0:
                 with self._changed:
                     self._num_surplus = -change
-            done_bytes = min(received_bytes, self._fetch_bytes)
-            phase: Phase = "fetching" if done_bytes < self._fetch_bytes else "verifying"
+            phase: Phase = "fetching" if received_bytes < self._fetch_bytes else "verifying"
             already_bytes = self._source.total_bytes - self._fetch_bytes
             rate = meter.rate(received_bytes)
-            on_progress(Progress(phase, already_bytes + done_bytes, self._source.total_bytes, rate))
+            on_progress(Progress(phase, already_bytes + received_bytes, self._source.total_bytes, rate))
 
     def _stage(self) -> None:
         """Show what is here to whoever wants to begin with it; from then on, what is needed first is fetched first."""
@@ -221,25 +219,20 @@ class _Fetch:
             while at < span.stop and not self._stop.is_set():
                 if download.is_whole and not is_whole:
                     raise RangeIgnored
-                chunk = at // self._chunk_bytes
-                if download.part.done[chunk] and not is_whole:
+                if not is_whole and download.is_here(at, span.stop):
                     yield span.stop  # a racer was faster
                     return
-                stop = position if at < position else download.part.span(chunk)[1]
+                stop = position if at < position else min(span.stop, (at // self._chunk_bytes + 1) * self._chunk_bytes)
                 count = body.readinto(buffer[: stop - at])
-                if at >= position:
-                    self._store(download, chunk, buffer[:count], at)
+                if at >= position and download.store(buffer[:count], at):
+                    self._wake()
                 at += count
                 self._check_rate(at - body.start, time.monotonic() - started)
                 yield max(at, position)
 
-    def _store(self, download: Download, chunk: int, data: memoryview, offset: int) -> None:
-        """Once for each byte, though two may bring it."""
-        is_whole_now = download.store(chunk, data, offset)
+    def _wake(self) -> None:
         with self._changed:
-            self._received_bytes += download.count(chunk, offset + len(data))
-            if is_whole_now:
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _check_rate(self, received_bytes: int, elapsed_s: float) -> None:
         if elapsed_s > self._policy.read_timeout_s and received_bytes < elapsed_s * self._policy.min_rate_bytes_s:
@@ -252,7 +245,6 @@ class _Fetch:
             wrong = download.advance(buffer)
             self._tell("verify", download, begun_s)
             with self._changed:
-                download.is_hashing = False
                 self._queue_again(download, wrong)
                 self._changed.notify_all()
 
@@ -261,15 +253,14 @@ class _Fetch:
 
     def _take_hashable(self) -> Download | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over() or any(download.can_hash for download in self._downloads))
-            if self._is_over():
-                return None
-            download = next(download for download in self._downloads if download.can_hash)
-            download.is_hashing = True
-            return download
+            while not self._is_over():
+                claimed = next((download for download in self._downloads if download.claim()), None)
+                if claimed is not None:
+                    return claimed
+                self._changed.wait()
+            return None
 
     def _queue_again(self, download: Download, chunks: Sequence[int]) -> None:
-        file, size = self._downloads.index(download), download.file.size
+        file = self._downloads.index(download)
         spans = [Span(file, *download.part.span(chunk)) for chunk in chunks]
-        self._received_bytes -= sum(span.stop - span.start for span in spans)
-        self._line.add([Span(file, 0, size)] if spans and download.is_whole else spans)
+        self._line.add([Span(file, 0, download.file.size)] if spans and download.is_whole else spans)

@@ -102,6 +102,7 @@ def _is_begun(download: Download) -> bool:
         return download.is_finished
     if not (download.part.size and download.is_usable(0)):
         return False
-    length = int.from_bytes(next(iter(download.part.read(0, memoryview(bytearray(8))))), "little")
+    start = download.part.read(0, min(8, download.part.size), memoryview(bytearray(8)))
+    length = int.from_bytes(next(start), "little")
     last_chunk = min(8 + length, download.part.size) // download.part.chunk_bytes
     return all(download.is_usable(chunk) for chunk in range(min(last_chunk + 1, download.part.num_chunks)))
