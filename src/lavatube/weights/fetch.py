@@ -1,12 +1,12 @@
 """Files of a source come in as ranges over several connections, are hashed in order, and become blobs of the cache.
 
-Two kinds of threads share one condition: receivers take spans and write them into parts; hashers follow the finished
-prefix of each file. What turns out wrong is fetched anew, once. The caller's thread reports, and opens connections.
+Threads take spans and store what they bring; each takes its file's digest along, unless another does. So the faster
+bytes come, the more of the time goes into their digests, which are never far behind. What turns out wrong is fetched
+anew, once. The caller's thread reports, and opens connections.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,6 @@ from lavatube.weights.throttle import Throttle
 REPORT_S: Final = 0.2
 STAGE_S: Final = 0.05
 LOOK_S: Final = 0.2
-MAX_HASHERS: Final = 4
 
 
 class RangeIgnored(Exception):
@@ -88,11 +87,9 @@ class _Fetch:
     def run(self, on_progress: OnProgress) -> None:
         num_chunks = sum(download.part.num_chunks for download in self._downloads)
         most = max(1, min(self._policy.max_connections, num_chunks))
-        num_hashers = min(os.cpu_count() or 1, MAX_HASHERS, len(self._downloads))
-        with ThreadPoolExecutor(most + num_hashers, "fetch") as pool:
+        with ThreadPoolExecutor(most, "fetch") as pool:
             throttle = Throttle(min(self._policy.connections, most), most)
             futures = {pool.submit(self._receive) for _ in range(throttle.connections)}
-            futures |= {pool.submit(self._hash) for _ in range(num_hashers)}
             try:
                 self._watch(futures, lambda: pool.submit(self._receive), throttle, on_progress)
             finally:
@@ -151,28 +148,41 @@ class _Fetch:
         with closing(self._source.connect()) as reader:
             with self._changed:
                 self._readers.append(reader)
-            while (span := self._take_span()) is not None:
-                begun_s = time.monotonic()
-                try:
-                    self._transfer(reader, span, buffer)
-                except RangeIgnored:
-                    self._demand_whole(span.file)
-                finally:
-                    self._let_go(span)
-                    self._tell("download", self._downloads[span.file], begun_s)
+            while (task := self._take()) is not None:
+                if isinstance(task, Span):
+                    self._bring(reader, task, buffer)
+                else:
+                    self._hash(task, buffer)
 
-    def _take_span(self) -> Span | None:
+    def _take(self) -> Span | Download | None:
+        """The next span, or a download to hash, which is claimed: first of all one that nobody receives for."""
         with self._changed:
             while not self._is_over():
                 if self._num_surplus:
                     self._num_surplus -= 1
                     return None
+                download = next((each for each in self._downloads if not each.num_receivers and each.claim()), None)
+                if download is not None:
+                    return download
                 span = self._line.take(time.monotonic())
                 if span is not None:
                     self._downloads[span.file].num_receivers += 1
                     return span
+                download = next((each for each in self._downloads if each.claim()), None)
+                if download is not None:
+                    return download
                 self._changed.wait(LOOK_S)  # a span becomes worth a race as time goes by
             return None
+
+    def _bring(self, reader: Reader, span: Span, buffer: memoryview) -> None:
+        begun_s = time.monotonic()
+        try:
+            self._transfer(reader, span, buffer)
+        except RangeIgnored:
+            self._demand_whole(span.file)
+        finally:
+            self._let_go(span)
+            self._tell("download", self._downloads[span.file], begun_s)
 
     def _demand_whole(self, file: int) -> None:
         with self._changed:
@@ -224,41 +234,26 @@ class _Fetch:
                     return
                 stop = position if at < position else min(span.stop, (at // self._chunk_bytes + 1) * self._chunk_bytes)
                 count = body.readinto(buffer[: stop - at])
-                if at >= position and download.store(buffer[:count], at):
-                    self._wake()
+                if at >= position and download.store(buffer[:count], at) and download.claim():
+                    self._hash(download, buffer)
                 at += count
                 self._check_rate(at - body.start, time.monotonic() - started)
                 yield max(at, position)
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
 
     def _check_rate(self, received_bytes: int, elapsed_s: float) -> None:
         if elapsed_s > self._policy.read_timeout_s and received_bytes < elapsed_s * self._policy.min_rate_bytes_s:
             raise Transient(f"slower than {self._policy.min_rate_bytes_s} bytes a second")
 
-    def _hash(self) -> None:
-        buffer = memoryview(bytearray(MIB))
-        while (download := self._take_hashable()) is not None:
-            begun_s = time.monotonic()
-            wrong = download.advance(buffer)
-            self._tell("verify", download, begun_s)
-            with self._changed:
-                self._queue_again(download, wrong)
-                self._changed.notify_all()
+    def _hash(self, download: Download, buffer: memoryview) -> None:
+        begun_s = time.monotonic()
+        wrong = download.advance(buffer)
+        self._tell("verify", download, begun_s)
+        with self._changed:
+            self._queue_again(download, wrong)
+            self._changed.notify_all()
 
     def _tell(self, kind: str, download: Download, begun_s: float) -> None:
         self._trace.span(kind, download.file.path, begun_s, time.monotonic())
-
-    def _take_hashable(self) -> Download | None:
-        with self._changed:
-            while not self._is_over():
-                claimed = next((download for download in self._downloads if download.claim()), None)
-                if claimed is not None:
-                    return claimed
-                self._changed.wait()
-            return None
 
     def _queue_again(self, download: Download, chunks: Sequence[int]) -> None:
         file = self._downloads.index(download)
