@@ -35,6 +35,7 @@ class Command:
 
     def start(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, **self.environment}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled
         return subprocess.Popen(self.arguments, stdout=subprocess.DEVNULL, env=environment)
 
 
