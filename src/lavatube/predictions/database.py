@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +13,7 @@ from sqlalchemy import Column, Engine, Integer, Table, create_engine, event, ins
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from lavatube.errors import DatabaseUnusable
+from lavatube.errors import DatabaseUnusable, StorageUnavailable
 from lavatube.predictions.tables import metadata
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ MIGRATIONS: Final[dict[int, dict[str, tuple[str, ...]]]] = {
     },
 }
 BUSY_S: Final = 5.0
+RETRY_AFTER_S: Final = 5
 # Others that come to make or migrate the database wait for the end of the transaction.
 ALONE: Final = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7265738274)"}
 
@@ -65,6 +68,18 @@ def open_database(url: str) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Around a use of the database that is not the journal's. Raises: StorageUnavailable if it fails."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        logger.warning("the database fails: %s", getattr(error, "orig", error))
+        raise StorageUnavailable(
+            "The database can't be used at the moment.", remedy="Try again in a moment.", retry_after_s=RETRY_AFTER_S
+        ) from None
 
 
 def _unusable(error: Exception) -> DatabaseUnusable:
