@@ -78,7 +78,7 @@ DIFFERENCES = (
         "over three days",
         "tests/predictions/test_webhooks.py",
     ),
-    Difference("slow readers", "lose events", "lose nothing", "tests/serve/test_cog.py"),
+    Difference("slow readers", "lose events", "lose nothing", "tests/serve/test_cog_events.py"),
     Difference("openapi.json while loading", "503", "there", "tests/serve/test_health.py"),
     Difference("events while loading", "406", "503 with `Retry-After`", "tests/serve/test_health.py"),
     Difference("readiness", "200 in any state", "that, and `/readyz` by its status", "tests/serve/test_health.py"),

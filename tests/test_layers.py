@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "lavatube"
 # wins. Those on one line are strangers to each other.
 LAYERS: list[set[str]] = [
     {"errors", "heap", "logs", "trace"},
+    {"option"},
     {"settings", "spec"},
     {"checkpoint", "fidelity", "geometry", "memory"},
     {"engine.wire"},

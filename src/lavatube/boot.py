@@ -20,9 +20,10 @@ from lavatube.heap import give_back_large_blocks
 from lavatube.logs import log_to_stderr
 from lavatube.predictions.database import open_database
 from lavatube.predictions.keys import KeyStore
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.predictions.owners import OwnerLimits
 from lavatube.predictions.postman import Postman
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.service import PredictionService
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
 from lavatube.serve.app import build_app
@@ -141,6 +142,7 @@ class Front:
             started_at=setup.started_at,
             elapsed_s=time.monotonic() - setup.started,
             ready_at=setup.ready_at,
+            step=setup.progress.phase if phase is Phase.PROVISIONING else "",
             device=ready.device if ready else "",
             done_bytes=loading.done_bytes if is_loading and loading else setup.progress.done_bytes,
             total_bytes=loading.total_bytes if is_loading and loading else setup.progress.total_bytes,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final, NoReturn, TypeAlias
 
 from lavatube.errors import InvalidSetting
-from lavatube.settings import Option, Settings, options, read_settings
+from lavatube.option import Option
+from lavatube.settings import Settings, options, read_settings
 
 _WIDTH: Final = 100
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"

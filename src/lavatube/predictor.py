@@ -23,11 +23,12 @@ from lavatube.engine import wire
 from lavatube.engine.load import choose_threads, load_core
 from lavatube.engine.local import LocalEngine, LocalStream
 from lavatube.errors import InvalidInput, NotReady, from_code
+from lavatube.option import Setting
 from lavatube.prompt.chat import Chat, Generation, single_turn
 from lavatube.prompt.detokenize import Detokenizer
 from lavatube.prompt.prepare import Preparer
 from lavatube.provisioning import provision_options
-from lavatube.settings import Setting, Settings, read_settings
+from lavatube.settings import Settings, read_settings
 from lavatube.weights.provision import Progress, provision
 
 URL_SCHEMES: Final = ("http:", "https:", "data:")

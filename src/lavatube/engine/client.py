@@ -223,7 +223,7 @@ class EngineClient:
     async def _listen(self, worker: WorkerProcess) -> LavatubeError | None:
         """Until it hangs up; returns the error that it gave as the reason, if it gave one."""
         try:
-            while events := await worker.receive():
+            async for events in worker.receive():
                 now_s = time.monotonic()
                 for event in events:
                     self._watchdog.hear(event, now_s)
@@ -259,7 +259,9 @@ class EngineClient:
             case Ready():
                 self.ready, self.failure = event, None
                 self._move(EngineState.READY)
-                if not event.is_trailing:
+                if event.is_trailing:
+                    logger.info("engine: takes requests, and answers when all weights are here")
+                else:
                     self._receive(Loaded(event.load_s))
             case Loaded():
                 self.loaded = event

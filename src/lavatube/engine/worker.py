@@ -24,11 +24,11 @@ from typing import Final
 import msgspec
 
 from lavatube.checkpoint import read_spec
+from lavatube.engine.frames import Frames, decode_command, frame_events
 from lavatube.engine.wire import (
     Abort,
     Command,
     Event,
-    Frames,
     Heartbeat,
     Load,
     Loaded,
@@ -36,8 +36,6 @@ from lavatube.engine.wire import (
     Loading,
     Ready,
     RequestEvent,
-    decode_command,
-    frame_events,
 )
 from lavatube.errors import OperatorError
 from lavatube.logs import log_to_stderr
