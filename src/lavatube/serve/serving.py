@@ -68,11 +68,15 @@ class Serving:
             service = await self.open_service()
         return service, known
 
-    async def find(self, prediction_id: str, owner: str = "") -> Prediction:
-        """An existing prediction, ready or not. Raises: NotFound; NotReady while nobody can know."""
+    def knowing_service(self) -> PredictionService:
+        """For what there is already, ready or not. Raises: NotReady while nobody can know."""
         if self.service is None:
             raise self.health().refusal()
-        return await self.service.get(prediction_id, owner)
+        return self.service
+
+    async def find(self, prediction_id: str, owner: str = "") -> Prediction:
+        """An existing prediction. Raises: NotFound; NotReady while nobody can know."""
+        return await self.knowing_service().get(prediction_id, owner)
 
     def attached(self, prediction: Prediction) -> AbstractContextManager[None]:
         """See PredictionService.attached."""
