@@ -55,6 +55,18 @@ DIFFERENCES = (
     Difference("docs", "`docs_url` is told, and is 404", "is not told"),
     Difference("metrics", "404", "`/metrics`"),
     Difference(
+        "browsers",
+        "get `/` as JSON, too",
+        "are led from `/` to `/playground`",
+        "tests/serve/test_playground.py",
+    ),
+    Difference(
+        "web pages of others",
+        "may send forms, and read nothing",
+        "neither, unless `allowed_origins` names them; then both",
+        "tests/serve/test_origins.py",
+    ),
+    Difference(
         "webhook order",
         "a `processing` may come after the end",
         "the end is last",

@@ -7,6 +7,7 @@ platform sets for the same thing, the TOML file, the default. A bad value stops 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -31,6 +32,10 @@ _SECTIONS: Final = {
     "shutdown_grace_s": "start and end",
 }
 DEFAULT_CACHE: Final = Path("~/.cache/lavatube")
+# What Kubernetes (as Docker's links once did) puts into every container beside a service that is called lavatube or
+# lavatube-something: LAVATUBE_SERVICE_HOST, LAVATUBE_PORT_5000_TCP_ADDR, and LAVATUBE_PORT=tcp://10.0.0.1:5000.
+_OF_A_SERVICE: Final = re.compile(r"LAVATUBE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
+_ADDRESS_OF_A_SERVICE: Final = re.compile(r"(tcp|udp)://\S+:\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,7 @@ class Settings:
     shutdown_grace_s: float = declare(25.0, "seconds that running predictions get after SIGTERM")
     exit_on_failure: bool = declare(False, "end with exit code 1 where set-up or engine have failed for good")
     trace: str = declare("", "file that gets a timeline of the start: download, verify, load, encode, prefill")
+    log_format: str = declare("text", "an event a line, for people or for what collects it", choices=("text", "json"))
     log_level: str = declare("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property
@@ -198,7 +204,7 @@ def read_settings(
     Raises: InvalidSetting for a bad value, an unknown key of the file, or an unknown `LAVATUBE_*` variable.
     """
     flags = flags or {}
-    environ = os.environ if environ is None else environ
+    environ = _without_services(os.environ if environ is None else environ)
     known = {option.name for option in options()}
     if unknown := sorted(flags.keys() - known):
         raise InvalidSetting(f"There is no setting {unknown[0]!r}.", remedy="`lavatube serve --help` lists them.")
@@ -221,7 +227,7 @@ def read_settings(
 def environment_of(settings: Settings) -> dict[str, str]:
     """For a child process that is to have the same settings; unlike a command line, not for everybody to read."""
     values = {option.variable: str(getattr(settings, option.name)) for option in options()}
-    return {**os.environ, **values}
+    return {**_without_services(os.environ), **values}
 
 
 def _read_file(file: Path | None) -> Mapping[str, Any]:
@@ -238,6 +244,17 @@ def _read_file(file: Path | None) -> Mapping[str, Any]:
         if name not in known:
             raise InvalidSetting(f"{file}: there is no setting {name!r}.", remedy="`lavatube serve --help` lists them.")
     return values
+
+
+def _without_services(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if not (
+            _OF_A_SERVICE.fullmatch(name)
+            or (name.startswith("LAVATUBE_") and name.endswith("PORT") and _ADDRESS_OF_A_SERVICE.fullmatch(value))
+        )
+    }
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

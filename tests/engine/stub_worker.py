@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from lavatube.engine.frames import Frames, decode_command, frame_events
 from lavatube.engine.wire import (
     Abort,
     Command,
     Done,
     Event,
-    Frames,
     Heartbeat,
     Load,
     LoadFailed,
@@ -29,8 +29,6 @@ from lavatube.engine.wire import (
     Ready,
     Submit,
     Tokens,
-    decode_command,
-    frame_events,
 )
 
 BEAT_S = 0.05

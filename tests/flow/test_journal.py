@@ -222,7 +222,7 @@ def check_database(database: str, asked: list[Asked]) -> None:
     engine = create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         rows = dict(connection.execute(select(PREDICTIONS.c.id, PREDICTIONS.c.status)).all())
-        told = list(connection.execute(select(DELIVERIES.c.prediction_id)).scalars())
+        told = list(connection.execute(select(DELIVERIES.c.prediction_key)).scalars())
     engine.dispose()
     assert {one.id.removeprefix("resp_") for one in asked} <= rows.keys()
     assert set(rows.values()) == {"succeeded"}

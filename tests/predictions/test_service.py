@@ -11,8 +11,9 @@ import pytest
 
 from lavatube.errors import Conflict, Draining, EngineCrashed, NotFound, Overloaded
 from lavatube.predictions.events import Status
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.predictions.prediction import Prediction
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.service import PredictionService
 from lavatube.prompt.chat import Generation, single_turn
 from tests.predictions.fakes import (
     CRASH_LATER,

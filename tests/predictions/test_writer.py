@@ -32,7 +32,7 @@ async def writer(engine: Engine, journal: Journal) -> AsyncIterator[Writer]:
 
 
 def accept(journal: Journal, connection: Connection, holder: str) -> bool:
-    return journal.accept(connection, row_of(Prediction("one"), ASKED, "tiny", holder), replaces=False)
+    return journal.accept(connection, row_of(Prediction("one"), ASKED, "tiny", holder))
 
 
 def refuse(_: Connection) -> None:

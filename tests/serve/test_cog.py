@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lavatube.predictions.service import ServiceLimits
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.serve.health import Phase
 from tests.predictions.fakes import CRASH_LATER, FAIL, PASSING_FAILURE
 from tests.serve.cog import SSE, body, chunks, stream

@@ -59,11 +59,10 @@ class EngineClient:
         command: Sequence[str] | None = None,
         *,
         threads: int = 0,
-        log_level: str = "info",
         restarts: RestartPolicy | None = None,
         patience: Patience | None = None,
     ) -> None:
-        """`command` starts a worker; by default ours, with so many CPU threads, that logs so much."""
+        """`command` starts a worker; by default ours, with so many CPU threads."""
         self.state = EngineState.STARTING
         self.ready: Ready | None = None
         self.loading: Loading | None = None
@@ -72,7 +71,7 @@ class EngineClient:
         self.failure: LavatubeError | None = None
         self.num_restarts = 0
         self.late_tokens: Counter[int] = Counter()  # how many aborted answers had so many tokens computed afterwards
-        self._command = list(command) if command is not None else worker_command(threads, log_level)
+        self._command = list(command) if command is not None else worker_command(threads)
         self._restarts = restarts or RestartPolicy()
         self._patience = patience or Patience()
         self._watchdog = Watchdog(self._patience, time.monotonic())
@@ -260,7 +259,9 @@ class EngineClient:
             case Ready():
                 self.ready, self.failure = event, None
                 self._move(EngineState.READY)
-                if not event.is_trailing:
+                if event.is_trailing:
+                    logger.info("engine: takes requests, and answers when all weights are here")
+                else:
                     self._receive(Loaded(event.load_s))
             case Loaded():
                 self.loaded = event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,18 @@ class LanguageModel(nn.Module):
 
     def forward(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Tensor:
         """Shapes: embeddings (T, hidden), positions (T,); out (T, hidden)."""
+        *_, out = self.by_layer(embeddings, positions, attention)
+        assert out is not None
+        return out
+
+    def by_layer(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Iterator[Tensor | None]:
+        """`forward` in pieces: nothing after each block, and at last the states."""
         rotate = Rotation(positions, self.inverse_frequencies, embeddings.dtype)
         hidden = embeddings
         for block in self.layers:
             hidden = block(hidden, rotate, attention)
-        out: Tensor = self.norm(hidden)
-        return out
+            yield None
+        yield self.norm(hidden)
 
 
 class Block(nn.Module):

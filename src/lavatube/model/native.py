@@ -76,6 +76,10 @@ class Native:
         self._gate.argtypes = [*[_INT] * 2, _POINTER, _INT, *[_FLOAT] * 2, _POINTER, *[_LONG] * 2]
         self._rotate = library.lavatube_rotate
         self._rotate.argtypes = [*[_INT] * 2, _POINTER, _LONG, *[_POINTER] * 2, *[_LONG] * 3]
+        self._find_largest = library.lavatube_find_largest
+        self._find_largest.argtypes = [_INT, _POINTER, *[_LONG] * 2, *[_POINTER] * 2]
+        self._nucleus = library.lavatube_nucleus
+        self._nucleus.argtypes = [_INT, *[_POINTER] * 2, *[_LONG] * 2, *[_POINTER] * 2]
         self._layer = library.lavatube_layer
         self._layer.argtypes = [*[_INT] * 2, *[_POINTER] * 6]
 
@@ -206,6 +210,27 @@ class Native:
         pointers = cosines.data_ptr(), sines.data_ptr()
         stride = _row_stride(heads)
         self._rotate(self.level, torch.get_num_threads(), heads.data_ptr(), stride, *pointers, *heads.shape)
+
+    def find_largest(self, values: Tensor) -> tuple[list[int], list[bool]]:
+        """The place of the first of the largest of each row, and whether the row is of numbers only.
+
+        Where it is not, the place is any. Shapes: values (rows, size) float32, contiguous.
+        """
+        assert values.is_contiguous()
+        places, are_finite = torch.empty(len(values), dtype=torch.int64), torch.empty(len(values), dtype=torch.bool)
+        self._find_largest(self.level, values.data_ptr(), *values.shape, places.data_ptr(), are_finite.data_ptr())
+        return places.tolist(), are_finite.tolist()
+
+    def nucleus(self, scores: Tensor, floors: Tensor, shares: Tensor) -> Tensor:
+        """The least score of each row that top-p keeps, of those that are not below the row's floor.
+
+        Shapes: scores (rows, vocabulary), floors, shares and out (rows, 1); all float64.
+        """
+        scores, floors, shares = scores.contiguous(), floors.clone(), shares.contiguous()
+        weights = scores.exp()
+        pointers = scores.data_ptr(), weights.data_ptr()
+        self._nucleus(torch.get_num_threads(), *pointers, *scores.shape, floors.data_ptr(), shares.data_ptr())
+        return floors
 
 
 def _row_stride(rows: Tensor) -> int:

@@ -24,12 +24,18 @@ MIGRATIONS: Final[dict[int, dict[str, tuple[str, ...]]]] = {
     1: {"deliveries": ("ALTER TABLE deliveries ADD COLUMN holder VARCHAR(32)",)},
     2: {
         "predictions": (
+            "ALTER TABLE predictions RENAME COLUMN id TO key",
+            "ALTER TABLE predictions ADD COLUMN id VARCHAR(64) NOT NULL DEFAULT ''",
+            "UPDATE predictions SET id = key",
+            "CREATE UNIQUE INDEX predictions_by_id ON predictions (owner, id)",
             "ALTER TABLE predictions ADD COLUMN submitted_after INTEGER",
             """UPDATE predictions SET submitted_after = (
-                SELECT COALESCE(MAX(first) + 1, 0) FROM prediction_pieces WHERE prediction_id = predictions.id
+                SELECT COALESCE(MAX(first) + 1, 0) FROM prediction_pieces WHERE prediction_id = predictions.key
             ) WHERE is_submitted""",
             "ALTER TABLE predictions DROP COLUMN is_submitted",
-        )
+        ),
+        "prediction_pieces": ("ALTER TABLE prediction_pieces RENAME COLUMN prediction_id TO prediction_key",),
+        "deliveries": ("ALTER TABLE deliveries RENAME COLUMN prediction_id TO prediction_key",),
     },
 }
 BUSY_S: Final = 5.0

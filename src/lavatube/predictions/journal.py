@@ -6,13 +6,14 @@ Who may change what is decided by `leases.py`: a prediction belongs to its holde
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -27,11 +28,11 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    insert,
     select,
     update,
 )
 
+from lavatube.predictions.attachments import ATTACHMENTS
 from lavatube.predictions.events import Status
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.records import (
@@ -49,7 +50,8 @@ from lavatube.prompt.prepare import Prepared
 PREDICTIONS: Final = Table(
     "predictions",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("id", String(64), nullable=False),
     Column("owner", String(64), nullable=False),
     Column("origin", String(16), nullable=False),
     Column("model", String(128), nullable=False),
@@ -64,6 +66,7 @@ PREDICTIONS: Final = Table(
     Column("header", LargeBinary, nullable=False),
     Column("request", LargeBinary, nullable=False),
     Column("state", LargeBinary, nullable=False),
+    Index("predictions_by_id", "owner", "id", unique=True),
     Index("predictions_of_owner", "owner", "origin", "created_s"),
     Index("predictions_held", "status", "holder"),
     Index("predictions_ended", "ended_s"),
@@ -71,30 +74,25 @@ PREDICTIONS: Final = Table(
 PIECES: Final = Table(
     "prediction_pieces",
     metadata,
-    Column("prediction_id", String(64), primary_key=True),
+    Column("prediction_key", String(64), primary_key=True),
     Column("first", Integer, primary_key=True),  # how many pieces come before these
     Column("body", LargeBinary, nullable=False),
-)
-ATTACHMENTS: Final = Table(
-    "prediction_attachments",
-    metadata,
-    Column("prediction_id", String(64), primary_key=True),
-    Column("name", String(64), primary_key=True),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("content", LargeBinary, nullable=False),
 )
 
 _ROW: Final = tuple(PREDICTIONS.c[name] for name in Row.__dataclass_fields__)
 _IS_RUNNING: Final = PREDICTIONS.c.status.in_([Status.STARTING, Status.PROCESSING])
 _HAS_SPOKEN: Final = (  # since it was given to an engine: it brought nobody down
     select(PIECES.c.first)
-    .where((PIECES.c.prediction_id == PREDICTIONS.c.id) & (PIECES.c.first >= PREDICTIONS.c.submitted_after))
+    .where((PIECES.c.prediction_key == PREDICTIONS.c.key) & (PIECES.c.first >= PREDICTIONS.c.submitted_after))
     .exists()
 )
 # Made once, since making a statement takes longer than executing it. What is changed are the values that come with it.
 _CHANGE: Final = update(PREDICTIONS).where(
-    (PREDICTIONS.c.id == bindparam("of")) & (PREDICTIONS.c.holder == bindparam("by")) & _IS_RUNNING
+    (PREDICTIONS.c.key == bindparam("of")) & (PREDICTIONS.c.holder == bindparam("by")) & _IS_RUNNING
 )
+
+
+Stored = tuple[Row, list[Piece]]
 
 
 class Journal:
@@ -102,33 +100,26 @@ class Journal:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._adding = insert_new(engine, PREDICTIONS).returning(PREDICTIONS.c.id)
+        self._adding = insert_new(engine, PREDICTIONS).returning(PREDICTIONS.c.key)
         self._writing = insert_new(engine, PIECES)
 
-    def accept(self, connection: Connection, values: dict[str, Any], *, replaces: bool) -> bool:
-        """`values` are those of `row_of`. False if the id is in use, and not to be replaced."""
-        if replaces:
-            self.forget(connection, [values["id"]])
+    def accept(self, connection: Connection, values: dict[str, Any], *, replaces: str | None = None) -> bool:
+        """`values` are those of `row_of`. False if the owner's id is in use, and not by what it replaces."""
+        if replaces is not None:
+            self.forget(connection, [replaces])
         return connection.execute(self._adding, values).first() is not None
 
     def write(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Rows of pieces. One that is there already is the same: the answer to a commit got lost."""
         connection.execute(self._writing, rows)
 
-    def attach(self, connection: Connection, prediction_id: str, attachments: Mapping[str, str]) -> None:
-        """To be called with its acceptance; they are forgotten with it."""
-        for name, text in attachments.items():
-            content = text.encode()
-            values = {"prediction_id": prediction_id, "name": name, "size_bytes": len(content), "content": content}
-            connection.execute(insert(ATTACHMENTS), values)
-
-    def change(self, connection: Connection, prediction_id: str, holder: str, values: dict[str, Any]) -> bool:
+    def change(self, connection: Connection, key: str, holder: str, values: dict[str, Any]) -> bool:
         """`values` are those of `start_of` or `end_of`. False if it is not the holder's."""
-        return connection.execute(_CHANGE, {"of": prediction_id, "by": holder, **values}).rowcount == 1
+        return connection.execute(_CHANGE, {"of": key, "by": holder, **values}).rowcount == 1
 
-    def cancel(self, connection: Connection, prediction_id: str) -> None:
+    def cancel(self, connection: Connection, key: str) -> None:
         """Wherever it runs: its holder looks for this."""
-        which = (PREDICTIONS.c.id == prediction_id) & _IS_RUNNING
+        which = (PREDICTIONS.c.key == key) & _IS_RUNNING
         connection.execute(update(PREDICTIONS).where(which).values(is_cancelled=True))
 
     def adopt(self, connection: Connection, holder: str, model: str, but: Collection[str], limit: int) -> list[Row]:
@@ -136,7 +127,7 @@ class Journal:
         free = _free(holder, model, but).order_by(PREDICTIONS.c.created_s).limit(limit)
         found: list[str] = list(connection.scalars(free))
         taken = [one for one in found if self._take(connection, one, holder)]
-        query = select(*_ROW).where(PREDICTIONS.c.id.in_(taken)).order_by(PREDICTIONS.c.created_s)
+        query = select(*_ROW).where(PREDICTIONS.c.key.in_(taken)).order_by(PREDICTIONS.c.created_s)
         return [_row(row) for row in connection.execute(query)] if taken else []
 
     def free(self, connection: Connection, holder: str, *, has_died: bool) -> None:
@@ -146,27 +137,27 @@ class Journal:
         which = (PREDICTIONS.c.holder == holder) & _IS_RUNNING
         connection.execute(update(PREDICTIONS).where(which).values(holder=None, submitted_after=None, deaths=deaths))
 
-    def withdraw(self, connection: Connection, prediction_id: str, holder: str) -> None:
-        """What its holder has just accepted; the same id of another server, or of an earlier run, stays."""
+    def withdraw(self, connection: Connection, key: str, holder: str) -> None:
+        """What its holder has just accepted; what another server has taken on stays."""
         is_new = (PREDICTIONS.c.holder == holder) & (PREDICTIONS.c.status == Status.STARTING)
-        if connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.id == prediction_id) & is_new)).rowcount:
-            self.forget(connection, [prediction_id])
+        if connection.execute(delete(PREDICTIONS).where((PREDICTIONS.c.key == key) & is_new)).rowcount:
+            self.forget(connection, [key])
 
-    def forget(self, connection: Connection, prediction_ids: Collection[str]) -> None:
+    def forget(self, connection: Connection, keys: Collection[str]) -> None:
         for table in (ATTACHMENTS, PIECES):
-            connection.execute(delete(table).where(table.c.prediction_id.in_(prediction_ids)))
-        connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(prediction_ids)))
+            connection.execute(delete(table).where(table.c.prediction_key.in_(keys)))
+        connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.key.in_(keys)))
 
     def forget_old(self, connection: Connection, before_s: float, max_bytes: int) -> int:
         """Those that ended before, and then the oldest, until the rest fits. Returns how many."""
-        newest_first = PREDICTIONS.c.ended_s.desc(), PREDICTIONS.c.id
+        newest_first = PREDICTIONS.c.ended_s.desc(), PREDICTIONS.c.key
         attached = func.sum(ATTACHMENTS.c.size_bytes)
-        mine = select(attached).where(ATTACHMENTS.c.prediction_id == PREDICTIONS.c.id).scalar_subquery()
+        mine = select(attached).where(ATTACHMENTS.c.prediction_key == PREDICTIONS.c.key).scalar_subquery()
         size_bytes = PREDICTIONS.c.size_bytes + func.coalesce(mine, 0)
         sum_bytes = func.sum(size_bytes).over(order_by=newest_first).label("sum_bytes")
-        ended = select(PREDICTIONS.c.id, PREDICTIONS.c.ended_s, sum_bytes).where(PREDICTIONS.c.ended_s.is_not(None))
+        ended = select(PREDICTIONS.c.key, PREDICTIONS.c.ended_s, sum_bytes).where(PREDICTIONS.c.ended_s.is_not(None))
         rows = ended.subquery()
-        old = select(rows.c.id).where((rows.c.ended_s < before_s) | (rows.c.sum_bytes > max_bytes))
+        old = select(rows.c.key).where((rows.c.ended_s < before_s) | (rows.c.sum_bytes > max_bytes))
         forgotten = list(connection.scalars(old))
         for start in range(0, len(forgotten), 500):
             self.forget(connection, forgotten[start : start + 500])
@@ -178,29 +169,22 @@ class Journal:
             return connection.execute(_free(holder, model, but).limit(1)).first() is not None
 
     def cancelled(self, holder: str) -> list[str]:
-        """Those of a holder that somebody has cancelled elsewhere."""
+        """The keys of those of a holder that somebody has cancelled elsewhere."""
         which = (PREDICTIONS.c.holder == holder) & PREDICTIONS.c.is_cancelled & _IS_RUNNING
         with self._engine.connect() as connection:
-            return list(connection.execute(select(PREDICTIONS.c.id).where(which)).scalars())
+            return list(connection.execute(select(PREDICTIONS.c.key).where(which)).scalars())
 
-    def find(self, prediction_id: str, after: int = 0) -> tuple[Row, list[Piece]] | None:
+    def find(self, prediction_id: str, owner: str) -> Stored | None:
+        """What is stored of one that its owner calls so."""
+        return self._find((PREDICTIONS.c.id == prediction_id) & (PREDICTIONS.c.owner == owner))
+
+    def find_by_key(self, key: str, after: int = 0) -> Stored | None:
         """What is stored of one, but for its first pieces."""
-        with self._engine.connect() as connection:
-            found = connection.execute(select(*_ROW).where(PREDICTIONS.c.id == prediction_id)).one_or_none()
-            if found is None:
-                return None
-            row = _row(found)  # read before its pieces, of which there may be more by now, and even first ones
-            return row, [] if row.status == Status.STARTING else self._pieces(connection, prediction_id, after)
+        return self._find(PREDICTIONS.c.key == key, after)
 
-    def pieces(self, prediction_id: str) -> list[Piece]:
+    def pieces(self, key: str) -> list[Piece]:
         with self._engine.connect() as connection:
-            return self._pieces(connection, prediction_id)
-
-    def attachment(self, prediction_id: str, name: str) -> str | None:
-        which = (ATTACHMENTS.c.prediction_id == prediction_id) & (ATTACHMENTS.c.name == name)
-        with self._engine.connect() as connection:
-            content = connection.execute(select(ATTACHMENTS.c.content).where(which)).scalar()
-        return None if content is None else bytes(content).decode()
+            return self._pieces(connection, key)
 
     def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """The ids of one owner and API, the newest first, those before that one; None if that is not there."""
@@ -215,19 +199,28 @@ class Journal:
                 query = query.where((key[0] < place[0]) | ((key[0] == place[0]) & (key[1] < place[1])))
             return list(connection.execute(query.order_by(key[0].desc(), key[1].desc()).limit(limit)).scalars())
 
-    def _take(self, connection: Connection, prediction_id: str, holder: str) -> bool:
+    def _find(self, which: ColumnElement[bool], after: int = 0) -> Stored | None:
+        with self._engine.connect() as connection:
+            found = connection.execute(select(*_ROW).where(which)).one_or_none()
+            if found is None:
+                return None
+            row = _row(found)  # read before its pieces, of which there may be more by now, and even first ones
+            return row, [] if row.status == Status.STARTING else self._pieces(connection, row.key, after)
+
+    def _take(self, connection: Connection, key: str, holder: str) -> bool:
         is_free = PREDICTIONS.c.holder.is_(None) | (PREDICTIONS.c.holder == holder)
-        which = (PREDICTIONS.c.id == prediction_id) & _IS_RUNNING & is_free
+        which = (PREDICTIONS.c.key == key) & _IS_RUNNING & is_free
         return connection.execute(update(PREDICTIONS).where(which).values(holder=holder)).rowcount == 1
 
-    def _pieces(self, connection: Connection, prediction_id: str, after: int = 0) -> list[Piece]:
-        mine = (PIECES.c.prediction_id == prediction_id) & (PIECES.c.first >= after)
+    def _pieces(self, connection: Connection, key: str, after: int = 0) -> list[Piece]:
+        mine = (PIECES.c.prediction_key == key) & (PIECES.c.first >= after)
         return decode_pieces(connection.execute(select(PIECES.c.body).where(mine).order_by(PIECES.c.first)).scalars())
 
 
 def row_of(prediction: Prediction, request: Request, model: str, holder: str) -> dict[str, Any]:
     """What is stored of one that was just accepted."""
     return {
+        "key": prediction.key,
         "id": prediction.id,
         "owner": prediction.owner,
         "origin": prediction.origin,
@@ -266,10 +259,10 @@ def end_of(prediction: Prediction) -> dict[str, Any]:
 
 
 def _free(holder: str, model: str, but: Collection[str]) -> Select[str]:
-    """The ids of what nobody holds, or this holder without knowing of it."""
-    is_unknown = (PREDICTIONS.c.holder == holder) & PREDICTIONS.c.id.not_in(but)
+    """The keys of what nobody holds, or this holder without knowing of it."""
+    is_unknown = (PREDICTIONS.c.holder == holder) & PREDICTIONS.c.key.not_in(but)
     is_free = _IS_RUNNING & (PREDICTIONS.c.model == model) & (PREDICTIONS.c.holder.is_(None) | is_unknown)
-    return select(PREDICTIONS.c.id).where(is_free)
+    return select(PREDICTIONS.c.key).where(is_free)
 
 
 def _row(found: Any) -> Row:

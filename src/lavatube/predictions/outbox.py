@@ -39,7 +39,7 @@ DELIVERIES: Final = Table(
     "deliveries",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("prediction_id", String(64), nullable=False),
+    Column("prediction_key", String(64), nullable=False),
     Column("owner", String(64), nullable=False),
     Column("url", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -57,7 +57,7 @@ class Delivery:
     """One end to tell. `id` is the webhook-id, the same at each attempt; `not_before_s` is Unix time."""
 
     id: str
-    prediction_id: str
+    prediction_key: str
     owner: str
     url: str
     body: bytes

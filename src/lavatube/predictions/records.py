@@ -49,6 +49,7 @@ class Row:
     `deaths`: how many servers in a row died while it was in the engine and before it had written another word.
     """
 
+    key: str
     id: str
     owner: str
     origin: str
@@ -181,6 +182,7 @@ def restore(row: Row, pieces: Sequence[Piece]) -> Prediction:
     header = _headers.decode(row.header)
     prediction = Prediction(
         row.id,
+        key=row.key,
         fingerprint=header.fingerprint,
         is_detached=True,  # whoever waited for it has lost the connection
         is_kept=header.is_kept,

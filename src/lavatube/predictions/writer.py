@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -74,6 +75,7 @@ class Writer:
         self._pieces: dict[str, tuple[int, list[Piece]]] = {}
         self._counts: dict[str, int] = {}
         self._suspects: set[str] = set()
+        self._told: list[Callable[[], None]] = []  # by the thread, to be called on the loop
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._running = asyncio.create_task(self._run())
 
@@ -90,30 +92,30 @@ class Writer:
         result: T = await change.future
         return result
 
-    def begin(self, prediction_id: str, num_pieces: int, *, is_suspect: bool = False) -> None:
+    def begin(self, key: str, num_pieces: int, *, is_suspect: bool = False) -> None:
         """So many of its pieces are stored already. The next one of a suspect, which clears it, does not wait."""
-        self._counts[prediction_id] = num_pieces
+        self._counts[key] = num_pieces
         if is_suspect:
-            self._suspects.add(prediction_id)
+            self._suspects.add(key)
 
-    def num_pieces(self, prediction_id: str) -> int:
+    def num_pieces(self, key: str) -> int:
         """How many were written so far, stored or not."""
-        if (waiting := self._pieces.get(prediction_id)) is not None:
+        if (waiting := self._pieces.get(key)) is not None:
             return waiting[0] + len(waiting[1])
-        return self._counts.get(prediction_id, 0)
+        return self._counts.get(key, 0)
 
-    def write(self, prediction_id: str, piece: Piece) -> None:
+    def write(self, key: str, piece: Piece) -> None:
         """Durable soon, and not later than any change that comes after it; of one that was lost nothing is written."""
-        if (waiting := self._pieces.get(prediction_id)) is not None:
+        if (waiting := self._pieces.get(key)) is not None:
             waiting[1].append(piece)
-        elif (num_pieces := self._counts.get(prediction_id)) is not None:
-            self._pieces[prediction_id] = num_pieces, [piece]
-            self._wake(is_urgent=prediction_id in self._suspects)
+        elif (num_pieces := self._counts.get(key)) is not None:
+            self._pieces[key] = num_pieces, [piece]
+            self._wake(is_urgent=key in self._suspects)
 
-    def finish(self, prediction_id: str) -> None:
+    def finish(self, key: str) -> None:
         """There will be no more pieces; those that wait are written all the same."""
-        self._counts.pop(prediction_id, None)
-        self._suspects.discard(prediction_id)
+        self._counts.pop(key, None)
+        self._suspects.discard(key)
 
     async def close(self) -> None:
         """Make one more attempt to write what has come, and end."""
@@ -139,6 +141,9 @@ class Writer:
             batch.changes += self._changes
             self._changes = []
             batch = await self._loop.run_in_executor(self._thread, self._write, batch, self._take())
+            told, self._told = self._told, []
+            for tell in told:
+                tell()
             if is_last:
                 _raise(batch.changes, unavailable())
                 return
@@ -160,7 +165,7 @@ class Writer:
     def _write(self, batch: _Batch, pieces: Pieces) -> _Batch:
         """In the thread. Returns what is to be tried again."""
         batch.rows += [
-            {"prediction_id": name, "first": first, "body": encode_pieces(new)} for name, (first, new) in pieces.items()
+            {"prediction_key": key, "first": first, "body": encode_pieces(new)} for key, (first, new) in pieces.items()
         ]
         return self._attempt(batch) if batch else batch
 
@@ -170,15 +175,14 @@ class Writer:
             self._commit(batch)
         except LeaseLost as error:
             logger.warning("the journal: other servers took this one for dead, and have what it held")
-            self._tell(batch.changes, error)
-            self._call(self._lose)
+            self._told += [partial(_raise, batch.changes, error), self._lose]
         except (OperationalError, InterfaceError, OSError) as error:
             return self._fail(batch, error)
         except Exception as error:
             if len(batch.changes) + bool(batch.rows) > 1:
                 return self._one_by_one(batch)
             logger.exception("the journal: a change that can't be made")
-            self._tell(batch.changes, error)
+            self._told.append(partial(_raise, batch.changes, error))
         return _Batch()
 
     def _commit(self, batch: _Batch) -> None:
@@ -191,7 +195,7 @@ class Writer:
         if self.is_failing:
             self.is_failing = False
             logger.warning("the journal: the database works again")
-        self._call(_succeed, batch.changes, results)
+        self._told.append(partial(_succeed, batch.changes, results))
 
     def _one_by_one(self, batch: _Batch) -> _Batch:
         """One of them is at fault, and only who waits for that one is to be told. Their order stays.
@@ -208,16 +212,8 @@ class Writer:
         if not self.is_failing:
             self.is_failing = True
             logger.error("the journal: the database fails: %s", getattr(error, "orig", error))
-        self._tell([change for change in batch.changes if not change.is_patient], unavailable())
+        self._told.append(partial(_raise, [change for change in batch.changes if not change.is_patient], unavailable()))
         return _Batch([change for change in batch.changes if change.is_patient], batch.rows)
-
-    def _tell(self, changes: list[_Change], error: Exception) -> None:
-        if changes:
-            self._call(_raise, changes, error)
-
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended: there is nobody left to tell
-            self._loop.call_soon_threadsafe(function, *arguments)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -5,7 +5,7 @@
     trees/<set digest>/…      links to blobs: an ordinary model folder
     trees/<set digest>.ready  written last: what belongs to the set, and how it looked when it was verified
     refs/<hex>.json           the set that a source meant when it was last met
-    staged/<hex>/…            links to parts, for an engine that begins while they are fetched
+    staged/<hex>/…, .lock     links to parts, for an engine that begins while they are fetched
     joined/<hex>/…            links to a folder of this machine and to the sets that it is completed with
     locks/                    advisory
 
@@ -37,10 +37,17 @@ from lavatube.weights.parts import cache_border, sync_folder
 SPARE: Final = 0.05
 _SET_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
+OnVerify = Callable[[int], Callable[[int], None]]
+"""Told how many bytes are about to be hashed; gives what hears of them piece by piece."""
+
 Stamp = tuple[int, int, int]
 """Size, mtime in ns and inode: what changes when somebody else writes to a file."""
 
 logger = logging.getLogger(__name__)
+
+
+def _unheard(total_bytes: int) -> Callable[[int], None]:
+    return lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +159,16 @@ class Cache:
                 remedy="Free some space (`lavatube cache gc`), or set another --cache.",
             )
 
-    def find(self, set_digest: str, on_bytes: Callable[[int], None] = lambda _: None) -> ReadySet | None:
+    def find(self, set_digest: str, on_verify: OnVerify = _unheard) -> ReadySet | None:
         """A ready set, in constant time a file; only what changed since it was verified is hashed again.
 
         A thorough cache hashes all of it. Raises: CacheUnusable if a file is damaged and can't be removed.
         """
         marker = self._read_marker(set_digest)
         if marker is None:
-            return self._find_in_base(set_digest, on_bytes)
+            return self._find_in_base(set_digest, on_verify)
         ready, stamps = marker
-        damaged, is_changed = self._damaged(ready, stamps, on_bytes)
+        damaged, is_changed = self._damaged(ready, stamps, on_verify)
         if damaged:
             self._evict(ready, damaged)
             return None
@@ -172,22 +179,23 @@ class Cache:
             self._write_marker(ready)
         return ready
 
-    def _find_in_base(self, set_digest: str, on_bytes: Callable[[int], None]) -> ReadySet | None:
+    def _find_in_base(self, set_digest: str, on_verify: OnVerify) -> ReadySet | None:
         marker = self.base._read_marker(set_digest) if self.base is not None else None
         if self.base is None or marker is None:
             return None
-        damaged, _ = self.base._damaged(*marker, on_bytes)
+        damaged, _ = self.base._damaged(*marker, on_verify)
         if damaged:
             logger.warning("%s is damaged in the base %s and is fetched on top", damaged[0].path, self.base.root)
         return None if damaged else marker[0]
 
     def _damaged(
-        self, ready: ReadySet, stamps: dict[str, Stamp], on_bytes: Callable[[int], None]
+        self, ready: ReadySet, stamps: dict[str, Stamp], on_verify: OnVerify
     ) -> tuple[list[ManifestFile], bool]:
         """The files that are not what they were when they were verified, and whether any looks as if it might not."""
         files = ready.manifest.files
         changed = [file for file in files if _stamp(ready.folder / file.path) != stamps.get(file.path)]
         doubted = files if self._is_thorough else changed
+        on_bytes = on_verify(sum(file.size for file in doubted))
         damaged = [
             file for file in doubted if not self._is_intact(ready.folder / file.path, file.sha256, file.size, on_bytes)
         ]
@@ -198,7 +206,7 @@ class Cache:
         ready = ReadySet(manifest, self.trees / manifest.set_digest, source)
         with cache_border(f"{ready.folder} can't be written"):
             for file in manifest.files:
-                _link(self.find_blob(file.sha256), ready.folder / file.path)
+                link(self.find_blob(file.sha256), ready.folder / file.path)
         self._write_marker(ready)
         return ready
 
@@ -290,7 +298,7 @@ def _stamp(path: Path) -> Stamp | None:
     return (status.st_size, status.st_mtime_ns, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
-def _link(blob: Path, target: Path) -> None:
+def link(blob: Path, target: Path) -> None:
     """A hard link; where the file system has none, a relative symbolic one. Raises: OSError."""
     if _stamp(target) == _stamp(blob):
         return

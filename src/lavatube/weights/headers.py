@@ -13,6 +13,7 @@ from typing import Final
 
 from lavatube.errors import DigestMismatch, UnsupportedCheckpoint
 from lavatube.weights.manifest import check_paths, unique_pairs
+from lavatube.weights.zip_directory import Seekable
 
 MAX_HEADER_BYTES: Final = 100_000_000
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"  # what a clone holds where Git LFS is not installed
@@ -44,24 +45,27 @@ def read_header(path: Path) -> list[TensorPlace]:
     """
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            start = file.read(len(LFS_POINTER))
-            if start == LFS_POINTER:
-                raise DigestMismatch(
-                    f"{path.name} is not the file itself but a Git LFS pointer to it.",
-                    remedy="Run `git lfs pull` in its folder.",
-                )
-            file.seek(8)
-            length = int.from_bytes(start[:8], "little")
-            if size < 8 or length > size - 8:
-                raise DigestMismatch(f"{path.name} is cut: its header alone is longer.", remedy="Fetch it again.")
-            if length > MAX_HEADER_BYTES:
-                raise UnsupportedCheckpoint(f"{path.name}: a header of {length} bytes is over the limit.")
-            header = file.read(length)
+            return list_tensors(file, path.name)
     except OSError as error:
         raise UnsupportedCheckpoint(f"{path.name} can't be read: {error.strerror}.") from error
-    return _check(_load(header, path.name), 8 + length, size, path.name)
+
+
+def list_tensors(file: Seekable, where: str) -> list[TensorPlace]:
+    """The same, of which only the header need be here. Raises: as `read_header`; OSError."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise DigestMismatch(
+            f"{where} is not the file itself but a Git LFS pointer to it.", remedy="Run `git lfs pull` in its folder."
+        )
+    file.seek(8)
+    length = int.from_bytes(start[:8], "little")
+    if size < 8 or length > size - 8:
+        raise DigestMismatch(f"{where} is cut: its header alone is longer.", remedy="Fetch it again.")
+    if length > MAX_HEADER_BYTES:
+        raise UnsupportedCheckpoint(f"{where}: a header of {length} bytes is over the limit.")
+    return _check(_load(file.read(length), where), 8 + length, size, where)
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -56,9 +56,8 @@ class Part:
                 count = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[count:], offset + count
 
-    def read(self, chunk: int, buffer: memoryview) -> Iterator[memoryview]:
-        """The bytes of a chunk, in pieces that lie in `buffer`."""
-        start, stop = self.span(chunk)
+    def read(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
+        """The bytes from `start` to `stop`, in pieces that lie in `buffer`."""
         while start < stop:
             with cache_border(f"{self.path} can't be read"):
                 count = os.preadv(self._descriptor, [buffer[: stop - start]], start)
@@ -66,6 +65,11 @@ class Part:
                 raise CacheUnusable(f"{self.path} was cut by something else.", remedy="Start again.")
             yield buffer[:count]
             start += count
+
+    def peek(self, start: int, stop: int) -> bytes:
+        """A few bytes; whether they have come is for the caller to know."""
+        with cache_border(f"{self.path} can't be read"):
+            return os.pread(self._descriptor, stop - start, start)
 
     def mark(self, chunk: int) -> None:
         """Remember that a chunk is whole, and let the disk begin with it: what is left for the end is little."""

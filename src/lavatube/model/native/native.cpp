@@ -6,6 +6,7 @@
 #include <omp.h>
 
 #include "layer.h"
+#include "nucleus.h"
 #include "scratch.h"
 #include "stages.h"
 
@@ -125,6 +126,21 @@ EXPORT void lavatube_gate(int level, int threads, const uint16_t* input, int is_
 EXPORT void lavatube_rotate(int level, int threads, uint16_t* heads, int64_t stride, const float* cosines,
                             const float* sines, int64_t rows, int64_t num_heads, int64_t head_dim) {
     rotate(kernels_of(level), torchs(threads), {heads, stride}, cosines, sines, rows, num_heads, head_dim);
+}
+
+// By rows of numbers. Shapes: input (rows, size) float32; places and are_finite (rows,).
+EXPORT void lavatube_find_largest(int level, const float* input, int64_t rows, int64_t size, int64_t* places,
+                                  bool* are_finite) {
+    for (int64_t row = 0; row < rows; ++row)
+        places[row] = kernels_of(level).find_largest(input + row * size, size, are_finite + row);
+}
+
+// See nucleus.h. Shapes: scores and weights (rows, size); floors (rows,), changed in place; shares (rows,).
+EXPORT void lavatube_nucleus(int threads, const double* scores, const double* weights, int64_t rows, int64_t size,
+                             double* floors, const double* shares) {
+    each(torchs(threads), rows, [&](int64_t row) {
+        floors[row] = nucleus_floor(scores + row * size, weights + row * size, size, floors[row], shares[row]);
+    });
 }
 
 // See layer.h. On a team of its own.
