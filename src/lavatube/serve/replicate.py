@@ -104,9 +104,7 @@ class ReplicateRoutes:
     async def cancel(self, request: Request) -> Response:
         """Of one that has ended, too: then nothing happens."""
         prediction = await self._find(request)
-        service = self._serving.service
-        if service is not None:
-            await service.cancel_anywhere(prediction)
+        await self._serving.end(prediction)
         return json_response(self._body(prediction, base_url(request, self._public_url)))
 
     async def list(self, request: Request) -> Response:

@@ -93,8 +93,7 @@ class ResponsesRoutes:
                 param="id",
                 remedy="Close the connection of any other.",
             )
-        if not view.prediction.status.is_terminal:
-            await self._serving.cancel(view.prediction.id, view.prediction.owner)
+        await self._serving.end(view.prediction)
         return json_response(view.now())
 
     async def delete(self, request: Request) -> Response:

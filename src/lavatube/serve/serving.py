@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Final
 
 from lavatube.errors import NotFound
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.service import PredictionService
 from lavatube.serve.health import HealthView
+
+END_WAIT_S: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -92,6 +95,11 @@ class Serving:
         """See PredictionService.attachment."""
         assert self.service is not None, "a prediction comes from a service"
         return await self.service.attachment(prediction, name)
+
+    async def end(self, prediction: Prediction) -> None:
+        """Cancel it, unless it ends by itself at this moment; either end is to be seen when this returns."""
+        if not await self.knowing_service().cancel_anywhere(prediction):
+            await prediction.wait(END_WAIT_S)
 
     async def cancel(self, prediction_id: str, owner: str = "") -> None:
         """Raises NotFound, also for one that has ended."""
