@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from bench.table import show
@@ -78,9 +79,7 @@ def _measure_unlimited(folder: Path, root: str) -> None:
 
 def _measure_limited(folder: Path, root: str, size_mib: int) -> None:
     ways: Ways = {
-        f"lavatube pull, {count} x {LIMIT_MIB_S} MiB/s": lambda count=count: _pull_with(  # type: ignore[misc]
-            f"{root}/slow", folder / "cold", count
-        )
+        f"lavatube pull, {count} x {LIMIT_MIB_S} MiB/s": partial(_pull_with, f"{root}/slow", folder / "cold", count)
         for count in CONNECTIONS
     }
     wall, _ = _measure(ways, folder)

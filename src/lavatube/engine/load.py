@@ -127,7 +127,10 @@ def choose_device(name: str) -> torch.device:
     if kind != "cuda" or not (not index or index.isdecimal()):
         raise InvalidSetting(f"device: {name!r} is none of auto, cpu, cuda and cuda:N.")
     if int(index or 0) >= torch.cuda.device_count():
-        raise InvalidSetting(f"device: there is no {name}; {torch.cuda.device_count()} CUDA devices are visible.")
+        raise InvalidSetting(
+            f"device: there is no {name}; {torch.cuda.device_count()} CUDA devices are visible.",
+            remedy="Use --device auto or cpu, or see to the driver and CUDA_VISIBLE_DEVICES.",
+        )
     return torch.device("cuda", int(index or 0))
 
 

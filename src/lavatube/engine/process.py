@@ -10,15 +10,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from typing import Final
 
-from lavatube.engine.wire import Command, Event, Frames, decode_events, frame
+from lavatube.engine.frames import Frames, decode_events, frame
+from lavatube.engine.wire import Command, Event
 
 EXIT_GRACE_S: Final = 2.0
 _READ_BYTES: Final = 1 << 20  # after a pause, all that has come is taken at once
 
 
-def worker_command(threads: int = 0, log_level: str = "info") -> list[str]:
+def worker_command(threads: int = 0, log_level: str = "info", log_format: str = "text") -> list[str]:
     """What starts a worker. With -P a file `torch.py` in the current directory stays what it is."""
-    options = ["--threads", str(threads), "--log-level", log_level]
+    options = ["--threads", str(threads), "--log-level", log_level, "--log-format", log_format]
     return [sys.executable, "-P", "-m", "lavatube.engine.worker", *options]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +40,8 @@ class Runner:
         of that chunk is worth keeping; in a guess, what is not a number only ends it.
         """
         # Not all images of a request at once: the step's token budget bounds this work too, so that streams go on.
-        self._encoder.encode(_wanted(chunks))
+        if any(map(images_of, chunks)):
+            self._encoder.encode(_wanted(chunks))
         batch, embeddings = self._begin(chunks)
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         return self._end(chunks, batch, hidden)
@@ -72,13 +74,15 @@ class Runner:
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
         last_id = self._model.language.embed_tokens.outputs - 1
         embeddings = self._model.embed_tokens(batch.token_ids.clamp(max=last_id))
-        splice_features(embeddings, chunks)
+        if any(map(images_of, chunks)):
+            splice_features(embeddings, chunks)
         return batch, embeddings
 
     def _end(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor) -> Results:
         """Shapes: hidden (T, hidden)."""
         # A row attends to itself: if any of its keys and values were not numbers, neither would it be.
-        is_sound = hidden.sum(dim=-1, dtype=torch.float32).isfinite().tolist()  # a sum with one that is none is none
+        sums = hidden.sum(dim=-1, dtype=torch.float32)  # with one that is none, it is none
+        is_sound = np.isfinite(sums.cpu().numpy()).tolist()
         choices = iter(self._sample(chunks, hidden, batch.sampling_rows))
         found = [next(choices) if chunk.is_sampling else [] for chunk in chunks]
         starts = batch.layout.query_starts

@@ -186,7 +186,7 @@ class Scheduler:
 
     def _guess(self, chunks: list[Chunk]) -> list[Chunk]:
         """Decoding chunks with what may come next, where nobody has to make room for it."""
-        if self.speculator is None:
+        if self.speculator is None or not self.speculator.is_on:
             return chunks
         num_rows = len(chunks)
         found = []
@@ -265,6 +265,8 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Give `sequence` a slot for each of its tokens, at the cost of the newest; False when that is itself."""
+        if self.blocks.holds(sequence.block_table, sequence.num_tokens):
+            return True
         while not self.blocks.can_grow(sequence.block_table, sequence.num_tokens):
             newest = self.running.pop()
             self._preempt(newest)

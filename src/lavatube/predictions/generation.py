@@ -148,7 +148,7 @@ class Generator:
         else:
             return
         if isinstance(event, Tokens) and len(talk.answers) > 1:
-            self._engine.abort_choice(prediction.id, event.choice)
+            self._engine.abort_choice(prediction.key, event.choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class Talk:
         """What the next engine is to go on with."""
         begun = [None if answer.is_over else list(answer.token_ids) for answer in self.answers]
         return Submit(
-            self.prediction.id,
+            self.prediction.key,
             self.prepared.token_ids,
             list(self.prepared.images),
             self.prepared.sampling,

@@ -16,6 +16,7 @@ from lavatube.weights.manifest import check_paths, unique_pairs
 from lavatube.weights.zip_directory import Seekable
 
 MAX_HEADER_BYTES: Final = 100_000_000
+LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"  # what a clone holds where Git LFS is not installed
 ITEM_BYTES: Final = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -53,7 +54,13 @@ def list_tensors(file: Seekable, where: str) -> list[TensorPlace]:
     """The same, of which only the header need be here. Raises: as `read_header`; OSError."""
     size = file.seek(0, 2)
     file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
+    start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise DigestMismatch(
+            f"{where} is not the file itself but a Git LFS pointer to it.", remedy="Run `git lfs pull` in its folder."
+        )
+    file.seek(8)
+    length = int.from_bytes(start[:8], "little")
     if size < 8 or length > size - 8:
         raise DigestMismatch(f"{where} is cut: its header alone is longer.", remedy="Fetch it again.")
     if length > MAX_HEADER_BYTES:
