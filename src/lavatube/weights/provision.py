@@ -221,7 +221,8 @@ class _Provisioning:
         trace, is_here = self._options.trace, not missing
         if self._options.on_staged and can_be_staged(source) and may_lack_parts(source):
             described = [file for file in missing if not is_weights(file.path)]
-            known |= fetch(source, described, cache, policy, self._on_progress, trace=trace) if described else {}
+            # Too little to be told of: as a share of the whole it would look like the rest.
+            known |= fetch(source, described, cache, policy, lambda _: None, trace=trace) if described else {}
             missing = [file for file in missing if is_weights(file.path)]
         staging = self._stage(source, known) if missing else None
         known |= fetch(source, missing, cache, policy, self._on_progress, staging, trace) if missing else {}
