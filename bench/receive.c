@@ -1,5 +1,5 @@
 /* The floor of a download: one connection a file, received into one buffer that is used again, written to the file.
-   receive PORT PATH FILE [PATH FILE ...], from 127.0.0.1 over HTTP/1.0. */
+   receive PORT PATH FILE [PATH FILE ...], from 127.0.0.1 over HTTP/1.0; with RECEIVE_FSYNC set it is on the disk, too. */
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -35,6 +35,7 @@ static void *receive(void *arguments) {
     if (write(file, body, buffer + held - body) < 0) fail("write");
     while ((count = recv(remote, buffer, BUFFER, 0)) > 0)
         if (write(file, buffer, count) != count) fail("write");
+    if (getenv("RECEIVE_FSYNC") && fsync(file) < 0) fail("fsync");
     close(file);
     close(remote);
     return NULL;

@@ -73,7 +73,7 @@ class TestPart:
         part.close()
         again = Part(tmp_path, "x", 25, 10)
         assert list(again.done) == [1, 0, 0]
-        assert b"".join(bytes(piece) for piece in again.read(0, memoryview(bytearray(4)))) == b"0123456789"
+        assert b"".join(bytes(piece) for piece in again.read(0, 10, memoryview(bytearray(4)))) == b"0123456789"
         again.close()
 
     def test_another_grid_begins_anew(self, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from lavatube.weights.headers import TensorPlace
+from lavatube.weights.options import MIB
 from lavatube.weights.order import rank, rank_chunks
 from lavatube.weights.spans import Line, Span
 from lavatube.weights.throttle import Throttle
@@ -37,6 +40,17 @@ def test_what_was_wrong_comes_next() -> None:
     assert [line.take(0.0) for _ in SPANS] == SPANS
 
 
+def test_what_is_left_is_shared_out_in_pieces() -> None:
+    line = Line([Span(0, start * MIB, (start + 16) * MIB) for start in range(0, 64, 16)], 1.0)
+    taken: list[Span] = []
+    while (span := line.take(0.0)) is not None:
+        taken.append(span)
+    assert taken[0].size == 16 * MIB, "as long as there is plenty, a span is a request"
+    assert min(span.size for span in taken) == 4 * MIB
+    assert all(before.stop == after.start for before, after in pairwise(taken))
+    assert taken[-1].stop == 64 * MIB
+
+
 def test_a_file_whose_server_ignores_ranges_is_not_raced() -> None:
     line, whole = Line(SPANS, 1.0), Span(0, 0, 20)
     assert line.take(0.0) == SPANS[0]
@@ -52,10 +66,10 @@ def test_a_file_whose_server_ignores_ranges_is_not_raced() -> None:
 def test_connections_double_while_that_helps() -> None:
     throttle = Throttle(8, 32)
     assert throttle.advance(0, 0.0) == 0
-    assert throttle.advance(50, 0.5) == 0
-    assert throttle.advance(100, 1.0) == 8
-    assert throttle.advance(210, 2.0) == -8, "a tenth more is no gain"
-    assert throttle.advance(1_000, 3.0) == 0
+    assert throttle.advance(50, 0.25) == 0
+    assert throttle.advance(100, 0.5) == 8
+    assert throttle.advance(210, 1.0) == -8, "a tenth more is no gain"
+    assert throttle.advance(1_000, 1.5) == 0
     assert throttle.connections == 8
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from lavatube.errors import DigestMismatch, SourceUnavailable
 from lavatube.weights.cache import Cache
+from lavatube.weights.coverage import Coverage
 from lavatube.weights.manifest import DIGEST_BYTES
 from lavatube.weights.options import MIB
 from lavatube.weights.parts import Part
@@ -32,11 +33,12 @@ def part_name(source: Source, file: SourceFile) -> str:
 
 
 class Download:
-    """State of one file. Receivers write chunks, one hasher at a time follows them; their owner keeps the counts.
+    """State of one file. Receivers store what they bring, one thread at a time takes the file's digest along.
 
-    A byte of a finished chunk is never written again, so what was hashed is what is kept. A file that somebody trails
-    has each chunk checked as soon as it is there, where the manifest has digests of chunks; else they are looked at
-    only when the whole is wrong.
+    No byte is written twice, unless it was wrong, so what was hashed is what is kept. What is next in order is hashed
+    in its receiver's hand, while the processor's cache has it; what comes ahead of its turn is read again. A file that
+    somebody trails has each chunk checked as soon as it is there, where the manifest has digests of chunks; else they
+    are looked at only when the whole is wrong.
     """
 
     def __init__(
@@ -47,7 +49,6 @@ class Download:
         self.part = Part(cache.parts, part_name(source, file), file.size, chunk_bytes, has_digests=has_digests)
         self.is_whole = False
         """The server ignores ranges: one receiver reads the file from its beginning to its end."""
-        self.is_hashing = False
         self.num_receivers = 0
         self.sha256 = ""
         """Known when the file is verified and in its place."""
@@ -58,9 +59,11 @@ class Download:
         self._has_digests = has_digests
         self._is_checked = bytearray([not has_digests]) * self.part.num_chunks
         self._unchecked = deque(chunk for chunk, done in enumerate(self.part.done) if done and has_digests)
-        self._reached: dict[int, int] = {}
-        self._store_lock = threading.Lock()
-        self._hashed = 0
+        self._lock = threading.Lock()
+        """Held while something is written, and never while something is hashed."""
+        self._here = Coverage(self.part.span(chunk) for chunk, done in enumerate(self.part.done) if done)
+        self._is_hashing = False
+        self._hashed_bytes = 0
         self._running = _begin_digests(file)
 
     @property
@@ -68,13 +71,9 @@ class Download:
         return bool(self.sha256)
 
     @property
-    def can_hash(self) -> bool:
-        """Whether `advance` has something to do and may be called."""
-        if self.is_hashing or self.is_finished:
-            return False
-        if self._hashed == self.part.num_chunks:
-            return not self.is_whole or self.num_receivers == 0
-        return bool(self._unchecked) or self.is_usable(self._hashed)
+    def received_bytes(self) -> int:
+        with self._lock:
+            return self._here.num_bytes
 
     def is_usable(self, chunk: int) -> bool:
         """Whether those who trail this file may read a chunk."""
@@ -94,56 +93,100 @@ class Download:
         if version != self._version:
             raise SourceUnavailable(f"{self.file.path} changed while it was fetched.", remedy="Start again.")
 
-    def store(self, chunk: int, data: memoryview, offset: int) -> bool:
-        """Keep what came for a chunk, unless it is whole already; whether that made it whole. Raises: CacheUnusable."""
-        with self._store_lock:
-            if self.part.done[chunk]:
-                return False  # a racer was faster
-            self.part.write(data, offset)
-            is_last = offset + len(data) == self.part.span(chunk)[1]
-            if is_last:
+    def is_here(self, start: int, stop: int) -> bool:
+        with self._lock:
+            return self._here.reach(start) >= stop
+
+    def store(self, data: memoryview, offset: int) -> bool:
+        """Keep what is not here yet of some bytes of one chunk; gives whether `claim` is worth a try.
+
+        Raises: CacheUnusable.
+        """
+        stop = offset + len(data)
+        chunk = offset // self.part.chunk_bytes
+        with self._lock:
+            missing = self._here.missing(offset, stop)
+            for begin, end in missing:
+                self.part.write(data[begin - offset : end - offset], begin)
+                self._here.add(begin, end)
+            first, last = self.part.span(chunk)
+            if missing and self._here.reach(first) >= last:
                 self.part.mark(chunk)
                 if self._has_digests:
                     self._unchecked.append(chunk)
-            return is_last
+            is_next = missing == [(offset, stop)] and offset == self._hashed_bytes and not self._has_digests
+            if not is_next or self._is_hashing:
+                return self._can_hash()
+            self._is_hashing = True
+        for digest in self._running:
+            digest.update(data)
+        with self._lock:
+            self._hashed_bytes = stop
+            self._is_hashing = False
+            return self._can_hash()
 
-    def count(self, chunk: int, stop: int) -> int:
-        """How many bytes up to `stop` of a chunk had not been counted before."""
-        reached = max(self._reached.get(chunk, self.part.span(chunk)[0]), stop)
-        fresh = reached - self._reached.get(chunk, self.part.span(chunk)[0])
-        self._reached[chunk] = reached
-        return fresh
+    def claim(self) -> bool:
+        """Whether there is something to hash and nobody does it; if so, the caller is to call `advance`."""
+        with self._lock:
+            is_due = self._can_hash()
+            self._is_hashing = self._is_hashing or is_due
+            return is_due
 
     def advance(self, buffer: memoryview) -> list[int]:
-        """Hash the next chunk; after the last one decide. Gives the chunks that were wrong and have to come again.
+        """Hash what is next; after the last byte decide. Gives the chunks that were wrong and have to come again.
 
         Raises: DigestMismatch when it was wrong too often.
         """
-        if self._unchecked:
-            return self._check(self._unchecked.popleft(), buffer)
-        if self._hashed == self.part.num_chunks:
-            return self._decide()
-        self._follow(self._running, self._hashed, buffer)
-        self._hashed += 1
-        return []
+        with self._lock:
+            chunk = self._unchecked.popleft() if self._unchecked else None
+            stop = self._hashable_until()
+        try:
+            if chunk is not None:
+                return self._check(chunk, buffer)
+            if self._hashed_bytes == self.file.size:
+                return self._decide()
+            self._follow(self._running, self._hashed_bytes, stop, buffer)
+            self._hashed_bytes = stop
+            return []
+        finally:
+            with self._lock:
+                self._is_hashing = False
+
+    def _can_hash(self) -> bool:
+        if self._is_hashing or self.is_finished:
+            return False
+        if self._hashed_bytes == self.file.size:
+            return not self.is_whole or self.num_receivers == 0
+        return bool(self._unchecked) or self._hashable_until() > self._hashed_bytes
+
+    def _hashable_until(self) -> int:
+        """One past the last byte of a chunk that is here in order; all or nothing of one that is checked first."""
+        if self._hashed_bytes == self.file.size:
+            return self._hashed_bytes
+        chunk = self._hashed_bytes // self.part.chunk_bytes
+        last = self.part.span(chunk)[1]
+        if self._has_digests:
+            return last if self.is_usable(chunk) else self._hashed_bytes
+        return min(last, self._here.reach(self._hashed_bytes))
 
     def _check(self, chunk: int, buffer: memoryview) -> list[int]:
         """Compare a chunk with its digest; if it is the next of the file, the hash of the whole goes on in one pass."""
+        start, stop = self.part.span(chunk)
         own, running = hashlib.sha256(), []
-        if chunk == self._hashed:
+        if start == self._hashed_bytes:
             running = [digest.copy() for digest in self._running]
-        self._follow([own, *running], chunk, buffer)
+        self._follow([own, *running], start, stop, buffer)
         if not self._is_right(chunk, own.digest()):
             return self._forget([chunk], chunk, self._mismatch_of(chunk, own.hexdigest()))
         self.part.vouch(chunk)
         self._is_checked[chunk] = 1
         if running:
             self._running = running
-            self._hashed += 1
+            self._hashed_bytes = stop
         return []
 
-    def _follow(self, digests: Sequence[hashlib._Hash], chunk: int, buffer: memoryview) -> None:
-        for piece in self.part.read(chunk, buffer):
+    def _follow(self, digests: Sequence[hashlib._Hash], start: int, stop: int, buffer: memoryview) -> None:
+        for piece in self.part.read(start, stop, buffer):
             for digest in digests:
                 digest.update(piece)
 
@@ -160,7 +203,7 @@ class Download:
             self.sha256 = sha256
             return []
         wrong = self._wrong_chunks()
-        self._hashed, self._running = 0, _begin_digests(self.file)
+        self._hashed_bytes, self._running = 0, _begin_digests(self.file)
         return self._forget(wrong, WHOLE, mismatch)
 
     def _forget(self, chunks: list[int], strikes_of: int, mismatch: DigestMismatch) -> list[int]:
@@ -170,10 +213,10 @@ class Download:
             self.part.discard()
             raise mismatch
         self._source.blame(self.file.location)
-        with self._store_lock:
+        with self._lock:
             self.part.reset(chunks)
             for chunk in chunks:
-                self._reached.pop(chunk, None)
+                self._here.remove(*self.part.span(chunk))
                 self._is_checked[chunk] = not self._has_digests
         return chunks
 
@@ -187,7 +230,7 @@ class Download:
 
     def _chunk_digest(self, chunk: int, buffer: memoryview) -> bytes:
         digest = hashlib.sha256()
-        self._follow([digest], chunk, buffer)
+        self._follow([digest], *self.part.span(chunk), buffer)
         return digest.digest()
 
     def _mismatch(self, sha256: str) -> DigestMismatch | None:

@@ -1,12 +1,12 @@
 """Files of a source come in as ranges over several connections, are hashed in order, and become blobs of the cache.
 
-Two kinds of threads share one condition: receivers take spans and write them into parts; hashers follow the finished
-prefix of each file. What turns out wrong is fetched anew, once. The caller's thread reports, and opens connections.
+Threads take spans and store what they bring; each takes its file's digest along, unless another does. So the faster
+bytes come, the more of the time goes into their digests, which are never far behind. What turns out wrong is fetched
+anew, once. The caller's thread reports, and opens connections.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,6 @@ from lavatube.weights.throttle import Throttle
 REPORT_S: Final = 0.2
 STAGE_S: Final = 0.05
 LOOK_S: Final = 0.2
-MAX_HASHERS: Final = 4
 
 
 class RangeIgnored(Exception):
@@ -83,16 +82,13 @@ class _Fetch:
         spans = plan(sizes, [download.part.done for download in downloads], self._chunk_bytes, tails)
         self._line = Line(spans, policy.race_after_s)
         self._fetch_bytes = sum(sizes)
-        self._received_bytes = self._fetch_bytes - sum(span.stop - span.start for span in spans)
 
     def run(self, on_progress: OnProgress) -> None:
         num_chunks = sum(download.part.num_chunks for download in self._downloads)
         most = max(1, min(self._policy.max_connections, num_chunks))
-        num_hashers = min(os.cpu_count() or 1, MAX_HASHERS, len(self._downloads))
-        with ThreadPoolExecutor(most + num_hashers, "fetch") as pool:
+        with ThreadPoolExecutor(most, "fetch") as pool:
             throttle = Throttle(min(self._policy.connections, most), most)
             futures = {pool.submit(self._receive) for _ in range(throttle.connections)}
-            futures |= {pool.submit(self._hash) for _ in range(num_hashers)}
             try:
                 self._watch(futures, lambda: pool.submit(self._receive), throttle, on_progress)
             finally:
@@ -117,17 +113,16 @@ class _Fetch:
             is_under_way = not self._is_over()
             if is_staging:
                 self._stage()
-            received_bytes = self._received_bytes
+            received_bytes = sum(download.received_bytes for download in self._downloads)
             change = throttle.advance(received_bytes, time.monotonic())
             futures |= {add_receiver() for _ in range(change)}
             if change < 0:
                 with self._changed:
                     self._num_surplus = -change
-            done_bytes = min(received_bytes, self._fetch_bytes)
-            phase: Phase = "fetching" if done_bytes < self._fetch_bytes else "verifying"
+            phase: Phase = "fetching" if received_bytes < self._fetch_bytes else "verifying"
             already_bytes = self._source.total_bytes - self._fetch_bytes
             rate = meter.rate(received_bytes)
-            on_progress(Progress(phase, already_bytes + done_bytes, self._source.total_bytes, rate))
+            on_progress(Progress(phase, already_bytes + received_bytes, self._source.total_bytes, rate))
 
     def _stage(self) -> None:
         """Show what is here to whoever wants to begin with it; from then on, what is needed first is fetched first."""
@@ -152,28 +147,41 @@ class _Fetch:
         with closing(self._source.connect()) as reader:
             with self._changed:
                 self._readers.append(reader)
-            while (span := self._take_span()) is not None:
-                begun_s = time.monotonic()
-                try:
-                    self._transfer(reader, span, buffer)
-                except RangeIgnored:
-                    self._demand_whole(span.file)
-                finally:
-                    self._let_go(span)
-                    self._tell("download", self._downloads[span.file], begun_s)
+            while (task := self._take()) is not None:
+                if isinstance(task, Span):
+                    self._bring(reader, task, buffer)
+                else:
+                    self._hash(task, buffer)
 
-    def _take_span(self) -> Span | None:
+    def _take(self) -> Span | Download | None:
+        """The next span, or a download to hash, which is claimed: first of all one that nobody receives for."""
         with self._changed:
             while not self._is_over():
                 if self._num_surplus:
                     self._num_surplus -= 1
                     return None
+                download = next((each for each in self._downloads if not each.num_receivers and each.claim()), None)
+                if download is not None:
+                    return download
                 span = self._line.take(time.monotonic())
                 if span is not None:
                     self._downloads[span.file].num_receivers += 1
                     return span
+                download = next((each for each in self._downloads if each.claim()), None)
+                if download is not None:
+                    return download
                 self._changed.wait(LOOK_S)  # a span becomes worth a race as time goes by
             return None
+
+    def _bring(self, reader: Reader, span: Span, buffer: memoryview) -> None:
+        begun_s = time.monotonic()
+        try:
+            self._transfer(reader, span, buffer)
+        except RangeIgnored:
+            self._demand_whole(span.file)
+        finally:
+            self._let_go(span)
+            self._tell("download", self._downloads[span.file], begun_s)
 
     def _demand_whole(self, file: int) -> None:
         with self._changed:
@@ -220,55 +228,33 @@ class _Fetch:
             while at < span.stop and not self._stop.is_set():
                 if download.is_whole and not is_whole:
                     raise RangeIgnored
-                chunk = at // self._chunk_bytes
-                if download.part.done[chunk] and not is_whole:
+                if not is_whole and download.is_here(at, span.stop):
                     yield span.stop  # a racer was faster
                     return
-                stop = position if at < position else download.part.span(chunk)[1]
+                stop = position if at < position else min(span.stop, (at // self._chunk_bytes + 1) * self._chunk_bytes)
                 count = body.readinto(buffer[: stop - at])
-                if at >= position:
-                    self._store(download, chunk, buffer[:count], at)
+                if at >= position and download.store(buffer[:count], at) and download.claim():
+                    self._hash(download, buffer)
                 at += count
                 self._check_rate(at - body.start, time.monotonic() - started)
                 yield max(at, position)
-
-    def _store(self, download: Download, chunk: int, data: memoryview, offset: int) -> None:
-        """Once for each byte, though two may bring it."""
-        is_whole_now = download.store(chunk, data, offset)
-        with self._changed:
-            self._received_bytes += download.count(chunk, offset + len(data))
-            if is_whole_now:
-                self._changed.notify_all()
 
     def _check_rate(self, received_bytes: int, elapsed_s: float) -> None:
         if elapsed_s > self._policy.read_timeout_s and received_bytes < elapsed_s * self._policy.min_rate_bytes_s:
             raise Transient(f"slower than {self._policy.min_rate_bytes_s} bytes a second")
 
-    def _hash(self) -> None:
-        buffer = memoryview(bytearray(MIB))
-        while (download := self._take_hashable()) is not None:
-            begun_s = time.monotonic()
-            wrong = download.advance(buffer)
-            self._tell("verify", download, begun_s)
-            with self._changed:
-                download.is_hashing = False
-                self._queue_again(download, wrong)
-                self._changed.notify_all()
+    def _hash(self, download: Download, buffer: memoryview) -> None:
+        begun_s = time.monotonic()
+        wrong = download.advance(buffer)
+        self._tell("verify", download, begun_s)
+        with self._changed:
+            self._queue_again(download, wrong)
+            self._changed.notify_all()
 
     def _tell(self, kind: str, download: Download, begun_s: float) -> None:
         self._trace.span(kind, download.file.path, begun_s, time.monotonic())
 
-    def _take_hashable(self) -> Download | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_over() or any(download.can_hash for download in self._downloads))
-            if self._is_over():
-                return None
-            download = next(download for download in self._downloads if download.can_hash)
-            download.is_hashing = True
-            return download
-
     def _queue_again(self, download: Download, chunks: Sequence[int]) -> None:
-        file, size = self._downloads.index(download), download.file.size
+        file = self._downloads.index(download)
         spans = [Span(file, *download.part.span(chunk)) for chunk in chunks]
-        self._received_bytes -= sum(span.stop - span.start for span in spans)
-        self._line.add([Span(file, 0, size)] if spans and download.is_whole else spans)
+        self._line.add([Span(file, 0, download.file.size)] if spans and download.is_whole else spans)

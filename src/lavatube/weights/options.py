@@ -24,7 +24,7 @@ class Policy:
     """How files are cut into requests, and when a source is given up."""
 
     chunk_bytes: int = 16 * MIB
-    connections: int = 8
+    connections: int = 4
     """With how many a fetch begins; it goes up to `max_connections` as long as that makes it faster."""
     max_connections: int = 32
     race_after_s: float = 1.0

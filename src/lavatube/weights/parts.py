@@ -56,9 +56,8 @@ class Part:
                 count = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[count:], offset + count
 
-    def read(self, chunk: int, buffer: memoryview) -> Iterator[memoryview]:
-        """The bytes of a chunk, in pieces that lie in `buffer`."""
-        start, stop = self.span(chunk)
+    def read(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
+        """The bytes from `start` to `stop`, in pieces that lie in `buffer`."""
         while start < stop:
             with cache_border(f"{self.path} can't be read"):
                 count = os.preadv(self._descriptor, [buffer[: stop - start]], start)

@@ -1,7 +1,8 @@
 """What is still to be fetched, and what is under way: the next span for whoever is free. Decides; no I/O, no locks.
 
-When nothing is left in the line, whoever is free races a span that takes far longer than others did: one connection in
-many stalls, and without that the last per cent would wait for its time-out.
+The less is left in the line, the shorter are the spans that are given out, so that all receivers end together (guided
+self-scheduling). When nothing is left, whoever is free races a span that takes far longer than others did: one
+connection in many stalls, and without that the last per cent would wait for its time-out.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Final
 
+from lavatube.weights.options import MIB
 from lavatube.weights.order import Rank
 
 SLOW: Final = 3.0
 """How many times the usual duration is too long."""
+PIECE_BYTES: Final = 4 * MIB
+"""What a span is not cut below: each costs a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,10 @@ class Span:
     file: int
     start: int
     stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
 
 
 def plan(
@@ -55,15 +62,16 @@ class Line:
     def __init__(self, spans: Iterable[Span], race_after_s: float) -> None:
         """`race_after_s` is the least that a span gets before it is raced."""
         self._waiting = deque(spans)
+        self._waiting_bytes = sum(span.size for span in self._waiting)
         self._race_after_s = race_after_s
         self._begun_s: dict[Span, list[float]] = {}
         self._lost: set[Span] = set()
-        self._unraced: set[int] = set()
-        self._durations_s: deque[float] = deque(maxlen=64)
+        self._whole: set[int] = set()
+        self._paces: deque[float] = deque(maxlen=64)
 
     def take(self, now_s: float) -> Span | None:
         """The next span, or one that is worth a second try beside the first; None: nothing to do at this moment."""
-        span = self._waiting.popleft() if self._waiting else self._straggler(now_s)
+        span = self._next() if self._waiting else self._straggler(now_s)
         if span is not None:
             self._begun_s.setdefault(span, []).append(now_s)
         return span
@@ -71,7 +79,7 @@ class Line:
     def give_back(self, span: Span, now_s: float) -> None:
         """A receiver has ended with a span, one way or the other; if another is still at it, that is the slower one."""
         begun_s = self._begun_s[span]
-        self._durations_s.append(now_s - begun_s.pop())
+        self._paces.append((now_s - begun_s.pop()) / _length(span))
         if begun_s:
             self._lost.add(span)
         else:
@@ -81,24 +89,41 @@ class Line:
     def add(self, spans: Sequence[Span]) -> None:
         """Wrong or ignored: once more, in this order, and first, for somebody may wait for it."""
         self._waiting.extendleft(reversed(spans))
+        self._waiting_bytes += sum(span.size for span in spans)
 
     def drop(self, file: int) -> None:
-        """Its server ignores ranges. It is not raced from now on: a second body would begin at the first byte, too."""
+        """Its server ignores ranges. It is not cut or raced from now on: each body would begin at the first byte."""
         self._waiting = deque(span for span in self._waiting if span.file != file)
-        self._unraced.add(file)
+        self._waiting_bytes = sum(span.size for span in self._waiting)
+        self._whole.add(file)
 
     def sort(self, key: Callable[[Span], tuple[Rank, int]]) -> None:
         """What is under way stays so."""
         self._waiting = deque(sorted(self._waiting, key=key))
 
+    def _next(self) -> Span:
+        span = self._waiting.popleft()
+        share = max(PIECE_BYTES, self._waiting_bytes // (2 * (len(self._begun_s) + 1)))
+        if span.file not in self._whole and span.size >= share + PIECE_BYTES:
+            self._waiting.appendleft(Span(span.file, span.start + share, span.stop))
+            span = Span(span.file, span.start, span.start + share)
+        self._waiting_bytes -= span.size
+        return span
+
     def _straggler(self, now_s: float) -> Span | None:
         alone = {
             span: begun_s[0]
             for span, begun_s in self._begun_s.items()
-            if len(begun_s) == 1 and span not in self._lost and span.file not in self._unraced
+            if len(begun_s) == 1 and span not in self._lost and span.file not in self._whole
         }
-        if not alone or not self._durations_s:
+        if not alone or not self._paces:
             return None
         span, begun_s = min(alone.items(), key=lambda item: item[1])
-        limit_s = max(self._race_after_s, SLOW * median(self._durations_s))
+        usual = sorted(self._paces)[len(self._paces) // 2]
+        limit_s = max(self._race_after_s, SLOW * usual * _length(span))
         return span if now_s - begun_s > limit_s else None
+
+
+def _length(span: Span) -> int:
+    """What its duration is measured by: a short one takes as long as its request."""
+    return max(span.size, PIECE_BYTES)

@@ -6,7 +6,7 @@ from typing import Final
 
 GAIN: Final = 1.15
 """A doubling that brings less is taken back: the fewer spans share a line, the sooner each of them is here."""
-SETTLE_S: Final = 1.0
+SETTLE_S: Final = 0.5
 
 
 class Throttle:

@@ -1,0 +1,100 @@
+"""Random weights with their manifest, on an nginx that is a CDN, one that limits each connection, and a hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lavatube.weights.manifest import FILE_NAME, Manifest, build_manifest
+
+MIB = 1024 * 1024
+SHARDS = 4
+CHUNK_MIB = 16
+REPOSITORY = "bench/weights"
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass(frozen=True, slots=True)
+class Cdn:
+    """A server that runs; `names` are the files, of which `sha256` has the digests."""
+
+    root: str
+    folder: Path
+    names: tuple[str, ...]
+    sha256: dict[str, str]
+
+    @property
+    def free(self) -> str:
+        return f"{self.root}/free"
+
+    @property
+    def limited(self) -> str:
+        """The same files, each connection at its limit."""
+        return f"{self.root}/limited"
+
+    def sent_bytes(self) -> int:
+        """What has gone out since `forget_sent`, as far as the server has noted it."""
+        return sum(int(line) for line in (self.folder / "access.log").read_text().split())
+
+    def forget_sent(self) -> None:
+        os.truncate(self.folder / "access.log", 0)
+
+
+@contextmanager
+def serve_weights(folder: Path, size_mib: int, limit_mib_s: int) -> Iterator[Cdn]:
+    """Write weights into `folder` and serve them. `BENCH_NGINX` is the server's program."""
+    files = folder / "www"
+    files.mkdir()
+    folder.chmod(0o755)
+    for shard in range(SHARDS):
+        path = files / f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
+        with path.open("wb") as file:
+            for _ in range(size_mib // SHARDS):
+                file.write(os.urandom(MIB))
+        os.utime(path, (shard, shard))  # nginx makes the ETag of it, by which the hub's library keeps files
+    manifest = build_manifest(files, "bench", chunk_bytes=CHUNK_MIB * MIB)
+    (files / FILE_NAME).write_text(manifest.to_json())
+    names = tuple(file.path for file in manifest.files)
+    port = random.randrange(20000, 60000)
+    (folder / "nginx.conf").write_text(_configuration(folder, files, port, manifest, limit_mib_s))
+    server = subprocess.Popen(
+        [os.environ.get("BENCH_NGINX", "nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    )
+    try:
+        time.sleep(1.0)
+        assert server.poll() is None, "nginx did not start"
+        yield Cdn(f"http://127.0.0.1:{port}", folder, names, {file.path: file.sha256 for file in manifest.files})
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _configuration(folder: Path, files: Path, port: int, manifest: Manifest, limit_mib_s: int) -> str:
+    """What a hub says of a repository is two answers of JSON, and a header on each file."""
+    told = {"id": REPOSITORY, "sha": _COMMIT, "siblings": [{"rfilename": file.path} for file in manifest.files]}
+    tree = [
+        {"type": "file", "path": file.path, "size": file.size, "oid": file.sha256[:40]}
+        | {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}}
+        for file in manifest.files
+    ]
+    return f"""
+daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 2; user root;
+events {{ worker_connections 256; }}
+http {{
+  log_format sent '$body_bytes_sent'; access_log {folder}/access.log sent; sendfile on; tcp_nopush on;
+  server {{
+    listen 127.0.0.1:{port};
+    location /free/ {{ alias {files}/; }}
+    location /limited/ {{ alias {files}/; limit_rate {limit_mib_s}m; }}
+    location /api/models/{REPOSITORY} {{ default_type application/json; return 200 '{json.dumps(told)}'; }}
+    location /api/models/{REPOSITORY}/tree/ {{ default_type application/json; return 200 '{json.dumps(tree)}'; }}
+    location ~ ^/{REPOSITORY}/resolve/[^/]+/(.*)$ {{ alias {files}/$1; add_header X-Repo-Commit {_COMMIT}; }}
+  }}
+}}"""
