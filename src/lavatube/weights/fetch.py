@@ -245,12 +245,16 @@ class _Fetch:
             raise Transient(f"slower than {self._policy.min_rate_bytes_s} bytes a second")
 
     def _hash(self, download: Download, buffer: memoryview) -> None:
+        """One step, or the decision at the end."""
         begun_s = time.monotonic()
         wrong = download.advance(buffer)
         self._tell("verify", download, begun_s)
         with self._changed:
             self._queue_again(download, wrong)
-            self._changed.notify_all()
+            if wrong or download.is_finished:
+                self._changed.notify_all()
+            else:
+                self._changed.notify()  # there may be more to hash, for one that has nothing else to do
 
     def _tell(self, kind: str, download: Download, begun_s: float) -> None:
         self._trace.span(kind, download.file.path, begun_s, time.monotonic())

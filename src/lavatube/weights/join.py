@@ -16,8 +16,9 @@ from typing import Final, TypeVar, get_args
 
 from lavatube.checkpoint.parts import BASE, Part, Parts, read_parts
 from lavatube.errors import InvalidSetting, SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
-from lavatube.weights.cache import Cache, ReadySet, open_cache
+from lavatube.weights.cache import Cache, open_cache
 from lavatube.weights.manifest import Manifest, list_folder
+from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import cache_border
 from lavatube.weights.uri import parse_model
