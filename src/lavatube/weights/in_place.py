@@ -1,4 +1,4 @@
-"""A folder of this machine that is used where it lies: nothing is copied, and what a manifest says of it is checked."""
+"""A folder of this machine as a model, where it lies: nothing is copied, and as much is verified as is known of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lavatube.weights.cache import Cache, open_cache
 from lavatube.weights.local import fingerprint
 from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
-from lavatube.weights.progress import OnProgress, count_bytes
+from lavatube.weights.progress import OnProgress, counter
 
 logger = logging.getLogger(__name__)
 
@@ -19,14 +19,11 @@ logger = logging.getLogger(__name__)
 def use_folder(
     folder: Path, pinned: Manifest | None, options: ProvisionOptions, on_progress: OnProgress
 ) -> Provisioned:
-    """A folder of this machine, where it lies: sizes are looked at, and digests if they are pinned.
-
-    Raises: InvalidManifest, DigestMismatch, SourceUnavailable.
-    """
+    """Sizes are looked at, and digests if they are pinned. Raises: SourceUnavailable, DigestMismatch, CacheUnusable."""
     beside = folder / manifests.FILE_NAME
     manifest = pinned or (manifests.read_manifest(beside) if beside.is_file() else None)
     if manifest is None:
-        return Provisioned(folder, "", "local", size_of(folder), from_cache=True, source=folder.as_uri())
+        return Provisioned(folder, "", "local", folder_bytes(folder), from_cache=True, source=folder.as_uri())
     for file in manifest.files:
         _check_size(folder, file)
     if pinned is not None or options.is_thorough:
@@ -41,7 +38,7 @@ def _check_pinned(folder: Path, pinned: Manifest, cache: Cache, on_progress: OnP
     recalled = cache.recall(identity)
     if recalled is not None and recalled.set_digest == pinned.set_digest and not is_thorough:
         return
-    on_bytes = count_bytes("verifying", pinned.total_bytes, on_progress)
+    on_bytes = counter("verifying", pinned.total_bytes, on_progress)
     for file in pinned.files:
         _, sha256 = manifests.hash_file(folder / file.path, on_bytes)
         if sha256 != file.sha256:
@@ -68,5 +65,5 @@ def _check_size(folder: Path, file: ManifestFile) -> None:
         )
 
 
-def size_of(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in manifests.list_folder(folder))

@@ -75,7 +75,7 @@ class Pace:
         return True
 
 
-def count_bytes(phase: Phase, total_bytes: int, on_progress: OnProgress) -> Callable[[int], None]:
+def counter(phase: Phase, total_bytes: int, on_progress: OnProgress) -> Callable[[int], None]:
     """Takes the lengths of pieces and reports their sum now and then."""
     meter, pace, done_bytes = Meter(), Pace(), 0
 

@@ -15,16 +15,17 @@ from lavatube.errors import CacheUnusable, SourceUnavailable
 from lavatube.weights import manifest as manifests
 from lavatube.weights.adopt import adopt
 from lavatube.weights.archive import unpack
-from lavatube.weights.cache import Cache, ReadySet, open_cache
+from lavatube.weights.cache import Cache, open_cache
 from lavatube.weights.chunk_map import read_map
 from lavatube.weights.download import part_name
 from lavatube.weights.fetch import fetch
-from lavatube.weights.in_place import size_of, use_folder
+from lavatube.weights.in_place import folder_bytes, use_folder
 from lavatube.weights.join import frame_main, join_parts, may_lack_parts
 from lavatube.weights.locks import hold
 from lavatube.weights.manifest import Manifest, is_weights
+from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trust
-from lavatube.weights.progress import Meter, OnProgress, Progress, count_bytes
+from lavatube.weights.progress import Meter, OnProgress, Progress, counter
 from lavatube.weights.source import Source, SourceFile
 from lavatube.weights.sources import hub_identity, resolve, settle
 from lavatube.weights.staged import sweep
@@ -117,7 +118,7 @@ def lock_model(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> 
                 f"The set {provisioned.set_digest:.12} is not in the cache any more.", remedy="Try again."
             )
         folder, name = ready.folder, ready.manifest.name
-    on_bytes = count_bytes("verifying", size_of(folder), on_progress)
+    on_bytes = counter("verifying", folder_bytes(folder), on_progress)
     return manifests.build_manifest(folder, name, on_bytes, chunk_bytes=chunk_bytes)
 
 
@@ -190,7 +191,7 @@ class _Provisioning:
         return self._provisioned(ready, recalled.trust) if ready else None
 
     def _look_up(self, set_digest: str) -> ReadySet | None:
-        return self._cache.find(set_digest, lambda size: count_bytes("verifying", size, self._on_progress))
+        return self._cache.find(set_digest, lambda size: counter("verifying", size, self._on_progress))
 
     def _fetch(self, source: Source) -> Provisioned:
         """Bring what is missing, while no other process does the same."""
@@ -210,7 +211,7 @@ class _Provisioning:
             source = laid_out
         cache, policy = self._cache, self._options.policy
         here_bytes = sum(file.size for file in source.files if file.sha256 and cache.has_blob(file.sha256, file.size))
-        count = count_bytes("verifying", here_bytes, self._on_progress)
+        count = counter("verifying", here_bytes, self._on_progress)
         missing = [
             file for file in source.files if not file.sha256 or not cache.has_intact_blob(file.sha256, file.size, count)
         ]
@@ -240,12 +241,12 @@ class _Provisioning:
         """What the hub's own library has in its cache."""
         if self._model is None or self._model.kind != "hub" or self._options.hf_cache is None:
             return {}
-        on_bytes = count_bytes("verifying", sum(file.size for file in missing), self._on_progress)
+        on_bytes = counter("verifying", sum(file.size for file in missing), self._on_progress)
         return adopt(self._model.location, missing, self._options.hf_cache, self._cache, on_bytes)
 
     def _unpack(self, source: Source) -> Provisioned:
         self._cache.check_space(source.contents.total_bytes if source.contents else source.total_bytes)
-        on_bytes = count_bytes("fetching", source.total_bytes, self._on_progress)
+        on_bytes = counter("fetching", source.total_bytes, self._on_progress)
         manifest = unpack(source, self._cache, self._options.policy, on_bytes)
         return self._publish(source, manifest, from_cache=False)
 
