@@ -77,7 +77,7 @@ def _commit_ms(database: Engine, num_commits: int = 200) -> float:
     started_s = time.process_time()
     for number in range(num_commits):
         body = encode_pieces([Piece(0, [5], " word")] * 2)
-        rows = [{"prediction_id": name, "first": 2 * number, "body": body} for name in names]
+        rows = [{"prediction_key": name, "first": 2 * number, "body": body} for name in names]
         with database.begin() as connection:
             leases.hold(connection)
             journal.write(connection, rows)

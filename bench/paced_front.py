@@ -19,7 +19,8 @@ from pathlib import Path
 from bench.paced_text import num_tokens
 from lavatube.engine.client import EngineClient
 from lavatube.engine.wire import Load
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.limits import ServiceLimits
+from lavatube.predictions.service import PredictionService
 from lavatube.serve.app import build_app
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.metrics import Metrics

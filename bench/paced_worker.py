@@ -16,19 +16,8 @@ import socket
 import time
 from pathlib import Path
 
-from lavatube.engine.wire import (
-    Abort,
-    Done,
-    Event,
-    Frames,
-    Heartbeat,
-    Load,
-    Ready,
-    Submit,
-    Tokens,
-    decode_command,
-    frame_events,
-)
+from lavatube.engine.frames import Frames, decode_command, frame_events
+from lavatube.engine.wire import Abort, Done, Event, Heartbeat, Load, Ready, Submit, Tokens
 
 LETTERS = range(68, 94)  # ids of the tests' byte-level tokenizer: small letters, which JSON leaves as they are
 BEAT_S = 0.5

@@ -55,6 +55,18 @@ DIFFERENCES = (
     Difference("docs", "`docs_url` is told, and is 404", "is not told"),
     Difference("metrics", "404", "`/metrics`"),
     Difference(
+        "browsers",
+        "get `/` as JSON, too",
+        "are led from `/` to `/playground`",
+        "tests/serve/test_playground.py",
+    ),
+    Difference(
+        "web pages of others",
+        "may send forms, and read nothing",
+        "neither, unless `allowed_origins` names them; then both",
+        "tests/serve/test_origins.py",
+    ),
+    Difference(
         "webhook order",
         "a `processing` may come after the end",
         "the end is last",
@@ -66,7 +78,7 @@ DIFFERENCES = (
         "over three days",
         "tests/predictions/test_webhooks.py",
     ),
-    Difference("slow readers", "lose events", "lose nothing", "tests/serve/test_cog.py"),
+    Difference("slow readers", "lose events", "lose nothing", "tests/serve/test_cog_events.py"),
     Difference("openapi.json while loading", "503", "there", "tests/serve/test_health.py"),
     Difference("events while loading", "406", "503 with `Retry-After`", "tests/serve/test_health.py"),
     Difference("readiness", "200 in any state", "that, and `/readyz` by its status", "tests/serve/test_health.py"),

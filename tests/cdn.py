@@ -1,7 +1,7 @@
 """A real HTTP server on loopback that misbehaves on command: the scenario is the first part of the path.
 
-`http://127.0.0.1:PORT/<scenario>/<file>` serves the files of one folder. A scenario touches `.safetensors` files only;
-the manifest and the small files come as they are, so that a test says what goes wrong and where. `any-<scenario>`
+`http://127.0.0.1:PORT/<scenario>/<file>` serves the files of one folder. A scenario touches files of weights only; the
+manifest and the small files come as they are, so that a test says what goes wrong and where. `any-<scenario>`
 touches all.
 """
 
@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 BLOCK = 64 * 1024
+WEIGHTS = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Log:
     counts: Counter[str] = field(default_factory=Counter)
 
     def weights(self) -> list[Request]:
-        return [request for request in self.requests if request.name.endswith(".safetensors")]
+        return [request for request in self.requests if request.name.endswith(WEIGHTS)]
 
 
 class Gone(Exception):
@@ -125,7 +126,8 @@ class LoopbackHandler(BaseHTTPRequestHandler):
 class Cdn(LoopbackServer):
     """Serves `folder`; `away` is where the scenario of that name redirects to.
 
-    Of a file that is `held` only the first range comes before `released` is set.
+    Of a file that is `held` only its first range and its last bytes come before `released` is set; of one that is
+    `doomed` nothing else comes at all.
     """
 
     def __init__(self, folder: Path, away: str = "", certificate: Path | None = None) -> None:
@@ -154,7 +156,7 @@ class _CdnHandler(LoopbackHandler):
         data = path.read_bytes()
         is_any = scenario.startswith("any-")
         kind, _, often = scenario.removeprefix("any-").partition("-")
-        if (name.endswith(".safetensors") or is_any) and self._is_due(cdn, f"{scenario} {name}", often):
+        if (name.endswith(WEIGHTS) or is_any) and self._is_due(cdn, f"{scenario} {name}", often):
             self._misbehave(cdn, kind, name, data, span)
         else:
             self._serve(data, span)
@@ -193,20 +195,27 @@ class _CdnHandler(LoopbackHandler):
                 self.reply(200, {"Content-Type": "text/html"}, b"<html>Please sign in to the network</html>")
             case "busy":
                 self.reply(503, {})
+            case "crowded":
+                self.reply(429, {})
             case "bighead":
                 self._serve(data, span, {"X-Padding": "x" * 100_000})
             case "manyheads":
                 self._serve(data, span, {f"X-{number}": "x" for number in range(1000)})
             case "trickle":
                 self._serve_trickle(len(data), start, piece)
+            case "crawl":
+                self._crawl(b"HTTP/1.1 206 Partial Content\r\nX-Padding: " + b"x" * 1000)
             case "late" if stop < len(data):
                 self._serve(data, span)
             case "late":
                 self._serve_half("stall", len(data), start, piece, share=0.99)
             case "held":
-                if start:
+                if start > 0 and stop < len(data) - BLOCK:
                     cdn.released.wait(60)
                 self._serve(data, span)
+            case "doomed" if start > 0 and stop < len(data) - BLOCK:
+                cdn.released.wait(60)
+                self.reply(404, {})
             case "replaced":
                 cdn.log.counts["replaced"] += 1
                 is_new = cdn.log.counts["replaced"] > 3
@@ -231,6 +240,10 @@ class _CdnHandler(LoopbackHandler):
             case "dry":
                 is_dry = len(cdn.log.weights()) > int(cdn.log.requests[-1].scenario.partition("-")[2])
                 self._serve(data, span) if not is_dry else self.reply(404, {})
+            case "spent" if cdn.log.sent_bytes <= len(data) // 2:
+                self._serve(data, span)
+            case "spent":
+                self.reply(404, {})
             case "401" | "403" | "404" | "416" | "500":
                 self.reply(int(kind), {})
             case "away":
@@ -269,6 +282,11 @@ class _CdnHandler(LoopbackHandler):
         self.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{size}")
         self.end_headers()
         for byte in piece:
+            self.pour(bytes([byte]), pause_s=0.05)
+
+    def _crawl(self, head: bytes) -> None:
+        """A header that never ends, a byte now and then."""
+        for byte in head:
             self.pour(bytes([byte]), pause_s=0.05)
 
     def _serve_half(self, kind: str, size: int, start: int, piece: bytes, share: float = 0.5) -> None:

@@ -6,16 +6,17 @@ import hashlib
 import json
 from pathlib import Path
 
-from tests.cdn import Cdn, LoopbackHandler, LoopbackServer, Request
+from tests.cdn import WEIGHTS, Cdn, LoopbackHandler, LoopbackServer, Request
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret"
 
 
 class FakeHub(LoopbackServer):
-    """Has the files of `storage.folder` as `org/name`; `.safetensors` lie in large-file storage.
+    """Has the files of `storage.folder` as `org/name`; weights lie in large-file storage.
 
-    Other repositories, whose files are all small, are added to `others` by name.
+    Other repositories, whose files are all small, are added to `others` by name; if their weights are large, too,
+    `storages` says by that name where they are.
     """
 
     def __init__(self, storage: Cdn, *, scenario: str = "ok", is_gated: bool = False) -> None:
@@ -25,6 +26,7 @@ class FakeHub(LoopbackServer):
         self.scenario = scenario
         self.is_gated = is_gated
         self.others: dict[str, Path] = {}
+        self.storages: dict[str, Cdn] = {}
         self.git_sha1: dict[str, str] = {}
         """Overrides what the tree says of a small file."""
 
@@ -42,7 +44,7 @@ class _HubHandler(LoopbackHandler):
         elif path == f"/api/models/org/name/tree/{COMMIT}":
             self._reply_tree(hub)
         elif path.startswith(f"/org/name/resolve/{COMMIT}/"):
-            self._reply_file(hub, path.rpartition("/")[2])
+            self._reply_file(hub, hub.storage, hub.storage.folder / path.rpartition("/")[2])
         elif other := next((name for name in hub.others if f"/{name}/" in path), None):
             self._reply_other(hub, other, path)
         else:
@@ -66,15 +68,16 @@ class _HubHandler(LoopbackHandler):
         if path == f"/api/models/{repository}/revision/main":
             self._reply_json({"id": repository, "sha": COMMIT})
         elif path == f"/api/models/{repository}/tree/{COMMIT}":
-            self._reply_json([_entry(hub, file, is_large=False) for file in sorted(folder.iterdir())])
+            has_large = repository in hub.storages
+            self._reply_json([_entry(hub, file, has_large=has_large) for file in sorted(folder.iterdir())])
         else:
-            self._reply_range((folder / path.rpartition("/")[2]).read_bytes())
+            self._reply_file(hub, hub.storages.get(repository), folder / path.rpartition("/")[2])
 
-    def _reply_file(self, hub: FakeHub, name: str) -> None:
-        if name.endswith(".safetensors"):
-            self.reply(302, {"Location": f"{hub.storage.url(hub.scenario)}/{name}?X-Signature=secret"})
+    def _reply_file(self, hub: FakeHub, storage: Cdn | None, path: Path) -> None:
+        if storage is not None and path.suffix in WEIGHTS:
+            self.reply(302, {"Location": f"{storage.url(hub.scenario)}/{path.name}?X-Signature=secret"})
             return
-        self._reply_range((hub.storage.folder / name).read_bytes())
+        self._reply_range(path.read_bytes())
 
     def _reply_range(self, data: bytes) -> None:
         start, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
@@ -82,11 +85,11 @@ class _HubHandler(LoopbackHandler):
         self.reply(206, {"Content-Range": extent}, data[int(start) : int(last) + 1])
 
 
-def _entry(hub: FakeHub, path: Path, *, is_large: bool | None = None) -> dict[str, object]:
+def _entry(hub: FakeHub, path: Path, *, has_large: bool = True) -> dict[str, object]:
     data = path.read_bytes()
     git_sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     entry: dict[str, object] = {"type": "file", "path": path.name, "size": len(data)}
-    if path.suffix == ".safetensors" if is_large is None else is_large:
+    if has_large and path.suffix in WEIGHTS:
         lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
         return entry | {"oid": "0" * 40, "lfs": lfs}
     return entry | {"oid": hub.git_sha1.get(path.name, git_sha1)}

@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parent.parent / "src" / "lavatube"
 # Low to high. A name stands for a module, or for a package with all that is in it; the first match of the longest name
 # wins. Those on one line are strangers to each other.
 LAYERS: list[set[str]] = [
-    {"errors", "heap", "trace"},
+    {"errors", "heap", "logs", "trace"},
+    {"option"},
     {"settings", "spec"},
     {"checkpoint", "fidelity", "geometry", "memory"},
     {"engine.wire"},
@@ -31,6 +32,7 @@ LAYERS: list[set[str]] = [
     {"predictor", "boot"},
     {"cache_command", "keys_command"},
     {"platforms", "cli"},
+    {"__main__"},
 ]
 ALLOWED = {("model.load", "weights.composite")}
 FRONT = {

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from lavatube import Predictor
 from lavatube.errors import Draining, InvalidInput, InvalidSetting, NotReady
@@ -85,6 +89,58 @@ def test_another_thread_may_close_an_answer(predictor: Predictor) -> None:
     closer.start()
     assert len(list(answer)) < 899
     closer.join()
+
+
+def test_a_closed_answer_says_nothing_more(predictor: Predictor) -> None:
+    answer = predictor.predict(PICTURE, "What is it?", temperature=0, max_tokens=900)
+    next(answer)
+    answer.close()
+    assert list(answer) == []
+
+
+ABANDON = """
+import sys
+from lavatube import Predictor
+predictor = Predictor(sys.argv[1])
+predictor.setup()
+for text in predictor.predict(sys.argv[2], "What is it?", temperature=0, max_tokens=900):
+    sys.exit(3)
+"""
+
+
+def test_a_program_may_end_in_the_middle_of_an_answer(folder: Path) -> None:
+    command = [sys.executable, "-c", ABANDON, str(folder), str(PICTURE)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stderr) == (3, "")
+
+
+def test_a_predictor_that_nobody_holds_frees_its_model(folder: Path) -> None:
+    before = threading.active_count()
+    predictor = Predictor(str(folder))
+    predictor.setup()
+    answer = predictor.predict(PICTURE, "What is it?", temperature=0, max_tokens=20)
+    del predictor
+    assert len(list(answer)) > 5, "whoever reads an answer holds its predictor"
+    del answer
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
+def test_a_picture_of_pil_is_what_its_file_is(predictor: Predictor, tmp_path: Path, mode: str) -> None:
+    picture = Image.open(PICTURE).convert(mode)
+    picture.save(tmp_path / "same.png")
+    answers = [
+        list(predictor.predict(image, "What is it?", temperature=0, max_tokens=20))
+        for image in (picture, tmp_path / "same.png")
+    ]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("image", [5, [1, 2], Image.new("CMYK", (9, 9))])
+def test_what_is_no_picture_is_told_what_would_be(predictor: Predictor, image: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        predictor.predict(image, "What is it?")
+    assert (caught.value.param, bool(caught.value.remedy)) == ("image", True)
 
 
 @pytest.mark.parametrize(

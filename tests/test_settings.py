@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def test_a_bad_variable_is_named(environ: dict[str, str], said: str) -> None:
     assert said in caught.value.sentence
 
 
+@pytest.mark.parametrize("service", ["LAVATUBE", "LAVATUBE_GPU"])
+def test_what_kubernetes_says_of_a_service_of_that_name_is_no_setting(service: str) -> None:
+    said = {
+        f"{service}_SERVICE_HOST": "10.3.0.1",
+        f"{service}_SERVICE_PORT": "80",
+        f"{service}_SERVICE_PORT_HTTP": "80",
+        f"{service}_PORT": "tcp://10.3.0.1:80",
+        f"{service}_PORT_80_TCP": "tcp://10.3.0.1:80",
+        f"{service}_PORT_80_TCP_PROTO": "tcp",
+        f"{service}_PORT_80_TCP_PORT": "80",
+        f"{service}_PORT_80_TCP_ADDR": "10.3.0.1",
+    }
+    assert read_settings(environ=said | {"PORT": "8080"}).port == 8080
+
+
 def test_a_bad_keyword_is_named() -> None:
     with pytest.raises(InvalidSetting, match="no setting 'prot'"):
         read_settings({"prot": 1}, {})
@@ -74,6 +90,12 @@ def test_every_option_says_what_it_is() -> None:
     for option in options():
         assert option.doc, option.name
         option.check(option.default, option.name)
+
+
+def test_a_section_has_all_of_its_options_together() -> None:
+    sections = [section for section, _ in groupby(option.section for option in options())]
+    assert sections[0] == "server"
+    assert len(sections) == len(set(sections)) > 5
 
 
 def test_served_name() -> None:

@@ -16,18 +16,29 @@ from train.pool import Pool
 from train.tokenizer import train_tokenizer
 
 STAGES = (
-    Stage("tower", 2900, 32, tower_rate=2e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
+    Stage("tower", 2200, 32, tower_rate=2e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=True),
     Stage(
         "language",
-        5000,
+        4000,
         8,
         tower_rate=0.0,
         decoder_rate=2e-3,
         dense_weight=0.0,
         is_bfloat16=True,
         starts_projector=True,
+        picture_share=0.75,
     ),
-    Stage("joint", 5000, 12, tower_rate=1e-4, decoder_rate=1e-3, dense_weight=0.5, is_bfloat16=True, tower_every=3),
+    Stage(
+        "joint",
+        4500,
+        12,
+        tower_rate=1e-4,
+        decoder_rate=1e-3,
+        dense_weight=0.5,
+        is_bfloat16=True,
+        tower_every=3,
+        picture_share=0.7,
+    ),
 )
 NUM_SHARDS = 60
 HELD_OUT_SHARD_SEED = 900_001
@@ -81,7 +92,7 @@ def train_stage(
     saved_at = time.monotonic()
     with _progress(console) as progress:
         task = progress.add_task(stage.name, total=stage.num_steps, completed=first, dense=0.0, language=0.0)
-        for step, batch in pool.batches(stage.batch_size, first):
+        for step, batch in pool.batches(stage.batch_size, first, stage.picture_share):
             if step >= stage.num_steps:
                 break
             dense, language = learner.step(step, batch)

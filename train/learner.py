@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 from transformers import LlavaForConditionalGeneration
 
+from train.attention import HIDDEN, use_in
 from train.dense import DenseHead, dense_loss, label, score
 from train.llava import NUM_IMAGE_TOKENS, build_llava
 from train.optimiser import Optimisers
@@ -26,8 +27,8 @@ class Stage:
 
     Units: rates: of layer matrices, by Muon. A decoder rate of zero leaves the language part out, a tower rate of zero
     keeps the tower as it is. Where both learn, the language loss moves the tower too; the tower learns in every n-th
-    step, which is cheaper. The forward and backward runs of a bfloat16 stage are computed in bfloat16, on weights in
-    float32.
+    step, which is cheaper. A picture share below one leaves pictures of a single thing out. The forward and backward
+    runs of a bfloat16 stage are computed in bfloat16, on weights in float32.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stage:
     is_bfloat16: bool
     starts_projector: bool = False
     tower_every: int = 1
+    picture_share: float = 1.0
 
 
 class Learner:
@@ -47,6 +49,7 @@ class Learner:
     def __init__(self, seed: int, tokenizer: Tokenizer, stage: Stage, first: Shard) -> None:
         torch.manual_seed(seed)
         self.model = build_llava()
+        use_in(self.model)
         self.head = DenseHead()
         self._tokenizer, self._stage, self._seed = tokenizer, stage, seed
         start_as_convolution(self.model.model.vision_tower, normalise(torch.from_numpy(first.pixels[:64])))
@@ -93,8 +96,9 @@ class Learner:
         image = core.multi_modal_projector(features)
         end = packed.image_start + NUM_IMAGE_TOKENS
         words = torch.cat([words[:, : packed.image_start], image, words[:, end:]], dim=1)
+        bias = torch.where(packed.mask, 0.0, HIDDEN).to(image.dtype)
         hidden = core.language_model(
-            inputs_embeds=words, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+            inputs_embeds=words, attention_mask=bias, position_ids=packed.positions, use_cache=False
         ).last_hidden_state
         spoken = packed.labels != IGNORED
         return functional.cross_entropy(self.model.lm_head(hidden[spoken]).float(), packed.labels[spoken])

@@ -114,14 +114,21 @@ class Pool:
                 self._cache[number] = Shard(file["pixels"], file["things"])
         return self._cache[number]
 
-    def batches(self, batch_size: int, first_step: int = 0) -> Iterator[tuple[int, Shard]]:
-        """Yield numbered batches for ever, each pass in a new order; starting later gives the same batches."""
-        per_shard = SHARD_PICTURES // batch_size
+    def batches(self, batch_size: int, first_step: int = 0, share: float = 1.0) -> Iterator[tuple[int, Shard]]:
+        """Yield numbered batches for ever, each pass in a new order; starting later gives the same batches.
+
+        A share below one leaves pictures of a single thing out: they are learned first.
+        """
+        num_used = round(SHARD_PICTURES * share)
+        per_shard = num_used // batch_size
         step = first_step
         while True:
             turn, place = divmod(step, per_shard)
             shard = self.get(turn % self.num_shards)
-            order = np.random.default_rng([self._seed, turn]).permutation(SHARD_PICTURES)
+            random = np.random.default_rng([self._seed, turn])
+            order = random.permutation(SHARD_PICTURES)
+            is_single = shard.things[order, 1, KIND] < 0
+            order = random.permutation(order[np.argsort(is_single, kind="stable")][:num_used])
             while place < per_shard:
                 chosen = order[place * batch_size : (place + 1) * batch_size]
                 yield step, Shard(shard.pixels[chosen], shard.things[chosen])

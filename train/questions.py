@@ -303,17 +303,17 @@ def ask_stranger(random: np.random.Generator, things: Things) -> Exchange:
 
 ASKERS: dict[Callable[[np.random.Generator, Things], Exchange], tuple[float, float]] = {
     # How often of shapes, how often of a glyph. Lists of several things are learned last, so they are asked most.
-    ask_count: (0.14, 0.06),
+    ask_count: (0.11, 0.06),
     ask_colour: (0.12, 0.10),
-    ask_shape: (0.15, 0.06),
-    ask_where: (0.18, 0.03),
-    ask_side: (0.11, 0.02),
-    ask_exists: (0.10, 0.15),
-    ask_size: (0.04, 0.0),
+    ask_shape: (0.18, 0.06),
+    ask_where: (0.25, 0.03),
+    ask_side: (0.08, 0.02),
+    ask_exists: (0.09, 0.15),
+    ask_size: (0.03, 0.0),
     ask_size_list: (0.03, 0.0),
     ask_glyph: (0.02, 0.38),
-    ask_description: (0.08, 0.14),
-    ask_stranger: (0.03, 0.06),
+    ask_description: (0.07, 0.14),
+    ask_stranger: (0.02, 0.06),
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import httpx
+import msgspec
 from PIL import Image
 
 
@@ -69,6 +70,29 @@ class Answer:
         return [later - earlier for earlier, later in pairwise(self.pieces_s)]
 
 
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int
+
+
+class _Chunk(msgspec.Struct):
+    """What is looked at of a piece of a streamed answer."""
+
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: object = None
+
+
+_decoder = msgspec.json.Decoder(_Chunk)
+
+
 def ask(url: str, question: Question, answer: Answer | None = None) -> Answer:
     """Wait for the whole answer; `answer`, if given, shows it as it grows. Raises: AssertionError if there is none."""
     body = json.dumps(question.body())
@@ -82,18 +106,17 @@ def ask(url: str, question: Question, answer: Answer | None = None) -> Answer:
             if not answer.is_wanted:
                 break
             if line.startswith("data: {"):
-                _read(json.loads(line[6:]), answer)
+                _read(_decoder.decode(line[6:]), answer)
     assert answer.pieces_s, "an answer without text"
     return answer
 
 
-def _read(chunk: dict[str, object], answer: Answer) -> None:
-    assert "error" not in chunk, f"{chunk}"
-    choices = chunk.get("choices") or []
-    if any(choice["delta"].get("content") for choice in choices):  # type: ignore[attr-defined]
+def _read(chunk: _Chunk, answer: Answer) -> None:
+    assert chunk.error is None, f"{chunk.error}"
+    if any(choice.delta.content for choice in chunk.choices):
         answer.pieces_s.append(time.monotonic())
-    if usage := chunk.get("usage"):
-        answer.num_tokens = usage["completion_tokens"]  # type: ignore[index]
+    if chunk.usage is not None:
+        answer.num_tokens = chunk.usage.completion_tokens
 
 
 def ask_all(url: str, questions: Sequence[Question], delays_s: Sequence[float] = ()) -> list[Answer]:

@@ -36,7 +36,8 @@ class Engine:
 
     name: str
     command: Command
-    bits: float = 16  # of a weight of the decoder
+    bits: float = 16  # of a weight of the decoder's layers
+    other_bits: float = 16  # of the tower, the projector and the head; embeddings have 16
     cache_mib: int = 0  # what it keeps for keys and values, where that is known
     health: str = "/health"
     needs: Path = PEERS
@@ -106,9 +107,9 @@ def _wait_ready(server: Server) -> None:
 def engines() -> list[Engine]:
     """All that the bench knows, ours first."""
     return [
-        Engine("lavatube bf16", _ours("--dtype", "bfloat16"), cache_mib=CACHE_MIB, health="/readyz"),
-        Engine("lavatube int8", _ours("--quantize", "int8"), bits=8, cache_mib=CACHE_MIB, health="/readyz"),
-        Engine("lavatube int4", _ours("--quantize", "int4"), bits=4.5, cache_mib=CACHE_MIB, health="/readyz"),
+        _ours("bf16", "--dtype", "bfloat16", bits=16, other_bits=16),
+        _ours("int8", "--quantize", "int8", bits=8.0625, other_bits=8.0625),  # with the scales of their groups
+        _ours("int4", "--quantize", "int4", bits=4.25, other_bits=8.0625),
         Engine("transformers bf16", _transformers),
         *(
             _llama(name, kind, bits)
@@ -118,10 +119,14 @@ def engines() -> list[Engine]:
     ]
 
 
-def _ours(*options: str) -> Command:
+def _ours(name: str, *options: str, bits: float, other_bits: float) -> Engine:
     program = [sys.executable, "-P", "-m", "lavatube.cli", "serve", "--model-name", "bench", "--database", "off"]
     cache = ["--kv-cache-mib", str(CACHE_MIB)]
-    return lambda shape, port: [*program, *cache, *options, "--port", str(port), str(shape.folder())]
+
+    def command(shape: Shape, port: int) -> list[str]:
+        return [*program, *cache, *options, "--port", str(port), str(shape.folder())]
+
+    return Engine(f"lavatube {name}", command, bits, other_bits, CACHE_MIB, health="/readyz")
 
 
 def _transformers(shape: Shape, port: int) -> list[str]:

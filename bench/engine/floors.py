@@ -43,9 +43,9 @@ def measure_floors() -> Floors:
     )
 
 
-def decode_bytes(shape: Shape, bits: float) -> float:
+def decode_bytes(shape: Shape, bits: float, head_bits: float) -> float:
     """Weights that one decoded token reads."""
-    return _decoder_weights(shape) * bits / 8
+    return layer_weights(shape) * bits / 8 + _head_weights(shape) * head_bits / 8
 
 
 def first_token_ops(shape: Shape, num_text_tokens: int) -> float:
@@ -58,18 +58,20 @@ def first_token_ops(shape: Shape, num_text_tokens: int) -> float:
     projector = recipe.feature_size * recipe.hidden_size + recipe.hidden_size**2
     vision = num_tiles * patches * (layers * (2 * block + 4 * patches * width) + 2 * projector)
     tokens = recipe.num_image_tokens * num_tiles + num_text_tokens
-    head = recipe.vocab_size * recipe.hidden_size
     attention = 2 * tokens**2 * recipe.layers * recipe.hidden_size
-    return vision + 2 * (_decoder_weights(shape) - head) * tokens + attention + 2 * head
+    return vision + 2 * layer_weights(shape) * tokens + attention + 2 * _head_weights(shape)
 
 
-def _decoder_weights(shape: Shape) -> int:
-    """Those of products; the head, too."""
+def layer_weights(shape: Shape) -> int:
+    """Those of the decoder's layers."""
     recipe = shape.recipe
     head_dim = recipe.head_dim or recipe.hidden_size // recipe.heads
     attention = recipe.hidden_size * head_dim * 2 * (recipe.heads + recipe.kv_heads)
-    block = attention + 3 * recipe.hidden_size * recipe.intermediate_size
-    return recipe.layers * block + recipe.vocab_size * recipe.hidden_size
+    return recipe.layers * (attention + 3 * recipe.hidden_size * recipe.intermediate_size)
+
+
+def _head_weights(shape: Shape) -> int:
+    return shape.recipe.vocab_size * shape.recipe.hidden_size
 
 
 def _least_s(work: Callable[[], object]) -> float:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from bench.engine.client import Answer, Question, ask, ask_all
 from bench.engine.engines import Server
-from bench.engine.floors import Floors, decode_bytes, first_token_ops
+from bench.engine.floors import Floors, decode_bytes, first_token_ops, layer_weights
 from bench.engine.shapes import Shape
 
 TEXT = "what can be seen in this picture, and where"
@@ -52,7 +52,8 @@ def one(run: Run) -> Mapping[str, float]:
     second = ask(run.server.url, run.question(1, "how many of them are there, and of which kind", 8))
     rate = run.floors.bf16_ops if run.server.engine.bits == 16 else run.floors.int8_ops
     floor_first_s = first_token_ops(run.shape, TEXT_TOKENS) / rate
-    floor_token_s = decode_bytes(run.shape, run.server.engine.bits) / run.floors.bytes_per_s
+    engine = run.server.engine
+    floor_token_s = decode_bytes(run.shape, engine.bits, engine.other_bits) / run.floors.bytes_per_s
     return {
         "time to first token, s": first.first_s,
         "decode, tokens/s": first.tokens_per_s,
@@ -119,7 +120,10 @@ def stall(run: Run) -> Mapping[str, float]:
 def memory(run: Run) -> Mapping[str, float]:
     """What is resident once all the others are through, and how much of it is neither weights nor cache."""
     engine, embeddings = run.server.engine, 2 * run.shape.recipe.vocab_size * run.shape.recipe.hidden_size
-    needed = (run.shape.weights_bytes - embeddings) * engine.bits / 16 + embeddings + engine.cache_mib * 2**20
+    layers = 2 * layer_weights(run.shape)
+    others = run.shape.weights_bytes - embeddings - layers
+    weights = layers * engine.bits / 16 + others * engine.other_bits / 16 + embeddings
+    needed = weights + engine.cache_mib * 2**20
     resident = run.server.resident_bytes
     return {"resident, GB": resident / 1e9, "beyond weights and cache, share": resident / needed - 1}
 

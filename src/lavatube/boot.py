@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-import sys
 import time
 from typing import Final, NoReturn
 
@@ -14,14 +13,17 @@ import msgspec
 from sqlalchemy import Engine
 
 from lavatube.engine.client import EngineClient
+from lavatube.engine.process import worker_command
 from lavatube.engine.supervisor import EngineState
 from lavatube.errors import InvalidSetting
 from lavatube.heap import give_back_large_blocks
+from lavatube.logs import log_to_stderr
 from lavatube.predictions.database import open_database
 from lavatube.predictions.keys import KeyStore
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.predictions.owners import OwnerLimits
 from lavatube.predictions.postman import Postman
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.service import PredictionService
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
 from lavatube.serve.app import build_app
@@ -30,6 +32,7 @@ from lavatube.serve.boundary import RequestId
 from lavatube.serve.exposure import check_exposure, tell_who_may_call
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.metrics import EngineCounts, Metrics
+from lavatube.serve.origins import Origins
 from lavatube.serve.serving import Serving
 from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import Settings
@@ -50,11 +53,14 @@ def serve(settings: Settings) -> NoReturn:
     Raises: InvalidSetting, for what can be known to be wrong before anything has started.
     """
     give_back_large_blocks()
-    _log_to_stderr(settings.log_level.upper())
+    log_to_stderr(settings.log_level, settings.log_format, "front").addFilter(RequestId())
+    # Its start and stop are ours to tell, and so is what could not be parsed: it warns of each such connection.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     parse_model(settings.model)
     _begin_trace(settings.trace)
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
+    Origins(settings.allowed_origins)
     database = open_database(settings.database_url) if settings.database_url else None
     keyring = _keyring(settings, database)
     check_exposure(keyring, settings)
@@ -63,17 +69,8 @@ def serve(settings: Settings) -> NoReturn:
     os._exit(status)  # a thread that still waits for some picture's host must not hold the exit
 
 
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(RequestId())
-    line = "%(asctime)s %(levelname)s %(request_id)s %(message)s"
-    logging.basicConfig(handlers=[handler], level=level, format=line)
-    # Its start and stop are ours to tell, and so is what could not be parsed: it warns of each such connection.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
-
-
 async def _run(settings: Settings, keyring: Keyring, database: Engine | None) -> int:
-    engine = EngineClient(threads=settings.threads, log_level=settings.log_level)
+    engine = EngineClient(worker_command(settings.threads, settings.log_level, settings.log_format))
     return await Front(settings, keyring, database, engine).run()
 
 
@@ -145,6 +142,7 @@ class Front:
             started_at=setup.started_at,
             elapsed_s=time.monotonic() - setup.started,
             ready_at=setup.ready_at,
+            step=setup.progress.phase if phase is Phase.PROVISIONING else "",
             device=ready.device if ready else "",
             done_bytes=loading.done_bytes if is_loading and loading else setup.progress.done_bytes,
             total_bytes=loading.total_bytes if is_loading and loading else setup.progress.total_bytes,

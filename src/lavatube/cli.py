@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from lavatube.cache_command import add_cache
 from lavatube.errors import InvalidSetting, LavatubeError
-from lavatube.flags import add_command, add_settings, image_size, settings_of
+from lavatube.flags import Parser, add_command, add_settings, image_size, settings_of
 from lavatube.keys_command import add_keys
 from lavatube.settings import Settings, options
 
@@ -45,18 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Ends the process with a usage message where they can't be understood."""
-    return _parser().parse_args(argv)
+    """Ends the process with a sentence where they can't be understood."""
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.refuse_unknown(unknown)
+    return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lavatube",
+def _parser() -> Parser:
+    parser = Parser(
+        "lavatube",
         description="Host a LLaVA model: weights from a CDN, loaded once, answers streamed token by token.",
         epilog="Start with `lavatube serve`; `lavatube COMMAND --help` says more, with examples.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=lambda arguments: _help(parser))
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND")
 
     serve = add_command(commands, "serve", _serve, "serve a model over HTTP", _SERVE_EXAMPLES)
@@ -108,6 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     add_cache(commands)
     add_keys(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for: that takes time, and `--help` is to be quick."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from lavatube import __version__
+
+        print(f"lavatube {__version__}")
+        parser.exit()
 
 
 def _help(parser: argparse.ArgumentParser) -> int:

@@ -6,39 +6,48 @@ Everything runs in the caller's process: phase 1 in setup(), the engine on a bac
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
+from io import BytesIO
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 from uuid import uuid4
 
 import torch
+from PIL import Image
 
 from lavatube import assembly
 from lavatube.engine import wire
 from lavatube.engine.load import choose_threads, load_core
 from lavatube.engine.local import LocalEngine, LocalStream
 from lavatube.errors import InvalidInput, NotReady, from_code
+from lavatube.option import Setting
 from lavatube.prompt.chat import Chat, Generation, single_turn
 from lavatube.prompt.detokenize import Detokenizer
 from lavatube.prompt.prepare import Preparer
 from lavatube.provisioning import provision_options
-from lavatube.settings import Setting, Settings, read_settings
+from lavatube.settings import Settings, read_settings
 from lavatube.weights.provision import Progress, provision
 
 URL_SCHEMES: Final = ("http:", "https:", "data:")
+
+Picture = str | PathLike[str] | bytes | Image.Image
 
 
 class Predictor:
     """A LLaVA model in this process.
 
     `model` is `tiny` (embedded), a directory, `org/name`, or a URL; `settings` are those of `lavatube serve --help`.
+    Closed by hand, by `with`, or when nobody holds it or one of its answers any more.
     """
 
     def __init__(self, model: str | None = None, **settings: Setting) -> None:
         self.settings: Settings = read_settings({"model": model, **settings})
         self._engine: LocalEngine | None = None
         self._preparer: Preparer | None = None
+        self._free: Callable[[], object] = lambda: None
 
     def setup(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> None:
         """Phases 1 and 2: provision the weights and load them. A second call does nothing.
@@ -60,10 +69,12 @@ class Predictor:
             raise
         preparer.limit_context(core.max_context_tokens)
         self._preparer, self._engine = preparer, LocalEngine(core)
+        # Also at the interpreter's end, which a thread inside of torch would not survive.
+        self._free = weakref.finalize(self, _free, self._engine, preparer)
 
     def predict(
         self,
-        image: Path | bytes | str | None,
+        image: Picture | None,
         prompt: str,
         *,
         top_p: float = 1.0,
@@ -74,7 +85,8 @@ class Predictor:
     ) -> Answer:
         """Answer a question about a picture, piece by piece.
 
-        `image` is a path, an encoded picture, or an http(s) or data URL. Closing the iterator stops the generation.
+        `image` is a path, a file's bytes, an http(s) or data URL, or a picture of PIL. Closing the iterator stops the
+        generation.
         Raises: RequestError before the first piece; ServiceError from the iterator.
         """
         generation = Generation(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
@@ -95,18 +107,14 @@ class Predictor:
         prepared = self._preparer.prepare(chat, generation)
         detokenizer = Detokenizer(self._preparer.tokenizer, prepared.stop)
         if prepared.sampling.max_tokens == 0:
-            return Answer(None, detokenizer)
+            return Answer(self, None, detokenizer)
         request = wire.Submit(uuid4().hex, prepared.token_ids, list(prepared.images), prepared.sampling)
-        return Answer(self._engine.submit(request), detokenizer)
+        return Answer(self, self._engine.submit(request), detokenizer)
 
     def close(self) -> None:
         """Free the model; open iterators end with an error."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-        if self._preparer is not None:
-            self._preparer.close()
-            self._preparer = None
+        self._free()
+        self._engine = self._preparer = None
 
     def __enter__(self) -> Self:
         self.setup()
@@ -121,9 +129,11 @@ class Predictor:
 class Answer:
     """The pieces of one answer. Any thread may iterate, close or drop it; to close it is to stop the generation."""
 
-    def __init__(self, events: LocalStream | None, detokenizer: Detokenizer) -> None:
+    def __init__(self, predictor: Predictor, events: LocalStream | None, detokenizer: Detokenizer) -> None:
+        self._predictor = predictor  # whose model is needed as long as somebody reads
         self._events = events
         self._detokenizer = detokenizer
+        self._is_closed = False
         self._lock = threading.Lock()  # of the detokenizer, and so that pieces come in order
 
     def __iter__(self) -> Self:
@@ -132,13 +142,14 @@ class Answer:
     def __next__(self) -> str:
         """Raises: ServiceError."""
         with self._lock:
-            while self._events is not None and not self._detokenizer.has_stopped:
+            while self._events is not None and not (self._is_closed or self._detokenizer.has_stopped):
                 if text := self._read(next(self._events)):
                     return text
         self.close()
         raise StopIteration
 
     def close(self) -> None:
+        self._is_closed = True
         if self._events is not None:
             self._events.close()
 
@@ -152,13 +163,41 @@ class Answer:
                 raise from_code(event.code, event.message, param=event.param or None)
 
 
-def read_picture(image: Path | bytes | str) -> bytes | str:
-    """A file's bytes, or the URL as it is. In the caller's own process a path may be read; over HTTP it never is."""
+def _free(engine: LocalEngine, preparer: Preparer) -> None:
+    engine.close()
+    preparer.close()
+
+
+def read_picture(image: Picture) -> bytes | str:
+    """A file's bytes, or the URL as it is. In the caller's own process a path may be read; over HTTP it never is.
+
+    Raises: InvalidInput.
+    """
     if isinstance(image, bytes) or (isinstance(image, str) and image.startswith(URL_SCHEMES)):
         return image
+    if isinstance(image, Image.Image):
+        return _encode(image)
+    if not isinstance(image, str | PathLike):
+        raise InvalidInput(
+            f"A {type(image).__name__} is no picture.",
+            param="image",
+            remedy="Give a path, the bytes of a file, a URL or a picture of PIL.",
+        )
     try:
         return Path(image).read_bytes()
     except OSError as error:
         raise InvalidInput(
             f"Can't read the picture {image}: {error.strerror}.", param="image", remedy="Check the path."
         ) from error
+
+
+def _encode(image: Image.Image) -> bytes:
+    """As a file, so that it passes the limits and the sandbox of all others. Raises: InvalidInput."""
+    file = BytesIO()
+    try:
+        image.save(file, "PNG", compress_level=1)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"The picture can't be written as PNG: {error}.", param="image", remedy='Convert it to "RGB".'
+        ) from error
+    return file.getvalue()

@@ -10,153 +10,158 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
 
 from lavatube.errors import InvalidSetting
+from lavatube.option import Option, Setting, declare
 
 MIB: Final = 1024 * 1024
-Setting = str | int | float | bool | Path
-_KINDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+# The options in the order of their declaration, in sections: each begins with the option that is named here.
+_SECTIONS: Final = {
+    "model": "server",
+    "cache": "weights",
+    "device": "engine",
+    "max_queue": "requests",
+    "fidelity": "prompts and pictures",
+    "webhook_urls": "webhooks",
+    "database": "what is kept",
+    "api_key": "who may call",
+    "shutdown_grace_s": "start and end",
+}
 DEFAULT_CACHE: Final = Path("~/.cache/lavatube")
-
-
-def _option(
-    default: Any,
-    doc: str,
-    *,
-    least: float = 0,
-    most: float = 2**53,
-    pattern: str = "",
-    choices: tuple[str, ...] = (),
-    platform: tuple[str, ...] = (),
-    secret: bool = False,
-) -> Any:
-    """One option; `platform` names variables that others set for the same thing."""
-    facts = {"least": least, "most": most, "pattern": pattern, "choices": choices}
-    return field(default=default, metadata={"doc": doc, "platform": platform, "is_secret": secret, **facts})
+# What Kubernetes (as Docker's links once did) puts into every container beside a service that is called lavatube or
+# lavatube-something: LAVATUBE_SERVICE_HOST, LAVATUBE_PORT_5000_TCP_ADDR, and LAVATUBE_PORT=tcp://10.0.0.1:5000.
+_OF_A_SERVICE: Final = re.compile(r"LAVATUBE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
+_ADDRESS_OF_A_SERVICE: Final = re.compile(r"(tcp|udp)://\S+:\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the operator decided; read once at start, never changed."""
 
-    model: str = _option(
+    model: str = declare(
         "tiny",
         "tiny (embedded), a directory, org/name, hf://…, https://…, s3://… or file://…",
         platform=("COG_WEIGHTS",),
     )
-    model_name: str = _option("", "name that the APIs report; default: the last part of MODEL")
-    host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 in a container", pattern=r"\S+")
-    port: int = _option(5000, "port to listen on; 0: any", most=65535, platform=("AIP_HTTP_PORT", "PORT"))
-    cache: Path = _option(DEFAULT_CACHE, "where provisioned weights are kept; safe to share and to delete")
-    base_cache: str = _option("", "another cache that is only read; what it lacks goes into the cache")
-    verify: str = _option(
+    model_name: str = declare("", "name that the APIs report; default: the last part of MODEL")
+    host: str = declare("127.0.0.1", "address to listen on; 0.0.0.0 in a container", pattern=r"\S+")
+    port: int = declare(5000, "port to listen on; 0: any", most=65535, platform=("AIP_HTTP_PORT", "PORT"))
+    public_url: str = declare(
+        "",
+        "the server's own URL as clients see it, for the URLs in its answers; default: what they say in Host",
+        pattern=r"|https?://[^\s/]\S*",
+    )
+    cache: Path = declare(DEFAULT_CACHE, "where provisioned weights are kept; safe to share and to delete")
+    base_cache: str = declare("", "another cache that is only read; what it lacks goes into the cache")
+    verify: str = declare(
         "quick",
         "of weights that are cached: look at size, time and inode (quick), or hash all (full)",
         choices=("quick", "full"),
     )
-    mirrors: str = _option("", "URLs of folders with the same files, with commas between, that stand in for MODEL")
-    bucket_endpoint: str = _option("", "server that s3://, gs:// and az:// mean; default: the cloud's own")
-    bucket_unsigned: bool = _option(False, "read public buckets, without credentials")
-    hf_cache: Path = _option(
+    mirrors: str = declare("", "URLs of folders with the same files, with commas between, that stand in for MODEL")
+    bucket_endpoint: str = declare("", "server that s3://, gs:// and az:// mean; default: the cloud's own")
+    bucket_unsigned: bool = declare(False, "read public buckets, without credentials")
+    hf_cache: Path = declare(
         Path("~/.cache/huggingface/hub"),
         "the hub library's cache: what is there already is taken from it",
         platform=("HF_HUB_CACHE",),
     )
-    lock: str = _option("", "a lavatube.lock.json; its digests are trusted and nothing else")
-    allow_unverified: bool = _option(False, "take weights that no digest vouches for")
-    hf_endpoint: str = _option(
+    lock: str = declare("", "a lavatube.lock.json; its digests are trusted and nothing else")
+    allow_unverified: bool = declare(False, "take weights that no digest vouches for")
+    hf_endpoint: str = declare(
         "https://huggingface.co", "hub that hf:// means", pattern=r"https?://[^\s/]\S*", platform=("HF_ENDPOINT",)
     )
-    hf_token: str = _option("", "token for that hub, and sent to no other", platform=("HF_TOKEN",), secret=True)
-    device: str = _option("auto", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
-    dtype: str = _option("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
-    quantize: str = _option(
+    hf_token: str = declare("", "token for that hub, and sent to no other", platform=("HF_TOKEN",), secret=True)
+    device: str = declare("auto", "auto, cpu, cuda or cuda:N", pattern=r"auto|cpu|cuda(:\d+)?")
+    dtype: str = declare("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
+    quantize: str = declare(
         "none",
         "weights as they are (none), or of 8 or 4 bits: faster and smaller on a CPU, a little off",
         choices=("none", "int8", "int4"),
     )
-    threads: int = _option(
+    threads: int = declare(
         0, "CPU threads of the engine; 0: one a core, or one alone for a model of under 50 million parameters"
     )
-    max_sequences: int = _option(16, "requests that are decoded together", least=1)
-    max_step_tokens: int = _option(1024, "tokens of one engine step; long prompts are cut into such pieces", least=1)
-    kv_cache_mib: int = _option(
+    max_sequences: int = declare(16, "requests that are decoded together", least=1)
+    max_step_tokens: int = declare(1024, "tokens of one engine step; long prompts are cut into such pieces", least=1)
+    kv_cache_mib: int = declare(
         0, "memory for keys and values, MiB; 0: what the device has to spare, at most 4096 on a CPU"
     )
-    prefix_cache: bool = _option(
+    prefix_cache: bool = declare(
         True, "find what prompts have in common from their beginning on in the cache of keys and values"
     )
-    image_cache_mib: int = _option(256, "main memory for encoded pictures that may be shown again, MiB; 0: none")
-    share_caches: bool = _option(
+    image_cache_mib: int = declare(256, "main memory for encoded pictures that may be shown again, MiB; 0: none")
+    share_caches: bool = declare(
         False, "let API keys find each other's prompts in the caches: faster, but the speed tells who asked what"
     )
-    speculate: int = _option(
+    speculate: int = declare(
         0,
         "tokens that are guessed ahead of an answer, from what it and its prompt have said; the answer stays the same",
     )
-    max_queue: int = _option(64, "requests that wait; one more is refused with 429")
-    queue_while_starting: bool = _option(
+    max_queue: int = declare(64, "requests that wait; one more is refused with 429")
+    queue_while_starting: bool = declare(
         False, "let requests wait while the server starts, up to max_queue, instead of refusing them with 503"
     )
-    max_new_tokens: int = _option(4096, "most tokens one answer may have", least=1)
-    request_timeout_s: float = _option(600.0, "seconds until a prediction that has not ended is failed", least=1)
-    max_body_mib: int = _option(32, "largest request body, MiB", least=1)
-    fidelity: str = _option(
+    max_new_tokens: int = declare(4096, "most tokens one answer may have", least=1)
+    request_timeout_s: float = declare(600.0, "seconds until a prediction that has not ended is failed", least=1)
+    max_body_mib: int = declare(32, "largest request body, MiB", least=1)
+    fidelity: str = declare(
         "auto",
         "whose rules pixels, templates and ids follow to the last bit: the checkpoint's own world with pictures as a "
         "person sees them (auto), the original code's, or the hub library's (hf)",
         choices=("auto", "original", "hf"),
     )
-    max_images: int = _option(8, "pictures in one request")
-    max_image_mib: int = _option(20, "largest encoded picture, MiB", least=1)
-    max_image_pixels: int = _option(50_000_000, "largest picture, pixels", least=1)
-    image_urls: str = _option(
+    max_images: int = declare(8, "pictures in one request")
+    max_image_mib: int = declare(20, "largest encoded picture, MiB", least=1)
+    max_image_pixels: int = declare(50_000_000, "largest picture, pixels", least=1)
+    image_urls: str = declare(
         "public", "where pictures are fetched from: public, off, or host names with commas between them"
     )
-    image_fetch_timeout_s: float = _option(10.0, "seconds for fetching one picture", least=0.1)
-    webhook_urls: str = _option(
+    image_fetch_timeout_s: float = declare(10.0, "seconds for fetching one picture", least=0.1)
+    decode_workers: int = declare(2, "processes that decode pictures", least=1)
+    webhook_urls: str = declare(
         "public", "where webhooks are sent: public (https only), off, or host names with commas between them"
     )
-    webhook_auth_token: str = _option(
+    webhook_auth_token: str = declare(
         "", "bearer token that webhooks are sent with", platform=("WEBHOOK_AUTH_TOKEN",), secret=True
     )
-    decode_workers: int = _option(2, "processes that decode pictures", least=1)
-    api_key: str = _option("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
-    database: str = _option(
+    database: str = declare(
         "",
         "where keys, uploads, webhooks and predictions that outlive their connection are kept: sqlite:///PATH, "
         "postgresql://…, or off; default: a file beside the cache's folder",
     )
-    keep_s: float = _option(7 * 24 * 3600.0, "seconds that journaled predictions are kept after their end")
-    keep_mib: int = _option(1024, "what those that have ended may take of the database, MiB; the oldest go first")
-    on_restart: str = _option(
+    keep_s: float = declare(7 * 24 * 3600.0, "seconds that journaled predictions are kept after their end")
+    keep_mib: int = declare(1024, "what those that have ended may take of the database, MiB; the oldest go first")
+    on_restart: str = declare(
         "continue",
         "what becomes of a journaled prediction that ran when its server died: it goes on, or it is failed",
         choices=("continue", "fail"),
     )
-    max_server_deaths: int = _option(
+    max_server_deaths: int = declare(
         2, "servers that may die while they work on a prediction before that is failed as their cause", least=1
     )
-    public_url: str = _option(
-        "",
-        "the server's own URL as clients see it, for the URLs in its answers; default: what they say in Host",
-        pattern=r"|https?://[^\s/]\S*",
-    )
-    insecure: bool = _option(False, "listen beyond this machine without asking for a key")
-    allowed_hosts: str = _option(
+    api_key: str = declare("", "operator's key, sent as a bearer token; `lavatube keys` makes others", secret=True)
+    insecure: bool = declare(False, "listen beyond this machine without asking for a key")
+    allowed_hosts: str = declare(
         "", "names with dots by which a server without keys may be addressed, with commas between them; *: any"
     )
-    key_streams: int = _option(0, "predictions that one API key may have at once; 0: as many as there is room for")
-    key_requests_per_minute: int = _option(0, "requests that one API key may make in a minute; 0: no limit")
-    key_tokens_per_minute: int = _option(0, "tokens that one API key may use in a minute; 0: no limit")
-    shutdown_grace_s: float = _option(25.0, "seconds that running predictions get after SIGTERM")
-    exit_on_failure: bool = _option(False, "end with exit code 1 where set-up or engine have failed for good")
-    trace: str = _option("", "file that gets a timeline of the start: download, verify, load, encode, prefill")
-    log_level: str = _option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
+    allowed_origins: str = declare(
+        "",
+        "web pages of other servers that may call from a browser (CORS): origins such as https://app.example.com, with "
+        "commas between them; *: any",
+    )
+    key_streams: int = declare(0, "predictions that one API key may have at once; 0: as many as there is room for")
+    key_requests_per_minute: int = declare(0, "requests that one API key may make in a minute; 0: no limit")
+    key_tokens_per_minute: int = declare(0, "tokens that one API key may use in a minute; 0: no limit")
+    shutdown_grace_s: float = declare(25.0, "seconds that running predictions get after SIGTERM")
+    exit_on_failure: bool = declare(False, "end with exit code 1 where set-up or engine have failed for good")
+    trace: str = declare("", "file that gets a timeline of the start: download, verify, load, encode, prefill")
+    log_format: str = declare("text", "an event a line, for people or for what collects it", choices=("text", "json"))
+    log_level: str = declare("info", "how much is logged", choices=("debug", "info", "warning", "error"))
 
     @property
     def served_name(self) -> str:
@@ -180,76 +185,13 @@ class Settings:
         return self.cache.expanduser().absolute()
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One field of Settings, as the command line and the docs show it."""
-
-    name: str
-    type: type
-    default: Any
-    doc: str
-    platform: tuple[str, ...]
-    is_secret: bool
-    choices: tuple[str, ...]
-    pattern: str
-    least: float
-    most: float
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        return "LAVATUBE_" + self.name.upper()
-
-    def parse(self, text: str, where: str) -> Any:
-        """Raises InvalidSetting, naming where the text came from."""
-        try:
-            if self.type is bool:
-                value: Any = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
-                    text.lower()
-                ]
-            elif self.type is Path:
-                value = Path(text)
-            else:
-                value = self.type(text)
-        except (KeyError, ValueError):
-            raise InvalidSetting(f"{where}: {text!r} is not {_KINDS[self.type]}.") from None
-        self.check(value, where)
-        return value
-
-    @property
-    def metavar(self) -> str:
-        if self.choices:
-            return "{" + ",".join(self.choices) + "}"
-        return {str: "TEXT", int: "N", float: "SECONDS", Path: "PATH"}[self.type]
-
-    def check(self, value: Any, where: str) -> None:
-        """Raises InvalidSetting for a value of the wrong type or out of its range."""
-        wanted = (float, int) if self.type is float else self.type
-        if not isinstance(value, wanted) or (self.type is not bool and isinstance(value, bool)):
-            raise InvalidSetting(f"{where}: {value!r} is not {_KINDS[self.type]}.")
-        if self.choices and value not in self.choices:
-            raise InvalidSetting(f"{where}: {value!r} is none of {', '.join(self.choices)}.")
-        if isinstance(value, str) and self.pattern and not re.fullmatch(self.pattern, value):
-            raise InvalidSetting(f"{where}: {value!r} does not fit: {self.doc}.")
-        if isinstance(value, int | float) and not self.least <= value <= self.most:
-            raise InvalidSetting(f"{where}: {value!r} is not between {self.least:,g} and {self.most:,g}.")
-
-
 def options() -> tuple[Option, ...]:
     """All options, in the order of their declaration."""
-    hints = get_type_hints(Settings)
-    return tuple(
-        Option(
-            name=f.name,
-            type=hints[f.name],
-            default=f.default if f.default is not MISSING else None,
-            **f.metadata,
-        )
-        for f in fields(Settings)
-    )
+    hints, section, found = get_type_hints(Settings), "", list[Option]()
+    for f in fields(Settings):
+        section = _SECTIONS.get(f.name, section)
+        found.append(Option(name=f.name, section=section, type=hints[f.name], default=f.default, **f.metadata))
+    return tuple(found)
 
 
 def read_settings(
@@ -262,7 +204,7 @@ def read_settings(
     Raises: InvalidSetting for a bad value, an unknown key of the file, or an unknown `LAVATUBE_*` variable.
     """
     flags = flags or {}
-    environ = os.environ if environ is None else environ
+    environ = _without_services(os.environ if environ is None else environ)
     known = {option.name for option in options()}
     if unknown := sorted(flags.keys() - known):
         raise InvalidSetting(f"There is no setting {unknown[0]!r}.", remedy="`lavatube serve --help` lists them.")
@@ -285,7 +227,7 @@ def read_settings(
 def environment_of(settings: Settings) -> dict[str, str]:
     """For a child process that is to have the same settings; unlike a command line, not for everybody to read."""
     values = {option.variable: str(getattr(settings, option.name)) for option in options()}
-    return {**os.environ, **values}
+    return {**_without_services(os.environ), **values}
 
 
 def _read_file(file: Path | None) -> Mapping[str, Any]:
@@ -302,6 +244,17 @@ def _read_file(file: Path | None) -> Mapping[str, Any]:
         if name not in known:
             raise InvalidSetting(f"{file}: there is no setting {name!r}.", remedy="`lavatube serve --help` lists them.")
     return values
+
+
+def _without_services(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if not (
+            _OF_A_SERVICE.fullmatch(name)
+            or (name.startswith("LAVATUBE_") and name.endswith("PORT") and _ADDRESS_OF_A_SERVICE.fullmatch(value))
+        )
+    }
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

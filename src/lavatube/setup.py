@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from lavatube.serve.serving import Serving
 from lavatube.settings import MIB, Settings
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
+from lavatube.weights.staged import StagedFolder, claim
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ class Setup:
             self.ready_at = datetime.now(UTC)
             gc.freeze()  # what is here by now stays: no stream need wait while it is searched for garbage
             self._note(f"phase 2: {_describe_engine(ready, loaded)}")
-            elapsed_s = time.monotonic() - self.started
-            self._note(f"ready after {elapsed_s:.1f} s: {self._settings.served_name} at {url}")
+            elapsed_s, name = time.monotonic() - self.started, self._settings.served_name
+            self._note(f"ready after {elapsed_s:.1f} s: {name} at {url}; in a browser {url}/playground")
         except LavatubeError as error:
             self._fail(error)
         except Exception:
@@ -81,7 +81,14 @@ class Setup:
         Raises: LavatubeError.
         """
         staged: asyncio.Future[Provisioned] = asyncio.get_running_loop().create_future()
-        pulling = asyncio.create_task(pull(self._settings, self._on_progress, staged.set_result))
+        folder: StagedFolder | None = None
+
+        def on_staged(shown: Provisioned) -> None:
+            nonlocal folder
+            if folder is None and (folder := claim(shown.folder)) is not None:
+                staged.set_result(shown)
+
+        pulling = asyncio.create_task(pull(self._settings, self._on_progress, on_staged))
         try:
             await asyncio.wait({pulling, staged}, return_when=asyncio.FIRST_COMPLETED)
             if staged.done():
@@ -95,8 +102,9 @@ class Setup:
         finally:
             pulling.cancel()
             await asyncio.wait({pulling})
-            if staged.done():
-                await asyncio.to_thread(shutil.rmtree, staged.result().folder, ignore_errors=True)
+            if folder is not None:
+                await asyncio.to_thread(folder.remove)
+                folder.close()
         return provisioned
 
     async def _open(self, provisioned: Provisioned) -> Load:
@@ -119,15 +127,7 @@ class Setup:
         if time.monotonic() < self._next_log_s or not progress.total_bytes:
             return
         self._next_log_s = time.monotonic() + LOG_EVERY_S
-        eta_s = self._serving.health().eta_s
-        logger.info(
-            "phase 1: %s %.0f of %.0f MiB, %.1f MiB/s%s",
-            progress.phase,
-            progress.done_bytes / MIB,
-            progress.total_bytes / MIB,
-            progress.rate_bytes_s / MIB,
-            "" if eta_s is None else f", {eta_s:.0f} s left",
-        )
+        logger.info("phase 1: %s %s", progress.phase, progress.extent)
 
     def _fail(self, error: LavatubeError) -> None:
         if self._stopping.is_set():

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from lavatube.geometry import ImageCount
@@ -24,20 +24,16 @@ from lavatube.weights.upkeep import CachedSet
 @contextmanager
 def progress_bar() -> Iterator[Callable[[provision.Progress], None]]:
     """A bar on stderr that follows provisioning, and leaves nothing behind; none where stderr is no terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[extent]}"))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("resolving", total=None)
+        task = bar.add_task("resolving", total=None, extent="")
 
         def on_progress(progress: provision.Progress) -> None:
             total = progress.total_bytes or None
-            bar.update(task, description=progress.phase, completed=progress.done_bytes, total=total)
+            bar.update(
+                task, description=progress.phase, completed=progress.done_bytes, total=total, extent=progress.extent
+            )
 
         yield on_progress
 

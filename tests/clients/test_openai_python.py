@@ -14,6 +14,9 @@ from tests.clients.conftest import KEY
 from tests.clients.tour import FOLLOW_UP, LONG, OTHER_PICTURE, PICTURE, QUESTION, chat_content, response_input
 from tests.flow.server import Server
 
+STRICT = {"max_retries": 0, "timeout": 60, "_strict_response_validation": True}
+"""It takes no answer that is not as its types say."""
+
 
 class Counted(BaseModel):
     """A form for the answer; the client makes its schema and reads it."""
@@ -23,13 +26,13 @@ class Counted(BaseModel):
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=KEY, **STRICT) as client:
         yield client
 
 
 @pytest.fixture
 async def async_client(server: Server) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=60) as client:
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, **STRICT) as client:
         yield client
 
 

@@ -42,6 +42,31 @@ def test_python_runs_streams_and_uploads(stock: replicate.Client, answer: str) -
         assert "".join(stock.run(MODEL, input=INPUT | {"image": picture})) == answer
 
 
+def test_python_makes_waits_reads_again_and_cancels(stock: replicate.Client, answer: str) -> None:
+    version = stock.models.get(MODEL).latest_version
+    assert version is not None
+    made = stock.predictions.create(version=version, input=INPUT, stream=True)
+    assert "".join(map(str, made.stream())) == answer
+    made.reload()
+    assert (made.status, "".join(made.output)) == ("succeeded", answer)
+    waited = stock.predictions.create(version=version.id, input=INPUT)
+    assert "".join(waited.output_iterator()) == answer
+    waited.wait()
+    assert waited.status == "succeeded"
+    at_once = stock.deployments.predictions.create(MODEL, input=INPUT, wait=60)
+    assert "".join(at_once.output) == answer
+    long = stock.predictions.create(version=version, input=INPUT | {"max_tokens": 2000, "min_tokens": 2000})
+    long.cancel()
+    assert long.status == "canceled"
+    assert {made.id, waited.id, at_once.id, long.id} <= {one.id for one in stock.predictions.list().results}
+
+
+async def test_python_runs_and_streams_in_async_programs(stock: replicate.Client, answer: str) -> None:
+    assert "".join(await stock.async_run(MODEL, input=INPUT)) == answer
+    assert "".join([str(event) async for event in await stock.async_stream(MODEL, input=INPUT)]) == answer
+    await stock._async_client.aclose()
+
+
 def test_python_validates_webhooks(stock: replicate.Client, receiver: Receiver, answer: str) -> None:
     prediction = stock.models.predictions.create(MODEL, input=INPUT, webhook=receiver.url("/python"))
     posts = receiver.ended("/python")

@@ -24,7 +24,7 @@ from replicate import AsyncReplicate, NotFoundError, Replicate, UnprocessableEnt
 from replicate.exceptions import ModelError
 picture, data, hook = sys.argv[1:]
 model = "lavatube/tiny"
-client = Replicate(max_retries=0)
+client = Replicate(max_retries=0, _strict_response_validation=True)
 asking = {"image": Path(picture), "prompt": "What colour is the circle?", "temperature": 0}
 asking_by_url = {**asking, "image": Path(data).read_text()}
 """
@@ -81,7 +81,7 @@ def test_async(tour: Callable[[str], Any], answer: str) -> None:
         import asyncio
         async def main():
             streaming = replicate.use(model, use_async=True, streaming=True)
-            async with AsyncReplicate(max_retries=0) as client:
+            async with AsyncReplicate(max_retries=0, _strict_response_validation=True) as client:
                 runs = await asyncio.gather(*(client.run(model, input=asking) for _ in range(3)))
                 streamed = [piece async for piece in await streaming(**asking_by_url)]
                 created = await client.predictions.create(version=model, input=asking)

@@ -1,4 +1,4 @@
-"""The AI SDK of Vercel, through its provider for servers that are OpenAI-compatible."""
+"""The AI SDK of Vercel, through its provider for servers like OpenAI's, and through the one for OpenAI's own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.flow.server import Server
 
 HEAD = """
 import { generateObject, generateText, streamText, jsonSchema } from "ai";
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 const provider = createOpenAICompatible({ name: "lavatube", baseURL: process.env.BASE_URL, apiKey: process.env.KEY,
     includeUsage: true, supportsStructuredOutputs: true });
@@ -19,6 +20,7 @@ const model = provider("tiny");
 const messages = [{ role: "user", content: [
     { type: "image", image: PICTURE }, { type: "text", text: QUESTION } ] }];
 const common = { model, temperature: 0, maxRetries: 0 };
+const openai = createOpenAI({ baseURL: process.env.BASE_URL, apiKey: process.env.KEY });
 """
 
 
@@ -45,6 +47,23 @@ def test_generate_and_stream_text(tour: Callable[[str], Any]) -> None:
     for name in ("inputTokens", "outputTokens", "totalTokens"):
         assert found["usage"][name] == found["streamUsage"][name] > 0
     assert found["again"]
+
+
+@pytest.mark.parametrize("model", ['openai("tiny")', 'openai.chat("tiny")'])
+def test_the_provider_for_openai_itself(tour: Callable[[str], Any], model: str) -> None:
+    """Of responses it sends back a reference to an answer instead of the answer."""
+    found = tour(f"""
+        const asking = {{ ...common, model: {model} }};
+        const whole = await generateText({{ ...asking, messages }});
+        const pieces = [];
+        for await (const piece of streamText({{ ...asking, messages }}).textStream) pieces.push(piece);
+        const again = await generateText({{ ...asking, messages: [
+            ...messages, ...whole.response.messages, {{ role: "user", content: FOLLOW_UP }} ] }});
+        report({{ whole: whole.text, pieces, usage: whole.usage, again: again.text, more: again.usage }});
+    """)
+    assert "".join(found["pieces"]) == found["whole"] != ""
+    assert found["again"]
+    assert found["more"]["inputTokens"] > found["usage"]["inputTokens"]
 
 
 def test_an_object_and_an_error(tour: Callable[[str], Any]) -> None:

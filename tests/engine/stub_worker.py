@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from lavatube.engine.frames import Frames, decode_command, frame_events
 from lavatube.engine.wire import (
     Abort,
     Command,
     Done,
     Event,
-    Frames,
     Heartbeat,
     Load,
     LoadFailed,
@@ -29,8 +29,6 @@ from lavatube.engine.wire import (
     Ready,
     Submit,
     Tokens,
-    decode_command,
-    frame_events,
 )
 
 BEAT_S = 0.05
@@ -71,7 +69,7 @@ class Stub:
         if self.habit == "die_loading":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.habit == "fail_loading":
-            self.send(LoadFailed("unsupported_checkpoint", "No such tower."))
+            self.send(LoadFailed("unsupported_checkpoint", "No such tower.", "Use another."))
             sys.exit(1)
         self.send(Ready("stub", "float32", 0.0, 1000, 1000))
         running: dict[str, tuple[int, int]] = {}

@@ -238,8 +238,9 @@ async def test_a_checkpoint_that_cannot_be_loaded_is_not_tried_again(
 ) -> None:
     client = new_client("fail_loading")
     await client.start(LOAD)
-    with pytest.raises(UnsupportedCheckpoint, match="No such tower"):
+    with pytest.raises(UnsupportedCheckpoint, match=r"^No such tower\. Use another\.$") as refusal:
         await client.wait_ready()
+    assert refusal.value.remedy == "Use another."
     assert client.state is EngineState.FAILED
     assert len(pids(lives)) == 1
 

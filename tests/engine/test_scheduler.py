@@ -286,7 +286,8 @@ def check_step(one: Scheduler, chunks: list[Chunk], decoding: list[Sequence]) ->
     scheduled = [chunk.sequence for chunk in chunks]
     assert len(set(map(id, scheduled))) == len(scheduled) <= one.max_sequences
     kept = [item for item in decoding if item.state is SequenceState.RUNNING]
-    assert scheduled[: len(kept)] == kept, "a stream stalled"
+    # Not always first: one that had to make room may come back in the same step, by what others have computed.
+    assert set(map(id, kept)) <= set(map(id, scheduled)), "a stream stalled"
     assert decoding[: len(kept)] == kept, "an older one made room for a newer one"
     for chunk in chunks:
         assert chunk.start == chunk.sequence.num_computed_tokens < chunk.end

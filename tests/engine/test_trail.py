@@ -9,41 +9,43 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from lavatube.checkpoint import read_spec
 from lavatube.engine.core import EngineCore
 from lavatube.engine.load import load_core
 from lavatube.engine.trail import Trail
-from lavatube.engine.wire import RequestEvent, Tokens
+from lavatube.engine.wire import Done, RequestEvent, Tokens
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
 from lavatube.weights.arrival import Spoiled
 from lavatube.weights.headers import read_header
-from lavatube.weights.order import rank_chunks
+from lavatube.weights.order import rank_chunks, tail_bytes
 from lavatube.weights.parts import Part
-from tests.engine.requests import GREEDY, run, submit
+from tests.engine.requests import GREEDY, drain, run, submit
 from tests.engine.test_load import order
+from tests.originals import write_original
 
 FILE = "model.safetensors"
 CHUNK = 16 * 1024
+STEP = 12
 WAIT_S = 60.0
 
 
 class Source:
     """Stands for the process that fetches: gives an engine's folder the bytes of a checkpoint, chunk by chunk."""
 
-    def __init__(self, checkpoint: Path, root: Path, *, has_digests: bool) -> None:
+    def __init__(self, checkpoint: Path, root: Path, *, has_digests: bool, file: str = FILE) -> None:
         self.folder = root / "staged"
-        self.folder.mkdir()
-        for path in checkpoint.iterdir():
-            if path.is_file() and path.name != FILE:
-                shutil.copy(path, self.folder)
-        self.data = (checkpoint / FILE).read_bytes()
+        shutil.copytree(checkpoint, self.folder)
+        (self.folder / file).unlink()
+        self.data = (checkpoint / file).read_bytes()
         self.has_digests = has_digests
         self.part = Part(root, "x", len(self.data), CHUNK, has_digests=has_digests)
-        self.part.link_to(self.folder / FILE)
+        self.part.link_to(self.folder / file)
         self._blob = root / "ab" / "blob"
-        header_bytes = 8 + int.from_bytes(self.data[:8], "little")
-        self.rest = list(range(-(-header_bytes // CHUNK), self.part.num_chunks))
-        self.bring(*range(self.rest[0]))
+        header_bytes = 8 + int.from_bytes(self.data[:8], "little") if file == FILE else CHUNK
+        first, last = -(-header_bytes // CHUNK), self.part.num_chunks - tail_bytes(file) // CHUNK
+        self.rest = list(range(first, last))
+        self.bring(*range(first), *range(last, self.part.num_chunks))
 
     def bring(self, *chunks: int) -> None:
         for chunk in chunks:
@@ -110,6 +112,19 @@ def test_the_answer_is_that_of_a_plain_load(source: Source, checkpoint: Path, sp
     assert said(asked.events) == said(ask(load_core(order(checkpoint)), spec))
 
 
+def test_a_file_of_torch_is_followed_as_well(checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_original(tmp_path / "original", checkpoint, torch_files=True)
+    spec = read_spec(folder)
+    source = Source(folder, tmp_path, has_digests=True, file="pytorch_model.bin")
+    trail = Trail(order(source.folder), lambda done, total: None)
+    asked = Asked(trail.core, spec)
+    asked.start()
+    source.bring(*source.rest)
+    trail.wait()
+    asked.join(WAIT_S)
+    assert said(asked.events) == said(ask(load_core(order(folder)), spec)) != []
+
+
 def test_layers_are_computed_as_they_land(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
     source = Source(checkpoint, tmp_path, has_digests=True)
     ranks = rank_chunks(read_header(checkpoint / FILE), len(source.data), CHUNK)
@@ -127,6 +142,71 @@ def test_layers_are_computed_as_they_land(checkpoint: Path, spec: ModelSpec, tmp
     trail.wait()
     asked.join(WAIT_S)
     assert said(asked.events)
+
+
+def test_a_prompt_of_several_pieces_goes_through_each_layer_as_it_lands(
+    checkpoint: Path, spec: ModelSpec, tmp_path: Path
+) -> None:
+    """With all but the head here, every layer has run over every piece; and the answer has the same bits as ever."""
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    ranks = rank_chunks(read_header(checkpoint / FILE), len(source.data), CHUNK)
+    *early, late = sorted(source.rest, key=lambda chunk: ranks[chunk])
+    prompt = submit(spec, "a", msgspec.structs.replace(GREEDY, top_logprobs=5), length=60, num_images=2)
+    num_pieces = -(-len(prompt.token_ids) // STEP)
+    assert num_pieces > 5
+    trail = Trail(order(source.folder, max_step_tokens=STEP), lambda done, total: None)
+    core = trail.core
+    core.submit(prompt)
+    source.bring(*early)
+    num_tower_layers = 2 * spec.vision.num_layers_run  # each picture begins in another piece
+    while core.progress < num_tower_layers + num_pieces * spec.language.num_layers:
+        assert core.step() == []
+    source.bring(late)
+    source.verify()
+    trail.wait()
+    answer = drain(core)["a"]
+    assert said(answer) == said(run(load_core(order(checkpoint, max_step_tokens=STEP)), prompt)["a"]) != []
+
+
+def test_who_comes_while_another_is_held_goes_along(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    ranks = rank_chunks(read_header(checkpoint / FILE), len(source.data), CHUNK)
+    *early, late = sorted(source.rest, key=lambda chunk: ranks[chunk])
+    trail = Trail(order(source.folder), lambda done, total: None)
+    source.bring(*early)
+    prompts = [submit(spec, name, num_images=1, seed=seed) for seed, name in enumerate("ab")]
+    num_layers = spec.vision.num_layers_run + spec.language.num_layers
+    for number, prompt in enumerate(prompts, start=1):
+        trail.core.submit(prompt)
+        while trail.core.progress < number * num_layers:
+            assert trail.core.step() == []
+    source.bring(late)
+    source.verify()
+    trail.wait()
+    answers, core = drain(trail.core), load_core(order(checkpoint))
+    for prompt in prompts:
+        assert said(answers[prompt.request_id]) == said(run(core, prompt)[prompt.request_id])
+
+
+def test_who_is_aborted_while_it_is_held_leaves_at_once(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    trail = Trail(order(source.folder), lambda done, total: None)
+    core = trail.core
+    leaving, staying = (submit(spec, name, num_images=1, seed=seed) for seed, name in enumerate("ab"))
+    core.submit(leaving)
+    core.submit(staying)
+    assert core.step() == []
+    before = core.free_cache_tokens
+    core.abort("a")
+    assert core.free_cache_tokens > before
+    (end,) = core.step()
+    assert isinstance(end, Done)
+    assert (end.request_id, end.reason) == ("a", "abort")
+    core.check_integrity()
+    source.bring(*source.rest)
+    source.verify()
+    trail.wait()
+    assert said(drain(core)["b"]) == said(run(load_core(order(checkpoint)), staying)["b"])
 
 
 def test_no_token_leaves_before_everything_is_verified(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:

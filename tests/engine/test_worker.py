@@ -17,8 +17,9 @@ import pytest
 from msgspec.structs import replace
 
 from lavatube.engine.client import EngineClient
+from lavatube.engine.frames import frame
 from lavatube.engine.supervisor import EngineState, RestartPolicy
-from lavatube.engine.wire import Abort, Command, Done, Heartbeat, Load, RequestEvent, Submit, frame
+from lavatube.engine.wire import Abort, Command, Done, Heartbeat, Load, RequestEvent, Submit
 from lavatube.engine.worker import Connection
 from lavatube.errors import EngineCrashed, OperatorError
 from lavatube.spec import ModelSpec

@@ -13,19 +13,8 @@ import socket
 import time
 from dataclasses import dataclass
 
-from lavatube.engine.wire import (
-    Abort,
-    Done,
-    Event,
-    Frames,
-    Heartbeat,
-    Load,
-    Ready,
-    Submit,
-    Tokens,
-    decode_command,
-    frame_events,
-)
+from lavatube.engine.frames import Frames, decode_command, frame_events
+from lavatube.engine.wire import Abort, Done, Event, Heartbeat, Load, Ready, Submit, Tokens
 
 BEAT_S = 0.5
 

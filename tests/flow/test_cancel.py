@@ -80,11 +80,11 @@ def waiting_client_left(server: Server, path: str, body: dict[str, object]) -> N
         until_more(server, "time_to_first_token_seconds", num_begun + 1)
 
 
-def chat_stream_left(server: Server) -> None:
-    body = {**ENDLESS_CHAT, "stream": True}
-    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:
+def stream_left(server: Server, path: str, body: dict[str, object], num_events: int) -> None:
+    """After so many events, of which the last has text."""
+    with httpx.stream("POST", f"{server.url}{path}", json={**body, "stream": True}) as response:
         lines = (line for line in response.iter_lines() if line.startswith("data: "))
-        for _ in range(4):
+        for _ in range(num_events):
             next(lines)
 
 
@@ -92,7 +92,10 @@ WAYS: dict[str, Callable[[Server], None]] = {
     "cog, stream left": cog_stream_left,
     "cog, canceled": cog_canceled,
     "cog, waiting client left": lambda server: waiting_client_left(server, "/predictions", ENDLESS),
-    "openai, stream left": chat_stream_left,
+    "openai, chat stream left": lambda server: stream_left(server, "/v1/chat/completions", ENDLESS_CHAT, 4),
+    "openai, response stream left": lambda server: stream_left(
+        server, "/v1/responses", {**ENDLESS_RESPONSE, "background": False}, 6
+    ),
     "openai, response canceled": lambda server: canceled(server, "/v1/responses", ENDLESS_RESPONSE),
     "replicate, canceled": lambda server: canceled(
         server, "/v1/predictions", {"version": "lavatube/endless", **ENDLESS}

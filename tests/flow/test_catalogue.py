@@ -20,11 +20,11 @@ from tests.kit import Case, catalogue, context, is_as_listed, make_images, modul
 from tests.serve.test_limits import KEY, LEAKS
 
 CATALOGUE = catalogue()
-SCENARIOS = {"abuse-05", "abuse-06", "abuse-07", "abuse-10", "auth-23"}  # need code: tests/serve has all but the first
-WEBHOOKS = {case["id"] for case in CATALOGUE["cases"] if case["group"] == "webhooks"}  # the Cog route refuses them all
+# Need code: tests/serve has them, but for the first, and tests/predictions has those of webhooks.
+SCENARIOS = {"abuse-05", "abuse-06", "abuse-07", "abuse-10", "auth-23", "hook-17", "hook-20", "hook-24"}
 NEEDS_A_NETWORK = {"fetch-05", "fetch-13", "fetch-14"}  # TLS and dropped packets: tests/prompt/test_fetch.py
 SLOW = {"http-20"} | {case["id"] for case in CATALOGUE["cases"] if "--big" in case.get("needs", ())}
-GROUPS = ("image_files", "data_urls", "unicode_prompt", "url_ssrf")
+GROUPS = ("image_files", "data_urls", "unicode_prompt", "url_ssrf", "webhooks")
 CONTROL = {"input": {"image": data_url("shapes.png"), "prompt": "still there?", "max_tokens": 1}}
 
 pytestmark = needs_kit
@@ -130,9 +130,9 @@ def is_well(server: Server) -> bool:
 def test_each_is_answered_as_listed(
     server: Server, renderer: ModuleType, images: Path, canary: Canary, group: str
 ) -> None:
-    """The groups that need a model, a decoder or a resolver; tests/serve/test_bad_inputs.py has the others."""
+    """The groups that need a model, a decoder, a resolver or a database; tests/serve has the others."""
     worker = server.worker_pid()
-    cases = [case for case in CATALOGUE["cases"] if case["group"] == group and case["id"] not in SLOW]
+    cases = [case for case in CATALOGUE["cases"] if case["group"] == group and case["id"] not in SLOW | SCENARIOS]
     values = context(renderer, images, int(server.url.rpartition(":")[2]), KEY, model="tiny")
     assert problems(server, renderer, values, cases) == []
     assert is_well(server)
@@ -155,7 +155,7 @@ def test_the_whole_catalogue_leaves_no_trace(
         images = make_images(tmp_path, "--big")
         values = context(renderer, images, int(server.url.rpartition(":")[2]), KEY, model="tiny")
         values["fixture_base"] = f"http://127.0.0.1:{evil.port}"
-        cases = [c for c in CATALOGUE["cases"] if c["id"] not in SCENARIOS | WEBHOOKS | NEEDS_A_NETWORK]
+        cases = [c for c in CATALOGUE["cases"] if c["id"] not in SCENARIOS | NEEDS_A_NETWORK]
         once = [case for case in cases if case["id"] in SLOW]
         usual = [case for case in cases if case["id"] not in SLOW] + _pictures(values)
         assert problems(server, renderer, values, once) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.flow.conftest import EXAMPLES
 
 def run(*arguments: str | Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
     place = ("--cache", str(cache)) if cache else ()
-    command = [sys.executable, "-m", "lavatube.cli", *map(str, arguments), *place]
+    command = [sys.executable, "-m", "lavatube", *map(str, arguments), *place]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
@@ -84,6 +85,9 @@ def test_the_cache_is_listed_and_emptied(tmp_path: Path) -> None:
         (["pull", "/no/such/folder"], 2, "no directory"),
         (["pull", "s3://no bucket"], 2, "s3://"),
         (["serve", "--port", "many"], 2, "not a whole number"),
+        (["serve", "--prot", "5000"], 2, "there is no --prot; --port may be meant"),
+        (["serve", "--max-body", "5"], 2, "there is no --max-body; --max-body-mib may be meant"),
+        (["cache", "gc", "tiny"], 2, "lavatube cache gc: there is no place for 'tiny'"),
         (["cache", "rm", "nothing"], 2, "cache ls"),
         (["serve", "--device", "gpu"], 2, "argument --device: 'gpu' does not fit: auto, cpu, cuda or cuda:N"),
         (["lock", "tiny", "--output", "/no/such/folder/x.json"], 2, "--output"),
@@ -95,6 +99,12 @@ def test_a_mistake_gets_a_sentence_and_a_code(tmp_path: Path, arguments: list[st
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) <= 3, "what is wrong must not drown in a list of flags"
+
+
+def test_the_version_is_told() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"lavatube {version('lavatube')}\n")
 
 
 def test_without_a_command_there_is_help() -> None:

@@ -182,6 +182,9 @@ def disturb(database: str, cache: Path, num_kills: int, seed: int) -> None:
             ends = [one.end(server.url) for one in asked]
             with ThreadPoolExecutor(8) as threads:
                 texts = list(threads.map(lambda one: one.text(server.url), asked))
+            for one in asked:
+                if one.id.startswith("resp_"):
+                    check_conversation(server.url, one.id)
             for reader in readers.values():
                 reader.join(60)
             hooked = [one for one in asked if one.number % 3 != 2]
@@ -205,11 +208,21 @@ def until(is_true: Callable[[], bool], timeout_s: float = 90) -> None:
         time.sleep(0.05)
 
 
+def check_conversation(url: str, response_id: str) -> None:
+    """It goes on with the picture that was sent to a server before."""
+    follow_up = {"model": "tiny", "input": "And then?", "previous_response_id": response_id, "max_output_tokens": 1}
+    answer = httpx.post(f"{url}/v1/responses", json=follow_up, timeout=60).json()
+    assert answer["usage"]["input_tokens_details"]["image_tokens"] > 0, answer
+    query = {"include[]": "message.input_image.image_url"}
+    listed = httpx.get(f"{url}/v1/responses/{response_id}/input_items", params=query, timeout=20).json()
+    assert listed["data"][0]["content"][0]["image_url"] == PICTURE
+
+
 def check_database(database: str, asked: list[Asked]) -> None:
     engine = create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         rows = dict(connection.execute(select(PREDICTIONS.c.id, PREDICTIONS.c.status)).all())
-        told = list(connection.execute(select(DELIVERIES.c.prediction_id)).scalars())
+        told = list(connection.execute(select(DELIVERIES.c.prediction_key)).scalars())
     engine.dispose()
     assert {one.id.removeprefix("resp_") for one in asked} <= rows.keys()
     assert set(rows.values()) == {"succeeded"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.flow.conftest import data_url
 from tests.flow.server import Server
 
 
@@ -18,6 +19,15 @@ def lavatube(*words: str) -> subprocess.CompletedProcess[str]:
 
 def status(server: Server, key: str) -> int:
     return httpx.get(f"{server.url}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+
+
+def cached_tokens(server: Server, key: str) -> int:
+    """Of a question that is always the same."""
+    content = [{"type": "image_url", "image_url": {"url": data_url("shapes.png")}}, {"type": "text", "text": "What?"}]
+    body = {"model": "tiny", "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+    headers = {"authorization": f"Bearer {key}"}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60).json()
+    return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
 
 
 def until(server: Server, key: str, wanted: int) -> None:
@@ -38,6 +48,9 @@ def test_a_key_from_its_making_to_its_end(tmp_path: Path) -> None:
         assert status(server, "nothing") == 401
         second = lavatube("keys", "add", "laptop", *place).stdout.strip()
         until(server, second, 200)
+        server.wait_ready()
+        assert (cached_tokens(server, key), cached_tokens(server, key) > 0) == (0, True)
+        assert cached_tokens(server, second) == 0, "the caches do not tell what another key has asked"
         assert lavatube("keys", "revoke", "phone", *place).stdout == "revoked phone\n"
         until(server, key, 401)
         assert status(server, second) == 200

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,9 +20,12 @@ from tests.checkpoints import write_checkpoint
 from tests.flow.conftest import data_url
 from tests.flow.server import Server
 from tests.hub import FakeHub
+from tests.originals import write_original
+from tests.waiting import waiting_client
 
 WAIT_S = 120.0
 CHUNK = 64 * 1024
+QUESTION = {"image": data_url("shapes.png"), "prompt": "What is it?", "temperature": 0, "max_tokens": 8}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,25 @@ def answer_of(response: httpx.Response) -> str:
 
 
 def ask(server: Server) -> httpx.Response:
-    body = {"input": {"image": data_url("shapes.png"), "prompt": "What is it?", "temperature": 0, "max_tokens": 8}}
-    return httpx.post(f"{server.url}/predictions", json=body, timeout=WAIT_S)
+    return httpx.post(f"{server.url}/predictions", json={"input": QUESTION}, timeout=WAIT_S)
+
+
+def stream_chat(server: Server) -> str:
+    body = {"model": "doomed", "messages": [{"role": "user", "content": "What is it?"}], "stream": True}
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=WAIT_S).text
+
+
+def gauge(server: Server, name: str) -> float:
+    found = re.search(rf"^lavatube_{name} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
+    assert found, name
+    return float(found[1])
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_who_waits_is_answered_as_by_a_server_that_was_ready(cdn: Cdn, expected: str, tmp_path: Path) -> None:
@@ -89,6 +111,44 @@ def test_a_fetch_that_dies_fails_what_waits_with_its_cause(cdn: Cdn, tmp_path: P
         assert ask(server).status_code == 503
 
 
+def test_a_fetch_that_fails_reaches_everybody_whose_request_is_held(cdn: Cdn, tmp_path: Path) -> None:
+    """In whichever API, streaming or not, with the engine or on the way to it."""
+    with (
+        ThreadPoolExecutor() as threads,
+        Server(cdn.url("doomed"), tmp_path, "--queue-while-starting", "--max-sequences", "1") as server,
+    ):
+        blocking = [threads.submit(ask, server) for _ in range(2)]
+        streaming = threads.submit(stream_chat, server)
+        wait_until(lambda: (gauge(server, "active_predictions"), gauge(server, "engine_running")) == (3, 1))
+        cdn.released.set()
+        for answer in blocking:
+            refused = answer.result(WAIT_S).json()
+            assert (refused["status"], refused["code"]) == ("failed", "source_unavailable"), refused
+        assert "source_unavailable" in streaming.result(WAIT_S)
+        assert httpx.get(f"{server.url}/startupz").json()["phase"] == "failed"
+
+
+def test_who_leaves_while_weights_are_missing_is_gone_at_once(cdn: Cdn, expected: str, tmp_path: Path) -> None:
+    """Hung up or cancelled; who stays gets what a server says that was ready."""
+    with (
+        ThreadPoolExecutor() as threads,
+        Server(cdn.url("held"), tmp_path, "--queue-while-starting") as server,
+    ):
+        server.wait_for_line("engine: ready")
+        staying = threads.submit(ask, server)
+        body = {"input": QUESTION}
+        httpx.post(f"{server.url}/predictions", json=body | {"id": "away"}, headers={"Prefer": "respond-async"})
+        with waiting_client(f"{server.url}/predictions", body):
+            wait_until(lambda: gauge(server, "engine_running") == 3)
+        wait_until(lambda: gauge(server, "engine_running") == 2)
+        httpx.post(f"{server.url}/predictions/away/cancel")
+        wait_until(lambda: httpx.get(f"{server.url}/predictions/away").json()["status"] == "canceled")
+        wait_until(lambda: gauge(server, "engine_running") == 1)
+        assert not staying.done()
+        cdn.released.set()
+        assert answer_of(staying.result(WAIT_S)) == expected
+
+
 def test_damage_on_the_way_from_a_hub_costs_a_second_load_and_no_wrong_answer(
     cdn: Cdn, expected: str, tmp_path: Path
 ) -> None:
@@ -101,3 +161,24 @@ def test_damage_on_the_way_from_a_hub_costs_a_second_load_and_no_wrong_answer(
         answer = threads.submit(ask, server)
         assert answer_of(answer.result(WAIT_S)) == expected
         server.wait_ready()
+
+
+def test_a_checkpoint_of_the_original_layout_is_followed_with_its_tower(tmp_path: Path) -> None:
+    """Files of torch on a CDN; the vision tower is a repository of a hub."""
+    main = write_original(
+        tmp_path / "main", write_checkpoint(tmp_path / "hf", layers=4), torch_files=True, num_shards=2
+    )
+    (main / "vision_tower").rename(tmp_path / "tower")
+    (main / FILE_NAME).write_text(build_manifest(main, "main", chunk_bytes=CHUNK).to_json())
+    with Cdn(main) as cdn, FakeHub(cdn) as hub:
+        hub.others["somebody/some-tower"] = tmp_path / "tower"
+        flags = ["--queue-while-starting", "--hf-endpoint", hub.root]
+        with ThreadPoolExecutor() as threads, Server(cdn.url("held"), tmp_path / "cache", *flags) as server:
+            answer = threads.submit(ask, server)
+            server.wait_for_line("engine: ready")
+            assert httpx.get(f"{server.url}/startupz").json()["phase"] == "provisioning"
+            assert not answer.done()
+            cdn.released.set()
+            first = answer_of(answer.result(WAIT_S))
+            server.wait_ready()
+            assert first == answer_of(ask(server)) != ""

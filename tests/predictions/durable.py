@@ -6,14 +6,21 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from sqlalchemy import Engine, select
+
 from lavatube.predictions.database import open_database
+from lavatube.predictions.journal import PREDICTIONS
 from lavatube.predictions.leases import LEASE_S, Leases
-from lavatube.predictions.outbox import Delivery, Outbox
+from lavatube.predictions.limits import ServiceLimits
+from lavatube.predictions.outbox import DELIVERIES, Delivery, Outbox
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.scribe import JournalLimits, Scribe
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.service import PredictionService
+from lavatube.predictions.webhook import Webhook
 from lavatube.prompt.chat import Generation, single_turn
 from tests.predictions.fakes import PNG, EchoEngine, EchoPreparer
+
+HOOK = Webhook("https://example.com/hook")
 
 
 class Clock:
@@ -29,7 +36,7 @@ class Clock:
 def last_word(prediction: Prediction) -> Delivery | None:
     hook = prediction.webhook
     body = f"{prediction.status} {prediction.text}".encode()
-    return None if hook is None else Delivery(f"msg-{prediction.id}", prediction.id, "", hook.url, body)
+    return None if hook is None else Delivery(f"msg-{prediction.key}", prediction.key, "", hook.url, body)
 
 
 class DurableServer:
@@ -73,7 +80,7 @@ class DurableServer:
             job.hand_over()
         await self.service._until_idle()
         self.service._preparation.close()
-        await asyncio.to_thread(self.scribe._writer.close)
+        await self.scribe._writer.close()
         self.database.dispose()
 
     async def stop(self, grace_s: float = 0) -> None:
@@ -86,3 +93,19 @@ async def until(is_true: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
         while not is_true():
             await asyncio.sleep(0.005)
+
+
+NewServer = Callable[..., DurableServer]
+
+
+def rows(engine: Engine) -> dict[str, str]:
+    """Of all predictions: key and status."""
+    with engine.connect() as connection:
+        return dict(connection.execute(select(PREDICTIONS.c.key, PREDICTIONS.c.status)).all())
+
+
+def told(engine: Engine) -> list[tuple[str, bytes]]:
+    """Of all ends: the prediction's key and what its webhook is told."""
+    with engine.connect() as connection:
+        found = connection.execute(select(DELIVERIES.c.prediction_key, DELIVERIES.c.body))
+        return [(key, bytes(body)) for key, body in found]

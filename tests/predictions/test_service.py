@@ -11,8 +11,9 @@ import pytest
 
 from lavatube.errors import Conflict, Draining, EngineCrashed, NotFound, Overloaded
 from lavatube.predictions.events import Status
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.predictions.prediction import Prediction
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.service import PredictionService
 from lavatube.prompt.chat import Generation, single_turn
 from tests.predictions.fakes import (
     CRASH_LATER,
@@ -260,15 +261,15 @@ async def test_what_does_not_fit_is_refused_and_what_was_let_in_is_answered(
     await service.drain(0)
 
 
-async def test_a_prediction_has_a_deadline(preparer: EchoPreparer, engine: EchoEngine) -> None:
+async def test_a_prediction_has_a_deadline_whether_it_runs_or_waits(preparer: EchoPreparer, engine: EchoEngine) -> None:
     engine.token_s = 0.01
-    service = PredictionService(preparer, engine, ServiceLimits(timeout_s=0.2))
-    prediction = await ask(service, max_tokens=1000)
-    await prediction.wait(5)
-    assert prediction.error is not None
-    assert prediction.error.code == "deadline_exceeded"
-    assert prediction.text
-    await until(lambda: engine.aborted == [prediction.id])
+    service = PredictionService(preparer, engine, ServiceLimits(max_running=1, timeout_s=1.5))
+    asked = [await ask(service, max_tokens=100_000) for _ in range(3)]
+    await until(lambda: service._workshop.gate.num_waiting == 1)
+    assert [await prediction.wait(30) for prediction in asked] == [True] * 3
+    assert {prediction.error and prediction.error.code for prediction in asked} == {"deadline_exceeded"}
+    assert asked[0].text
+    await until(lambda: asked[0].id in engine.aborted and not engine.running)
     await service.drain(0)
 
 
@@ -278,7 +279,7 @@ async def test_drain_takes_nothing_new_finishes_the_short_and_fails_the_long(
     engine.token_s = 0.01
     service = PredictionService(preparer, engine, ROOM)
     short, long = await ask(service, max_tokens=5), await ask(service, max_tokens=1000)
-    draining = asyncio.create_task(service.drain(0.3))
+    draining = asyncio.create_task(service.drain(2.0))
     await asyncio.sleep(0)
     with pytest.raises(Draining) as refusal:
         await ask(service)

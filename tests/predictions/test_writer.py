@@ -28,11 +28,11 @@ def journal(engine: Engine) -> Journal:
 async def writer(engine: Engine, journal: Journal) -> AsyncIterator[Writer]:
     writer = Writer(engine, journal, Leases(engine), lambda: None)
     yield writer
-    await asyncio.to_thread(writer.close)
+    await writer.close()
 
 
 def accept(journal: Journal, connection: Connection, holder: str) -> bool:
-    return journal.accept(connection, row_of(Prediction("one"), ASKED, "tiny", holder), replaces=False)
+    return journal.accept(connection, row_of(Prediction("one"), ASKED, "tiny", holder))
 
 
 def refuse(_: Connection) -> None:

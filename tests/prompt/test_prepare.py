@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lavatube.engine.wire import Submit, decode_command, frame
+from lavatube.engine.frames import decode_command, frame
+from lavatube.engine.wire import Submit
 from lavatube.errors import (
     ForbiddenImageUrl,
     ImageRejected,

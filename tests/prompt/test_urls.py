@@ -129,3 +129,11 @@ def test_addresses_that_are_not_public(address: str) -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.215.14", "2606:4700::1111", "2a00:1450:4001::1"])
 def test_addresses_that_are_public(address: str) -> None:
     assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "text", ["iVBORw0KGgoAAAANSUhEUg" * 1000, "examples/shapes.png", "file:///etc/passwd", "C:\\cat.jpg"]
+)
+def test_what_is_no_url_is_told_how_a_file_is_sent(text: str) -> None:
+    with pytest.raises(InvalidImageUrl, match="data:image/png;base64"):
+        parse_url(text)

@@ -52,8 +52,9 @@ def shared_client(shared: LiveServer) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def stock(shared: LiveServer) -> Iterator[openai.OpenAI]:
-    """The stock client, which does not try again."""
-    with openai.OpenAI(base_url=f"{shared.url}/v1", api_key="any", max_retries=0, timeout=20) as client:
+    """The stock client, which does not try again, and takes no answer that is not as its types say."""
+    options = {"max_retries": 0, "timeout": 20, "_strict_response_validation": True}
+    with openai.OpenAI(base_url=f"{shared.url}/v1", api_key="any", **options) as client:
         yield client
 
 

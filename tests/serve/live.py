@@ -16,8 +16,9 @@ from typing import Self
 
 import httpx
 
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.predictions.prediction import Prediction
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.service import PredictionService
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.health import HealthView, Phase

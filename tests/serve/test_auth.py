@@ -143,13 +143,21 @@ def test_anothers_prediction_is_not_there(two_keys: tuple[LiveServer, str, str])
     assert httpx.post(f"{server.url}/predictions/mine/cancel", headers=headers(mine)).status_code == 200
 
 
-def test_an_id_of_another_key_can_not_be_taken_over(two_keys: tuple[LiveServer, str, str]) -> None:
+def test_two_keys_may_use_the_same_id_and_see_nothing_of_each_other(two_keys: tuple[LiveServer, str, str]) -> None:
     server, mine, yours = two_keys
-    assert httpx.put(f"{server.url}/predictions/x", json=GOOD, headers=headers(mine)).status_code == 200
-    answer = httpx.put(f"{server.url}/predictions/x", json=GOOD, headers=headers(yours))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
-    assert "hello" not in answer.text
-    assert httpx.get(f"{server.url}/predictions/x", headers=headers(mine)).json()["output"] == list("hello")
+    url = f"{server.url}/predictions/x"
+    asked = {mine: GOOD, yours: {"input": GOOD["input"] | {"prompt": "world"}}}
+    for key, body in asked.items():
+        assert httpx.get(url, headers=headers(key)).status_code == 404
+        for _ in range(2):
+            answer = httpx.put(url, json=body, headers=headers(key))
+            assert (answer.status_code, answer.json()["id"]) == (200, "x")
+            assert answer.json()["output"] == list(str(body["input"]["prompt"]))
+        assert httpx.get(url, headers=headers(key)).json() == answer.json()
+        assert httpx.get(f"{url}/stream", headers=headers(key)).text.count("event: output") >= 1
+        other = httpx.put(url, json={"input": {**GOOD["input"], "prompt": "third"}}, headers=headers(key))
+        assert (other.status_code, other.json()["error"]["code"]) == (409, "conflict")
+    assert [httpx.get(url, headers=headers(key)).json()["output"] for key in asked] == [list("hello"), list("world")]
 
 
 def test_a_key_has_its_limits_and_others_their_room(two_keys: tuple[LiveServer, str, str]) -> None:

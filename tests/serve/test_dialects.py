@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
 
 from lavatube import errors
@@ -60,3 +61,19 @@ def test_json_is_one_line_whatever_a_reader_takes_for_a_line() -> None:
 def test_messages_keep_non_ascii_text() -> None:
     answer = error_response(InvalidInput("Größe"), "/predictions", "r")
     assert "Größe" in bytes(answer.body).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/prediction", "/predictions"),
+        ("/something/else", "GET /v1/openapi.json"),
+    ],
+)
+def test_a_path_that_is_not_there_is_told_what_may_be_meant(shared_client: httpx.Client, path: str, meant: str) -> None:
+    answer = shared_client.get(path)
+    assert answer.status_code == 404
+    assert meant in answer.text

@@ -116,6 +116,23 @@ def test_a_conversation_goes_on_by_an_id(stock: openai.OpenAI) -> None:
     assert items[0].content[1].image_url == PNG
 
 
+def test_a_conversation_goes_on_by_references_to_answers(stock: openai.OpenAI, shared: LiveServer) -> None:
+    """As the AI SDK's own provider sends it; what was referred to is kept as if it had been sent."""
+    first = stock.responses.create(model="echo", input=ask(), max_output_tokens=3)
+    reference = {"type": "item_reference", "id": first.output[0].id}
+    last = {"role": "user", "content": "more"}
+    second = stock.responses.create(model="echo", input=[*ask(), reference, last], max_output_tokens=4)
+    by_items = stock.responses.create(model="echo", input=[*ask(), *first.output, last], max_output_tokens=4)
+    assert second.output_text == by_items.output_text == "more"
+    assert second.usage == by_items.usage
+    stock.responses.delete(first.id)
+    listed = stock.responses.input_items.list(second.id, order="asc")
+    assert [item.content[0].text for item in listed] == ["hello ", "hel", "more"]
+    with pytest.raises(openai.NotFoundError) as caught:
+        stock.responses.create(model="echo", input=[*ask(), reference, last])
+    assert caught.value.param == "input.1.id"
+
+
 def test_input_items_come_in_pages_the_latest_first(stock: openai.OpenAI) -> None:
     messages = [{"role": "user", "content": str(index)} for index in range(5)]
     response = stock.responses.create(model="echo", input=messages, max_output_tokens=1)

@@ -79,6 +79,8 @@ def test_parameters_without_effect_and_those_that_ask_for_nothing(shared_client:
             {"input": [{"role": "system", "content": ask()[0]["content"]}, {"role": "user", "content": "x"}]},
             "input.0.content.1.image_url",
         ),
+        ({"input": [{"type": "item_reference"}, {"role": "user", "content": "x"}]}, "input.0.id"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0.role"),
         ({"input": [{"id": "a b", "role": "user", "content": "x"}]}, "input.0.id"),
     ],
 )

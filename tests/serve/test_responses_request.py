@@ -44,7 +44,7 @@ def test_what_is_kept_of_a_conversation_is_the_conversation() -> None:
     assert [turn.role for turn in asked.turns] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]
     assert asked.turns[1].parts == (Text("a"), ImageInput(PICTURE, "input.1.content.1.image_url", "low"))
     assert len(json.dumps(asked.items)) < 1000
-    again = turns_of_kept(json.loads(json.dumps(asked.items)), "previous_response_id", asked.pictures.__getitem__)
+    again = turns_of_kept(json.loads(json.dumps(asked.items)), "previous_response_id", asked.pictures)
     assert [turn.role for turn in again] == [turn.role for turn in asked.turns]
     assert again[1].parts == (Text("a"), ImageInput(PICTURE, "previous_response_id", "low"))
     assert again[3].parts[0] == ImageInput("https://example.com/a.png", "previous_response_id", "high")

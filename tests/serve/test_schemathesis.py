@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,7 +28,10 @@ def run(server: LiveServer, document: str, folder: Path, *flags: str) -> int:
     """How many cases it sent. Fails with what it found."""
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}{document}"]
     options = ["--url", server.url, "--checks", CHECKS, "--seed", "1", "--generation-database", "none", "--no-color"]
-    done = subprocess.run([*command, *options, *flags], capture_output=True, text=True, cwd=folder, check=False)
+    environ = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.serve.dot_segments", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, *options, *flags], capture_output=True, text=True, cwd=folder, env=environ, check=False
+    )
     found = re.search(r"([\d,]+) generated", done.stdout)
     assert found, done.stdout[-3000:] + done.stderr[-2000:]
     assert done.returncode == 0, done.stdout[-6000:]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lavatube.errors import Draining, NotReady
-from lavatube.predictions.service import PredictionService, ServiceLimits
+from lavatube.predictions.limits import ServiceLimits
+from lavatube.predictions.service import PredictionService
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.serving import Serving
 from tests.predictions.fakes import EchoEngine, EchoPreparer

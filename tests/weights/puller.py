@@ -1,8 +1,9 @@
 """A program that provisions one model and says how it went: what tests start to kill, to race and to watch.
 
-    python -m tests.weights.puller URI CACHE LOCK_WAIT_S [--watch-writes]
+    python -m tests.weights.puller URI CACHE LOCK_WAIT_S [--watch-writes] [--stage]
 
-Prints one JSON object. `--watch-writes` lists every call that could change the cache.
+Prints one JSON object. `--watch-writes` lists every call that could change the cache; with `--stage` a line before that
+object names the folder that is shown early.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 
 from lavatube.errors import OperatorError
-from lavatube.weights.options import ProvisionOptions
+from lavatube.weights.options import Provisioned, ProvisionOptions
 from lavatube.weights.provision import provision
 from tests.weights.conftest import POLICY
 
@@ -33,6 +34,10 @@ def watch_writes(writes: list[str]) -> None:
     sys.addaudithook(hook)
 
 
+def say_staged(staged: Provisioned) -> None:
+    print(staged.folder, flush=True)
+
+
 def main() -> None:
     uri, cache, lock_wait_s, *flags = sys.argv[1:]
     policy = dataclasses.replace(POLICY, lock_wait_s=float(lock_wait_s))
@@ -40,7 +45,8 @@ def main() -> None:
     if "--watch-writes" in flags:
         watch_writes(writes)
     try:
-        provisioned = provision(uri, ProvisionOptions(Path(cache), policy=policy), lambda _: None)
+        on_staged = say_staged if "--stage" in flags else None
+        provisioned = provision(uri, ProvisionOptions(Path(cache), policy=policy, on_staged=on_staged), lambda _: None)
     except OperatorError as error:
         print(json.dumps({"code": error.code, "message": error.message}))
         return

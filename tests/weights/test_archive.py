@@ -17,11 +17,12 @@ from lavatube.errors import (
     UnsupportedCheckpoint,
     UntrustedSource,
 )
-from lavatube.weights.manifest import FILE_NAME
+from lavatube.weights.manifest import FILE_NAME, build_manifest, read_manifest
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.provision import Provisioned, provision
 from tests.cdn import Cdn
-from tests.weights.conftest import SIZES, contents, expected
+from tests.checkpoints import write_checkpoint
+from tests.weights.conftest import CHUNK, SIZES, contents, expected, with_policy
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 SHARD = "model-00002-of-00002.safetensors"
@@ -105,7 +106,8 @@ def test_other_content_than_pinned(folder: Path, origin: Path, options: Provisio
     write_tar(folder / "llava.tar", other)
     with Cdn(folder) as cdn, pytest.raises(DigestMismatch, match=SHARD):
         pull(f"{cdn.url('bare')}/llava.tar", dataclasses.replace(options, lock=origin / FILE_NAME))
-    assert not list((options.cache / "parts").iterdir())
+    (digest,) = (file.sha256 for file in read_manifest(origin / FILE_NAME).files if file.path == SHARD)
+    assert not list((options.cache / "parts").glob(f"{digest}*"))
     assert not list(options.cache.glob("trees/*"))
 
 
@@ -114,6 +116,42 @@ def test_a_file_that_is_missing(folder: Path, origin: Path, options: ProvisionOp
         archive.add(origin / SHARD, SHARD)
     with Cdn(folder) as cdn, pytest.raises(DigestMismatch, match=r"config\.json"):
         pull(f"{cdn.url('bare')}/llava.tar", dataclasses.replace(options, lock=origin / FILE_NAME))
+
+
+def test_a_plain_one_is_taken_up_where_it_was(folder: Path, origin: Path, options: ProvisionOptions) -> None:
+    write_tar(folder / "llava.tar", origin, top="llava/")
+    pinned = with_policy(dataclasses.replace(options, lock=origin / FILE_NAME), connections=1)
+    with Cdn(folder) as cdn:
+        with pytest.raises(SourceUnavailable, match="status 404"):
+            pull(f"{cdn.url('any-spent')}/llava.tar", pinned)
+        cdn.log.sent_bytes = 0
+        assert contents(pull(f"{cdn.url('ok')}/llava.tar", pinned).folder) == expected(origin)
+        assert cdn.log.sent_bytes < 0.7 * sum(SIZES.values())
+
+
+def test_a_plain_one_can_be_opened_while_it_is_fetched(folder: Path, tmp_path: Path, options: ProvisionOptions) -> None:
+    checkpoint = write_checkpoint(tmp_path / "llava", num_shards=2)
+    with tarfile.open(folder / "llava.tar", "w") as archive:
+        archive.add(checkpoint, "llava")
+    (folder / FILE_NAME).write_text(build_manifest(checkpoint, chunk_bytes=CHUNK).to_json())
+    shown: list[Provisioned] = []
+    with Cdn(folder) as cdn:
+        uri = f"{cdn.url('ok')}/llava.tar"
+        provisioned = provision(uri, dataclasses.replace(options, on_staged=shown.append), lambda _: None)
+    (early,) = shown
+    assert early.set_digest == provisioned.set_digest
+    seen = {name: data for name, data in contents(early.folder).items() if not name.endswith(".map")}
+    assert seen == contents(provisioned.folder)
+
+
+def test_where_ranges_are_ignored_it_is_taken_apart_as_it_comes_by(
+    folder: Path, origin: Path, options: ProvisionOptions
+) -> None:
+    write_tar(folder / "llava.tar", origin)
+    with Cdn(folder) as cdn:
+        pinned = dataclasses.replace(options, lock=origin / FILE_NAME)
+        assert contents(pull(f"{cdn.url('any-whole')}/llava.tar", pinned).folder) == expected(origin)
+        assert len([request for request in cdn.log.requests if request.name == "llava.tar"]) < 20
 
 
 def hostile(path: Path, *members: tarfile.TarInfo, data: bytes = b"") -> None:

@@ -64,6 +64,8 @@ def test_clean_fetch_asks_for_each_chunk_once(cdn: Cdn, origin: Path, options: P
         ("busy-once", NUM_CHUNKS + 2),
         ("bighead-once", NUM_CHUNKS + 2),
         ("trickle-once", NUM_CHUNKS + 2),
+        ("crawl-once", NUM_CHUNKS + 2),
+        ("crowded-once", NUM_CHUNKS + 2),
         ("late-once", NUM_CHUNKS + 2),
         ("late-twice", NUM_CHUNKS + 4),
     ],
@@ -71,7 +73,7 @@ def test_clean_fetch_asks_for_each_chunk_once(cdn: Cdn, origin: Path, options: P
 def test_mended(scenario: str, most_requests: int, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
     if scenario == "short-always":
         options = with_policy(options, min_progress_bytes=1, backoff_s=0.001)
-    if scenario in ("stall-once", "trickle-once", "late-once", "late-twice"):
+    if scenario in ("stall-once", "trickle-once", "crawl-once", "late-once", "late-twice"):
         options = with_policy(options, read_timeout_s=0.4)
     provisioned = pull(cdn.url(scenario), options)
     assert contents(provisioned.folder) == expected(origin)
@@ -104,6 +106,7 @@ def test_retry_after_is_honoured(status: str, cdn: Cdn, origin: Path, options: P
         ("bighead", SourceUnavailable, "LineTooLong", 3 * POLICY.connections),
         ("manyheads", SourceUnavailable, "HTTPException", 3 * POLICY.connections),
         ("trickle", SourceUnavailable, "slower than", 3 * POLICY.connections),
+        ("crawl", SourceUnavailable, "times in a row without progress", 3 * POLICY.connections),
         ("late-always", SourceUnavailable, "nothing came for too long", 12 * POLICY.connections + NUM_CHUNKS),
         ("401", SourceUnavailable, "token", POLICY.connections),
         ("416", SourceUnavailable, "shorter than its manifest says", POLICY.connections),
@@ -122,7 +125,7 @@ def test_given_up(
     cdn: Cdn,
     options: ProvisionOptions,
 ) -> None:
-    if scenario in ("stall-always", "trickle", "late-always"):
+    if scenario in ("stall-always", "trickle", "crawl", "late-always"):
         options = with_policy(options, read_timeout_s=0.4)
     with pytest.raises(error_type) as caught:
         pull(cdn.url(scenario), options)
@@ -131,6 +134,12 @@ def test_given_up(
     assert caught.value.remedy
     assert len(cdn.log.weights()) <= most_requests
     assert not list(options.cache.glob("trees/*"))
+
+
+@pytest.mark.parametrize("scenario", ["any-crawl", "any-trickle"])
+def test_a_manifest_that_never_ends(scenario: str, cdn: Cdn, options: ProvisionOptions) -> None:
+    with pytest.raises(SourceUnavailable, match="without progress"):
+        pull(cdn.url(scenario), with_policy(options, read_timeout_s=0.4))
 
 
 def test_lasting_corruption_names_both_digests(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:

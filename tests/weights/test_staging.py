@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from lavatube.checkpoint.parts import read_parts
 from lavatube.errors import LavatubeError, SourceUnavailable
 from lavatube.weights.arrival import Arrival, Spoiled, find_arrivals
 from lavatube.weights.cache import Cache
@@ -17,16 +20,24 @@ from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.options import Provisioned, ProvisionOptions
 from lavatube.weights.parts import Part
 from lavatube.weights.provision import provision
+from lavatube.weights.tensors import open_tensors
+from tests.adapted import leave_adapter
 from tests.cdn import Cdn
 from tests.checkpoints import write_checkpoint
+from tests.hub import FakeHub
+from tests.originals import write_original
 from tests.weights.conftest import contents
 
 CHUNK = 64 * 1024
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "weights", num_shards=2)
+@pytest.fixture(scope="module", params=["safetensors", "files of torch"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("checkpoint")
+    if request.param == "safetensors":
+        folder = write_checkpoint(root / "weights", num_shards=2)
+    else:
+        folder = write_original(root / "weights", write_checkpoint(root / "hf"), torch_files=True, num_shards=2)
     (folder / FILE_NAME).write_text(build_manifest(folder, "weights", chunk_bytes=CHUNK).to_json())
     return folder
 
@@ -44,6 +55,7 @@ class Pull(threading.Thread):
         self.is_staged = threading.Event()
         self.folder = Path()
         self.set_digest = ""
+        self.total_bytes = 0
         self.provisioned: Provisioned | None = None
         self.error: LavatubeError | None = None
         self._uri = uri
@@ -52,6 +64,7 @@ class Pull(threading.Thread):
     def _on_staged(self, staged: Provisioned) -> None:
         self.folder = staged.folder
         self.set_digest = staged.set_digest
+        self.total_bytes = staged.total_bytes
         self.is_staged.set()
 
     def run(self) -> None:
@@ -145,6 +158,93 @@ def test_a_connection_that_stalls_is_raced(cdn: Cdn, checkpoint: Path, staged_op
     assert {name: (checkpoint / name).read_bytes() for name in contents(provisioned.folder)} == contents(
         provisioned.folder
     )
+
+
+def test_tensors_of_a_file_of_torch_are_read_as_they_land(tmp_path: Path) -> None:
+    """What lies where is known from its end; where exactly, when the bytes are here."""
+    saved = {f"layers.{number}": torch.full((CHUNK // 4,), float(number)) for number in range(4)}
+    torch.save(saved, tmp_path / "pytorch_model.bin")
+    data = (tmp_path / "pytorch_model.bin").read_bytes()
+    part = Part(tmp_path, "x", len(data), CHUNK, has_digests=True)
+    (tmp_path / "staged").mkdir()
+    part.link_to(tmp_path / "staged" / "pytorch_model.bin")
+
+    def bring(*chunks: int) -> None:
+        for chunk in chunks:
+            start, stop = part.span(chunk)
+            part.write(memoryview(data[start:stop]), start)
+            part.vouch(chunk)
+
+    bring(0, part.num_chunks - 1)
+    tensors = open_tensors(tmp_path / "staged")
+    assert tensors.names == tuple(saved)
+    bring(1, 2)
+    torch.testing.assert_close(tensors.tensor("layers.0"), saved["layers.0"])
+    reading = ThreadPoolExecutor().submit(tensors.tensor, "layers.3")
+    assert not reading.done()
+    bring(3)
+    torch.testing.assert_close(reading.result(60), saved["layers.3"])
+    part.close()
+
+
+class TestParts:
+    """A checkpoint whose tower, or whose base, lies in another repository of a hub."""
+
+    @pytest.fixture
+    def hf(self, tmp_path: Path) -> Path:
+        return write_checkpoint(tmp_path / "hf")
+
+    def pull(self, main: Path, others: dict[str, Cdn], held: Cdn, options: ProvisionOptions) -> Pull:
+        """Opened while its `held` weights, and nothing else, are still to come; then let through to the end."""
+        with Cdn(main) as own, FakeHub(held if held.folder == main else own, scenario="held") as hub:
+            hub.others |= {name: cdn.folder for name, cdn in others.items()}
+            hub.storages |= others
+            pull = Pull("org/name", replace(options, hf_endpoint=hub.root))
+            for cdn in {own, *others.values()} - {held}:
+                cdn.released.set()
+            pull.start()
+            assert pull.is_staged.wait(60)
+            assert pull.provisioned is None
+            assert not read_parts(pull.folder).missing
+            held.released.set()
+            pull.join(60)
+        assert pull.error is None
+        return pull
+
+    def test_a_tower_comes_before_what_needs_it(
+        self, hf: Path, tmp_path: Path, staged_options: ProvisionOptions
+    ) -> None:
+        main = write_original(tmp_path / "main", hf, torch_files=True, num_shards=2)
+        (main / "vision_tower").rename(tmp_path / "tower")
+        with Cdn(main) as cdn, Cdn(tmp_path / "tower") as tower:
+            pull = self.pull(main, {"somebody/some-tower": tower}, cdn, staged_options)
+        check_shown(pull, {"pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"})
+
+    def test_an_adapter_is_here_when_its_base_comes(
+        self, hf: Path, tmp_path: Path, staged_options: ProvisionOptions
+    ) -> None:
+        main = write_original(tmp_path / "main", hf, torch_files=True)
+        leave_adapter(main)
+        (main / "vision_tower").rename(tmp_path / "tower")
+        (main / "base").rename(tmp_path / "base")
+        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            (main / name).rename(tmp_path / "base" / name)
+        with Cdn(tmp_path / "base") as base, Cdn(tmp_path / "tower") as tower:
+            pull = self.pull(main, {"somebody/some-tower": tower, "some/base": base}, base, staged_options)
+        assert (pull.folder / "tokenizer.json").is_file()
+        check_shown(pull, {"base/model.safetensors"})
+
+
+def check_shown(pull: Pull, late: set[str]) -> None:
+    """What was shown early was the whole, of which `late` was to come, and became what was provided in the end."""
+    assert pull.provisioned is not None
+    assert (pull.set_digest, pull.total_bytes) == (pull.provisioned.set_digest, pull.provisioned.total_bytes)
+    early = {name: data for name, data in contents(pull.folder).items() if not name.endswith(".map")}
+    assert early == contents(pull.provisioned.folder)
+    arrivals = find_arrivals(pull.folder)
+    assert arrivals.keys() == late
+    for arrival in arrivals.values():
+        arrival.wait_verified()
 
 
 class TestArrival:

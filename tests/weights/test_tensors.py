@@ -147,6 +147,13 @@ def test_cut_file(size: int, tmp_path: Path) -> None:
         open_tensors(tmp_path)
 
 
+def test_a_pointer_of_git_lfs_is_named_with_what_fetches_the_file(tmp_path: Path) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 13662720\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(DigestMismatch, match="git lfs pull"):
+        open_tensors(tmp_path)
+
+
 def test_any_single_changed_header_byte_is_refused_or_harmless(tmp_path: Path) -> None:
     """Never a crash, and never a view outside of the file."""
     save_file(some_tensors(), tmp_path / "model.safetensors")

@@ -45,6 +45,10 @@ class BlockAllocator:
         """Blocks that so many tokens fill, the last one perhaps in part."""
         return -(-num_tokens // self.block_size)
 
+    def holds(self, table: BlockTable, num_tokens: int) -> bool:
+        """Whether the table is long enough as it is."""
+        return len(table) * self.block_size >= num_tokens
+
     def can_grow(self, table: BlockTable, num_tokens: int) -> bool:
         """Whether `grow` would find the blocks it needs."""
         return self.blocks_for(num_tokens) - len(table) <= self.num_free

@@ -59,11 +59,10 @@ class EngineClient:
         command: Sequence[str] | None = None,
         *,
         threads: int = 0,
-        log_level: str = "info",
         restarts: RestartPolicy | None = None,
         patience: Patience | None = None,
     ) -> None:
-        """`command` starts a worker; by default ours, with so many CPU threads, that logs so much."""
+        """`command` starts a worker; by default ours, with so many CPU threads."""
         self.state = EngineState.STARTING
         self.ready: Ready | None = None
         self.loading: Loading | None = None
@@ -72,7 +71,7 @@ class EngineClient:
         self.failure: LavatubeError | None = None
         self.num_restarts = 0
         self.late_tokens: Counter[int] = Counter()  # how many aborted answers had so many tokens computed afterwards
-        self._command = list(command) if command is not None else worker_command(threads, log_level)
+        self._command = list(command) if command is not None else worker_command(threads)
         self._restarts = restarts or RestartPolicy()
         self._patience = patience or Patience()
         self._watchdog = Watchdog(self._patience, time.monotonic())
@@ -224,12 +223,12 @@ class EngineClient:
     async def _listen(self, worker: WorkerProcess) -> LavatubeError | None:
         """Until it hangs up; returns the error that it gave as the reason, if it gave one."""
         try:
-            while events := await worker.receive():
+            async for events in worker.receive():
                 now_s = time.monotonic()
                 for event in events:
                     self._watchdog.hear(event, now_s)
                     if isinstance(event, LoadFailed):
-                        return from_code(event.code, event.message)
+                        return from_code(event.code, event.message, remedy=event.remedy)
                     self._receive(event)
         except (ValueError, msgspec.DecodeError):
             logger.exception("the engine sent something that is no event")
@@ -260,7 +259,9 @@ class EngineClient:
             case Ready():
                 self.ready, self.failure = event, None
                 self._move(EngineState.READY)
-                if not event.is_trailing:
+                if event.is_trailing:
+                    logger.info("engine: takes requests, and answers when all weights are here")
+                else:
                     self._receive(Loaded(event.load_s))
             case Loaded():
                 self.loaded = event
@@ -278,7 +279,8 @@ class EngineClient:
 
     def _bury(self, cause: LavatubeError) -> float | None:
         """The worker is as good as dead: set the state, then tell the streams."""
-        logger.error("%s", cause)
+        if cause is not self._verdict:  # whoever passed that has told it
+            logger.error("%s", cause)
         delay_s = None
         if isinstance(cause, EngineCrashed):  # any other error would come again
             delay_s = self._restarts.delay_after_failure(time.monotonic())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Chunks
 
 from lavatube.engine.admission import admit
 from lavatube.engine.blocks import BlockAllocator
@@ -15,14 +16,16 @@ from lavatube.engine.gaps import Gaps
 from lavatube.engine.grammar import Grammars, Matcher
 from lavatube.engine.outbox import Outbox
 from lavatube.engine.pace import Pace, Work
-from lavatube.engine.runner import Runner
+from lavatube.engine.runner import Results, Runner
 from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk, Scheduler
 from lavatube.engine.sequence import Sequence, SequenceState
 from lavatube.engine.speculator import Speculator
+from lavatube.engine.wave import Wave
 from lavatube.engine.wire import CacheCounts, GapCounts, GuessCounts, RequestEvent, Submit
 from lavatube.errors import EngineNumericalError, LavatubeError, RequestError
 from lavatube.model.attention import KVCache
+from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
 
@@ -43,12 +46,13 @@ class EngineCore:
         image_cache_bytes: int = 0,
         is_reusing: bool = True,
         max_guess: int = 0,
+        gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`num_token_ids` is how many ids the tokenizer knows, 0: all; `token_texts` what each says, for grammars.
 
         `is_reusing`: what two prompts have in common from their beginning on is computed once. `max_guess` tokens of an
-        answer are guessed ahead.
+        answer are guessed ahead. `gate`: the weights of the model are still to come.
         """
         cache = KVCache.allocate(spec.language, num_blocks, BLOCK_SIZE, model.dtype, model.device)
         vocab_size = spec.language.vocab_size
@@ -64,6 +68,7 @@ class EngineCore:
         )
         self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
+        self._wave = None if gate is None else Wave(self._runner, gate)
         self._pace = Pace()
         self._gaps = Gaps()
         self._outbox = Outbox()
@@ -151,6 +156,9 @@ class EngineCore:
         """
         for compiled in self._grammars.take(is_idle=not self._outbox and not self._scheduler.has_work):
             self._constrain(compiled)
+        if self._wave is not None:
+            self._follow(self._wave)
+            return self._outbox.take()
         begun_s = self._clock()
         is_awaited = self._scheduler.is_decoding
         work = self._begin_prompts() if is_awaited else None
@@ -176,12 +184,28 @@ class EngineCore:
         num_layers = self._runner.advance_images(ahead, work.num_layers) if work.num_layers else 0
         return Work(num_layers, work.num_prompt_tokens)
 
+    def _follow(self, wave: Wave) -> None:
+        """Take prompts as far as weights are here."""
+        for prompt in self._scheduler.let_in() if wave.is_needed else ():
+            self._note_begin(prompt)
+            wave.add(prompt)
+        for pieces, results in wave.advance():
+            self._settle(pieces, results)
+        if wave.is_over:
+            self._wave = None
+
     def _compute(self, chunks: list[Chunk]) -> None:
+        self._note_begin(chunks)
+        self._settle(chunks, self._runner.run(chunks))
+
+    def _note_begin(self, chunks: Iterable[Chunk]) -> None:
         scheduled_s = self._clock()
         for chunk in chunks:
             if chunk.sequence.scheduled_s is None:
                 chunk.sequence.scheduled_s = scheduled_s
-        results = self._runner.run(chunks)
+
+    def _settle(self, chunks: Chunks[Chunk], results: Results) -> None:
+        """What was computed is in the cache; what was sampled is told."""
         self._num_steps += 1
         for chunk, choices in zip(chunks, results, strict=True):
             chunk.sequence.compute(chunk.end)
@@ -283,6 +307,8 @@ class EngineCore:
 
     def _forget(self, sequence: Sequence) -> int:
         """Returns how many other choices of its request go on."""
+        if self._wave is not None:
+            self._wave.discard(sequence)
         self._scheduler.finish(sequence)
         choices = self._requests[sequence.request_id]
         choices.remove(sequence)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lavatube.engine.wire import Sampling
+from lavatube.model.native import native
 
 _SEED_AND_POSITION: Final = struct.Struct(">QQ")
 _SEED_MASK: Final = 2**64 - 1
@@ -63,12 +64,18 @@ def _filter(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 def _floors(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """The smallest score of each row that top-k and top-p keep. Shapes: scores (rows, vocabulary), out (rows, 1).
 
-    The head of the ranking nearly always settles it; the whole vocabulary is ranked only where it does not.
+    The kernels find it without a ranking. Else the head of one nearly always settles it; the whole vocabulary is ranked
+    only where it does not.
     """
     vocab_size = scores.shape[1]
     sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
-    head = max(_HEAD, *(size + 1 for size in sizes if size < vocab_size), 1)
-    floors, is_settled = _floors_in_head(scores, samplings, sizes, min(head, vocab_size))
+    needed = max(size if size < vocab_size else 1 for size in sizes)
+    kernels = native() if scores.device.type == "cpu" else None
+    if kernels is not None:
+        by_rank = _kth(scores.topk(needed).values, sizes, vocab_size)
+        shares = _shares(samplings, scores)
+        return kernels.nucleus(scores, by_rank, shares) if shares.isfinite().any() else by_rank
+    floors, is_settled = _floors_in_head(scores, samplings, sizes, min(max(_HEAD, needed + 1), vocab_size))
     return floors if is_settled else _floors_in_head(scores, samplings, sizes, vocab_size)[0]
 
 
@@ -77,12 +84,11 @@ def _floors_in_head(
 ) -> tuple[Tensor, bool]:
     """The floors as the `head` likeliest tokens show them, and whether those are enough to know."""
     vocab_size = scores.shape[1]
-    size = torch.tensor(sizes, device=scores.device)[:, None]
-    is_whole = size == vocab_size
+    is_whole = torch.tensor(sizes, device=scores.device)[:, None] == vocab_size
     ranked = scores.topk(head).values
-    floors = ranked.gather(1, size.clamp(max=head) - 1).masked_fill(is_whole, -torch.inf)
+    floors = _kth(ranked, sizes, vocab_size)
     # What is before a token decides, so that the first is always kept and the one that reaches top_p is, too.
-    limits = _column([sampling.top_p if sampling.top_p < 1 else math.inf for sampling in samplings], scores)
+    limits = _shares(samplings, scores)
     if not limits.isfinite().any():
         return floors, True
     weights = ranked.exp().masked_fill(ranked < floors, 0.0)
@@ -94,6 +100,17 @@ def _floors_in_head(
     is_open = limits.isfinite() & torch.where(is_whole, num_kept == head, (last >= floors) & last.isfinite())
     is_settled = head == vocab_size or not bool(is_open.any())
     return torch.where(limits.isfinite(), torch.maximum(floors, by_share), floors), is_settled
+
+
+def _kth(ranked: Tensor, sizes: Sequence[int], vocab_size: int) -> Tensor:
+    """The smallest score that top-k keeps; none where it keeps all. Shapes: ranked (rows, head), out (rows, 1)."""
+    size = torch.tensor(sizes, device=ranked.device)[:, None]
+    return ranked.gather(1, size.clamp(max=ranked.shape[1]) - 1).masked_fill(size == vocab_size, -torch.inf)
+
+
+def _shares(samplings: Sequence[Sampling], like: Tensor) -> Tensor:
+    """What top-p keeps of the weight; more than there is where it keeps all. Shapes: out (rows, 1)."""
+    return _column([sampling.top_p if sampling.top_p < 1 else math.inf for sampling in samplings], like)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

@@ -44,6 +44,22 @@ class Encoder:
             self.cache.keep(key, features)
             _give(features, takers[key])
 
+    def encode_by_stage(self, wanted: Iterable[Wanted]) -> Generator[str, None, None]:
+        """`encode` in pieces; before each comes the name of the stage of the model that it runs."""
+        takers = self._find(wanted)
+        spans = [_span(of_key) for of_key in takers.values()]
+        encoded = []
+        for part in torch.split(_tiles(spans), MAX_ENCODE_TILES) if spans else ():
+            pieces = self._model.encode_by_layer(part)
+            for number in range(len(self._model.vision.layers)):
+                yield f"vision.layers.{number}"
+                next(pieces)
+            yield "projector"
+            encoded += [features for features in pieces if features is not None]
+        for (key, of_key), features in zip(takers.items(), self._laid_out(encoded, spans), strict=True):
+            self.cache.keep(key, features)
+            _give(features, of_key)
+
     def advance(self, wanted: Iterable[Wanted], num_layers: int) -> int:
         """Take the images, in order, through so many layers of the tower; returns how many they were."""
         takers = self._find(wanted)
@@ -79,10 +95,13 @@ class Encoder:
 
     def _encode(self, spans: list[ImageSpan]) -> list[torch.Tensor]:
         """Encoded and laid out. Shapes: out, for each image, (placeholders, hidden)."""
+        parts = torch.split(_tiles(spans), MAX_ENCODE_TILES) if spans else ()
+        return self._laid_out([self._model.encode_images(part) for part in parts], spans)
+
+    def _laid_out(self, encoded: list[torch.Tensor], spans: list[ImageSpan]) -> list[torch.Tensor]:
         if not spans:
             return []
-        encoded = torch.cat([self._model.encode_images(part) for part in torch.split(_tiles(spans), MAX_ENCODE_TILES)])
-        parts = torch.split(encoded, [span.pixels.tiles for span in spans])  # each (tiles, features, hidden)
+        parts = torch.split(torch.cat(encoded), [span.pixels.tiles for span in spans])  # each (tiles, features, hidden)
         return [self._model.arrange(part, span.plan) for part, span in zip(parts, spans, strict=True)]
 
     def _by_layer(self, span: ImageSpan) -> Pieces:

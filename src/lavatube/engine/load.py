@@ -16,6 +16,7 @@ from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting
 from lavatube.fidelity import with_fidelity
+from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
@@ -62,8 +63,14 @@ def plan_load(order: Load) -> LoadPlan:
     return LoadPlan(spec, folder, device, dtype, choose_quantize(order.quantize, device))
 
 
-def make_core(order: Load, plan: LoadPlan, model: Llava, untaken_bytes: int = 0) -> EngineCore:
-    """An engine for a model, of whose memory the device will still give `untaken_bytes`. Raises: InsufficientMemory."""
+def make_core(
+    order: Load, plan: LoadPlan, model: Llava, untaken_bytes: int = 0, gate: Gate | None = None
+) -> EngineCore:
+    """An engine for a model, of whose memory the device will still give `untaken_bytes`, and whose weights come by
+    `gate`, if they are not here yet.
+
+    Raises: InsufficientMemory.
+    """
     with _memory_border(plan.device):
         num_blocks = num_cache_blocks(
             plan.spec,
@@ -84,6 +91,7 @@ def make_core(order: Load, plan: LoadPlan, model: Llava, untaken_bytes: int = 0)
             image_cache_bytes=order.image_cache_bytes,
             is_reusing=order.is_reusing,
             max_guess=order.max_guess,
+            gate=gate,
         )
 
 
@@ -119,7 +127,10 @@ def choose_device(name: str) -> torch.device:
     if kind != "cuda" or not (not index or index.isdecimal()):
         raise InvalidSetting(f"device: {name!r} is none of auto, cpu, cuda and cuda:N.")
     if int(index or 0) >= torch.cuda.device_count():
-        raise InvalidSetting(f"device: there is no {name}; {torch.cuda.device_count()} CUDA devices are visible.")
+        raise InvalidSetting(
+            f"device: there is no {name}; {torch.cuda.device_count()} CUDA devices are visible.",
+            remedy="Use --device auto or cpu, or see to the driver and CUDA_VISIBLE_DEVICES.",
+        )
     return torch.device("cuda", int(index or 0))
 
 

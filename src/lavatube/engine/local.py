@@ -87,7 +87,8 @@ class LocalEngine:
     def close(self) -> None:
         """End the thread; what still runs ends with Draining."""
         self._commands.put(Shutdown())
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # as it may be, where the last reference was in a cycle
+            self._thread.join()
 
     def _run(self) -> None:
         failure: LavatubeError = Draining("The engine was closed.")

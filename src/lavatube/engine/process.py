@@ -10,15 +10,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from typing import Final
 
-from lavatube.engine.wire import Command, Event, Frames, decode_events, frame
+from lavatube.engine.frames import Frames, decode_events, frame
+from lavatube.engine.wire import Command, Event
 
 EXIT_GRACE_S: Final = 2.0
 _READ_BYTES: Final = 1 << 20  # after a pause, all that has come is taken at once
 
 
-def worker_command(threads: int = 0, log_level: str = "info") -> list[str]:
+def worker_command(threads: int = 0, log_level: str = "info", log_format: str = "text") -> list[str]:
     """What starts a worker. With -P a file `torch.py` in the current directory stays what it is."""
-    options = ["--threads", str(threads), "--log-level", log_level]
+    options = ["--threads", str(threads), "--log-level", log_level, "--log-format", log_format]
     return [sys.executable, "-P", "-m", "lavatube.engine.worker", *options]
 
 
@@ -45,13 +46,12 @@ class WorkerProcess:
         with suppress(ConnectionError):  # its death is told by `exited` and by `receive`
             await self._writer.drain()
 
-    async def receive(self) -> list[Event]:
-        """What it said next; nothing when it has hung up. Raises ValueError or msgspec.DecodeError for no event."""
+    async def receive(self) -> AsyncIterator[list[Event]]:
+        """What it says, a frame at a time, until it hangs up. Raises ValueError or msgspec.DecodeError for no event."""
         with suppress(ConnectionError):
             while data := await self._reader.read(_READ_BYTES):
-                if bodies := self._frames.feed(data):
-                    return [event for body in bodies for event in decode_events(body)]
-        return []
+                for body in self._frames.feed(data):
+                    yield decode_events(body)
 
     async def exited(self) -> str:
         """Waits for the process to end; says how it did."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lavatube.engine.batch import build_batch, images_of, splice_features
+from lavatube.engine.batch import Batch, build_batch, images_of, splice_features
 from lavatube.engine.encoder import Encoder, Wanted
 from lavatube.engine.row import Row
 from lavatube.engine.sampler import Choice, Sampler
 from lavatube.engine.scheduler import Chunk
 from lavatube.model.attention import KVCache
+from lavatube.model.gate import VERIFIED
 from lavatube.model.llava import Llava
+
+Results = list[list[Choice] | None]
+"""Of each chunk what comes next; None for one of which nothing is worth keeping."""
 
 
 class Runner:
@@ -29,19 +34,55 @@ class Runner:
         self._count_layers()
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk]) -> list[list[Choice] | None]:
+    def run(self, chunks: Sequence[Chunk]) -> Results:
         """Compute `chunks`. For each, in order, what comes next for the sequence and its siblings, or for it and after
         each token of its guess; nothing for one that is not sampling. None where something is not a number, and nothing
         of that chunk is worth keeping; in a guess, what is not a number only ends it.
         """
-        self._encode_images(chunks)
+        # Not all images of a request at once: the step's token budget bounds this work too, so that streams go on.
+        if any(map(images_of, chunks)):
+            self._encoder.encode(_wanted(chunks))
+        batch, embeddings = self._begin(chunks)
+        hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
+        return self._end(chunks, batch, hidden)
+
+    @torch.inference_mode()
+    def by_stage(self, pieces: Sequence[Chunk]) -> Generator[str, None, Results]:
+        """Compute the pieces of one prompt as `run` would in a step each, but all of them in one stage after the other.
+
+        Before each stage comes its name.
+        """
+        for piece in pieces:
+            yield from self._encoder.encode_by_stage(_wanted([piece]))
+        yield "language.embed_tokens"
+        begun = [self._begin([piece]) for piece in pieces]
+        passes = [self._model.forward_by_layer(rows, self._cache, batch.layout) for batch, rows in begun]
+        for number in range(len(self._model.language.layers)):
+            yield f"language.layers.{number}"
+            for one in passes:
+                next(one)
+        yield VERIFIED
+        results: Results = []
+        for piece, (batch, _), one in zip(pieces, begun, passes, strict=True):
+            hidden = next(one)
+            assert hidden is not None
+            results += self._end([piece], batch, hidden)
+        return results
+
+    def _begin(self, chunks: Sequence[Chunk]) -> tuple[Batch, Tensor]:
+        """The rows of a step, and their embeddings (T, hidden)."""
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
         last_id = self._model.language.embed_tokens.outputs - 1
-        embeddings = self._model.embed_tokens(batch.token_ids.clamp(max=last_id))  # (T, hidden)
-        splice_features(embeddings, chunks)
-        hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
+        embeddings = self._model.embed_tokens(batch.token_ids.clamp(max=last_id))
+        if any(map(images_of, chunks)):
+            splice_features(embeddings, chunks)
+        return batch, embeddings
+
+    def _end(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor) -> Results:
+        """Shapes: hidden (T, hidden)."""
         # A row attends to itself: if any of its keys and values were not numbers, neither would it be.
-        is_sound = hidden.sum(dim=-1, dtype=torch.float32).isfinite().tolist()  # a sum with one that is none is none
+        sums = hidden.sum(dim=-1, dtype=torch.float32)  # with one that is none, it is none
+        is_sound = np.isfinite(sums.cpu().numpy()).tolist()
         choices = iter(self._sample(chunks, hidden, batch.sampling_rows))
         found = [next(choices) if chunk.is_sampling else [] for chunk in chunks]
         starts = batch.layout.query_starts
@@ -79,13 +120,6 @@ class Runner:
         """Take images that will be needed through so many layers of the tower; returns how many they were."""
         return self._encoder.advance(wanted, num_layers)
 
-    def _encode_images(self, chunks: Sequence[Chunk]) -> None:
-        """Encode the images whose placeholders this step reaches, of all sequences together.
-
-        Not all of a request's at once: the step's token budget bounds this work too, so that streams go on.
-        """
-        self._encoder.encode((chunk.sequence, index) for chunk in chunks for index in images_of(chunk))
-
     def _count_layers(self) -> None:
         """Count each layer as it ends: a long prompt on a slow machine is told from a hang by that."""
 
@@ -96,6 +130,11 @@ class Runner:
             if isinstance(module, nn.ModuleList):
                 for layer in module:
                     layer.register_forward_hook(count)
+
+
+def _wanted(chunks: Sequence[Chunk]) -> Iterator[Wanted]:
+    """The images whose placeholders these chunks reach, of all sequences together."""
+    return ((chunk.sequence, index) for chunk in chunks for index in images_of(chunk))
 
 
 def _asked(chunk: Chunk) -> list[Row]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from lavatube.engine.penalties import adjust
 from lavatube.engine.row import Row
 from lavatube.engine.shortlist import draw_from_shortlist
 from lavatube.engine.wire import Logprobs, Sampling
+from lavatube.model.native import native
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
@@ -57,15 +57,11 @@ class Sampler:
 
 
 def _scan(logits: Tensor) -> tuple[list[int], list[bool]]:
-    """The likeliest of each row, and whether the row is of numbers only: NaN is both least and most where it is."""
-    if logits.device.type == "cpu":  # by rows, which are read from memory once; torch's argmax takes ten times as long
-        chosen, is_finite = [], []
-        for row in logits.numpy():
-            best = int(row.argmax())
-            chosen.append(best)
-            is_finite.append(bool(np.minimum.reduce(row) > -np.inf and row[best] < np.inf))
-        return chosen, is_finite
-    is_good = logits.amin(dim=-1).isfinite() & logits.amax(dim=-1).isfinite()
+    """The likeliest of each row, and whether the row is of numbers only; where it is not, the first is any."""
+    kernels = native() if logits.device.type == "cpu" else None
+    if kernels is not None:
+        return kernels.find_largest(logits)
+    is_good = logits.amin(dim=-1).isfinite() & logits.amax(dim=-1).isfinite()  # NaN is both least and most
     return logits.argmax(dim=-1).tolist(), is_good.tolist()
 
 

@@ -165,6 +165,17 @@ class Scheduler:
             return chunks + self._prefill_chunks(budget, must_be_ready=False)
         return chunks + self._prefill_chunks(min(budget, max_prompt_tokens), must_be_ready=True)
 
+    def let_in(self) -> list[list[Chunk]]:
+        """Whoever there is room for, each with all of its prompt: cut as it would be if it were alone.
+
+        For prompts that go on together whatever the budget of a step is; what they have in common is not waited for.
+        """
+        found = []
+        while sequence := self._admit(is_reusing=False):
+            length, step = sequence.num_tokens, self.max_step_tokens
+            found.append([Chunk(sequence, start, min(start + step, length)) for start in range(0, length, step)])
+        return found
+
     def _decode_chunks(self) -> list[Chunk]:
         chunks = []
         for sequence in list(self.running):  # a copy: making room takes from its end
@@ -175,7 +186,7 @@ class Scheduler:
 
     def _guess(self, chunks: list[Chunk]) -> list[Chunk]:
         """Decoding chunks with what may come next, where nobody has to make room for it."""
-        if self.speculator is None:
+        if self.speculator is None or not self.speculator.is_on:
             return chunks
         num_rows = len(chunks)
         found = []
@@ -212,14 +223,14 @@ class Scheduler:
             while self.waiting and self.waiting[0].num_tokens <= most and (sequence := self._admit()):
                 yield sequence
 
-    def _admit(self) -> Sequence | None:
+    def _admit(self, *, is_reusing: bool = True) -> Sequence | None:
         """Let the oldest that waits run, with blocks for all its tokens, if it fits; nobody overtakes it."""
         if not self.waiting or len(self.running) == self.max_sequences:
             return None
         sequence = self.waiting[0]
         if self.running and self.num_claimed + 1 + len(sequence.siblings) > self.max_sequences:
             return None
-        found = self._find(sequence)
+        found = self._find(sequence) if is_reusing else []
         if found is None:
             return None
         # A block more for each that runs: else the newcomer would soon be the one that makes room for them.
@@ -254,6 +265,8 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Give `sequence` a slot for each of its tokens, at the cost of the newest; False when that is itself."""
+        if self.blocks.holds(sequence.block_table, sequence.num_tokens):
+            return True
         while not self.blocks.can_grow(sequence.block_table, sequence.num_tokens):
             newest = self.running.pop()
             self._preempt(newest)

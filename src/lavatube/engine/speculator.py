@@ -20,6 +20,10 @@ class Speculator:
         self._max_length = max_length
         self._placeholder_id = placeholder_id
 
+    @property
+    def is_on(self) -> bool:
+        return self._max_length > 0
+
     def guess(self, sequence: Sequence, num_rows: int) -> tuple[int, ...]:
         """What may follow the tokens of a sequence that decodes, in a step that has so many rows already.
 

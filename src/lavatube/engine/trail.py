@@ -37,7 +37,7 @@ class Trail:
             raise shaped
         model, self._gate, size_bytes = shaped
         # On a CPU memory is taken when it is first written to.
-        self.core = make_core(order, plan, model, size_bytes if plan.device.type == "cpu" else 0)
+        self.core = make_core(order, plan, model, size_bytes if plan.device.type == "cpu" else 0, self._gate)
 
     @property
     def num_waits(self) -> int:
@@ -64,7 +64,7 @@ class Trail:
 
         def on_shaped(model: Llava, sizes: dict[str, int]) -> None:
             nonlocal gate
-            gate = Gate(model, sizes, self.timeline.on_pass)
+            gate = Gate(sizes, self.timeline.on_pass)
             self._shaped.put((model, gate, sum(sizes.values())))
 
         def on_progress(done_bytes: int, total_bytes: int) -> None:

@@ -24,11 +24,11 @@ from typing import Final
 import msgspec
 
 from lavatube.checkpoint import read_spec
+from lavatube.engine.frames import Frames, decode_command, frame_events
 from lavatube.engine.wire import (
     Abort,
     Command,
     Event,
-    Frames,
     Heartbeat,
     Load,
     Loaded,
@@ -36,10 +36,9 @@ from lavatube.engine.wire import (
     Loading,
     Ready,
     RequestEvent,
-    decode_command,
-    frame_events,
 )
 from lavatube.errors import OperatorError
+from lavatube.logs import log_to_stderr
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +121,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     arguments = _parse_arguments()
-    logging.basicConfig(
-        stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s engine: %(message)s"
-    )
+    log_to_stderr(arguments.log_level, arguments.log_format, "engine")
     _die_with_parent()
     connection = Connection(arguments.socket)
     heart = Heart(connection)
@@ -203,8 +200,8 @@ def _watch(connection: Connection, wait: Callable[[], None], begun_s: float) -> 
 
 
 def _refuse(connection: Connection, error: OperatorError) -> int:
-    logger.error("the model can't be loaded: %s", error)
-    connection.send(LoadFailed(error.code, error.sentence))
+    """It is for the front to log: it knows whom else to tell."""
+    connection.send(LoadFailed(error.code, error.message, error.remedy))
     return 1
 
 
@@ -229,6 +226,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--socket", type=int, required=True, help="descriptor of a socket to the front")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as suits the model")
     parser.add_argument("--log-level", default="info", help="how much is logged")
+    parser.add_argument("--log-format", default="text", help="text or json")
     return parser.parse_args()
 
 

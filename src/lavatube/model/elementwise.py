@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -17,11 +18,11 @@ class RMSNorm(nn.RMSNorm):
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__(size, eps=eps)
-        self._epsilon = eps
+        self.epsilon = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
         kernels = kernels_for(hidden)
-        return super().forward(hidden) if kernels is None else kernels.normalize(hidden, self.weight, self._epsilon)
+        return super().forward(hidden) if kernels is None else kernels.normalize(hidden, self.weight, self.epsilon)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -39,17 +40,24 @@ class Rotation:
     def __init__(self, positions: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype) -> None:
         """Angles are worked out in float32. Shapes: (T,), (head_dim / 2,)."""
         angles = positions.float()[:, None] * inverse_frequencies
-        self._cosines, self._sines = angles.cos(), angles.sin()  # (T, head_dim / 2)
-        self._cos = torch.cat([self._cosines, self._cosines], dim=-1).to(dtype)[:, None]  # (T, 1, head_dim)
-        self._signed_sin = torch.cat([-self._sines, self._sines], dim=-1).to(dtype)[:, None]
+        self.cosines, self.sines = angles.cos(), angles.sin()  # (T, head_dim / 2)
+        self._dtype = dtype
 
     def __call__(self, heads: Tensor) -> Tensor:
         """May change `heads`. Shapes: in and out (T, heads, head_dim)."""
         kernels = kernels_for(heads)
         if kernels is not None:
-            kernels.rotate(heads, self._cosines, self._sines)
+            kernels.rotate(heads, self.cosines, self.sines)
             return heads
-        return heads * self._cos + heads.roll(heads.shape[-1] // 2, dims=-1) * self._signed_sin
+        cos, signed_sin = self._tables
+        return heads * cos + heads.roll(heads.shape[-1] // 2, dims=-1) * signed_sin
+
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """Shapes: out (T, 1, head_dim) each."""
+        cos = torch.cat([self.cosines, self.cosines], dim=-1)
+        signed_sin = torch.cat([-self.sines, self.sines], dim=-1)
+        return cos.to(self._dtype)[:, None], signed_sin.to(self._dtype)[:, None]
 
 
 def _quick_gelu(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Holds a forward pass back where weights are still to come: one thread puts them in place, another computes.
+"""How far a forward pass may go where weights are still to come: one thread puts them in place, another computes.
 
 Every stage of the model waits for its own weights; the last norm waits until all is said to be right, so that nothing
 is ever sampled from weights that nobody has vouched for.
@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Final
 
-from torch import nn
-
-from lavatube.model.llava import Llava
-
-WAIT_S: Final = 1.0
+VERIFIED: Final = "verified"
+"""The stage of the last norm, and of all that comes after it."""
 
 
 class Gate:
@@ -25,24 +22,24 @@ class Gate:
 
     def __init__(
         self,
-        model: Llava,
         sizes: Mapping[str, int],
-        on_pass: Callable[[str, float, float], None] = lambda path, came_s, passed_s: None,
+        on_pass: Callable[[str, float, float], None] = lambda stage, came_s, passed_s: None,
     ) -> None:
         """`sizes` names the weights in the order in which they will come, with their bytes.
 
         `on_pass` hears when a stage was come to, and when it was let in.
         """
-        self._on_pass = on_pass
         self.num_waits = 0
-        """Grows while a pass is held: whoever looks for a hang sees that it only waits."""
+        """Grows while somebody waits: whoever looks for a hang sees that it only waits."""
+        self._on_pass = on_pass
         self._arrived_bytes: float = 0
         self._changed = threading.Condition()
-        self._hooks = [
-            stage.register_forward_pre_hook(partial(self._hold, path, _needed_bytes(path, sizes)))
-            for path, stage in _stages(model)
-        ]
-        self._hooks.append(model.language.norm.register_forward_pre_hook(partial(self._hold, "verified", math.inf)))
+        self._needed_bytes = cache(lambda stage: _needed_bytes(stage, sizes))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everything is in place, and right."""
+        return self._arrived_bytes == math.inf
 
     def advance(self, arrived_bytes: float) -> None:
         """So many bytes of weights are in place."""
@@ -53,33 +50,29 @@ class Gate:
     def open(self) -> None:
         """Everything is in place, and right."""
         self.advance(math.inf)
-        for hook in self._hooks:
-            hook.remove()
 
-    def _hold(self, path: str, needed_bytes: float, stage: nn.Module, inputs: object) -> None:
-        came_s = time.monotonic()
+    def lets(self, stage: str) -> bool:
+        """Whether a stage, by the path of its module, may run."""
+        return self._arrived_bytes >= self._needed_bytes(stage)
+
+    def tell(self, stage: str, came_s: float) -> None:
+        """Somebody came to a stage then, and is let in now."""
+        self._on_pass(stage, came_s, time.monotonic())
+
+    def wait(self, stage: str, timeout_s: float) -> None:
+        """For a stage, and not for long: there is more to watch."""
+        self.num_waits += 1
         with self._changed:
-            while not self._changed.wait_for(lambda: self._arrived_bytes >= needed_bytes, WAIT_S):
-                self.num_waits += 1
-        self._on_pass(path, came_s, time.monotonic())
+            self._changed.wait_for(lambda: self.lets(stage), timeout_s)
 
 
-def _stages(model: Llava) -> Iterator[tuple[str, nn.Module]]:
-    """What runs one after the other, by its path. What belongs to no stage comes before all of them."""
-    for part in ("vision", "language"):
-        for name, module in model.get_submodule(part).named_children():
-            if isinstance(module, nn.ModuleList):
-                yield from ((f"{part}.{name}.{index}", layer) for index, layer in enumerate(module))
-            else:
-                yield f"{part}.{name}", module
-    yield "projector", model.projector
-
-
-def _needed_bytes(path: str, sizes: Mapping[str, int]) -> int:
+def _needed_bytes(stage: str, sizes: Mapping[str, int]) -> float:
     """Bytes up to the last weight of a stage."""
+    if stage == VERIFIED:
+        return math.inf
     sum_bytes = needed_bytes = 0
     for name, size_bytes in sizes.items():
         sum_bytes += size_bytes
-        if name.startswith(f"{path}."):
+        if name.startswith(f"{stage}."):
             needed_bytes = sum_bytes
     return needed_bytes

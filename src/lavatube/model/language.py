@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from lavatube.model.elementwise import RMSNorm, Rotation, swiglu
 from lavatube.model.linear import Linear, MergedLinear, Table
+from lavatube.model.native_attention import NativeAttention
+from lavatube.model.native_layer import NativeLayer
 from lavatube.spec import LanguageSpec
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -23,7 +25,7 @@ class LanguageModel(nn.Module):
     def __init__(self, language: LanguageSpec) -> None:
         super().__init__()
         self.embed_tokens = Table(language.vocab_size, language.hidden_size)
-        self.layers = nn.ModuleList(_Block(language, index) for index in range(language.num_layers))
+        self.layers = nn.ModuleList(Block(language, index) for index in range(language.num_layers))
         self.sliding_window = language.sliding_window
         self.norm = RMSNorm(language.hidden_size, language.rms_norm_eps)
         # Named device: a model is built on the meta device first, and constants must survive that.
@@ -32,15 +34,21 @@ class LanguageModel(nn.Module):
 
     def forward(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Tensor:
         """Shapes: embeddings (T, hidden), positions (T,); out (T, hidden)."""
+        *_, out = self.by_layer(embeddings, positions, attention)
+        assert out is not None
+        return out
+
+    def by_layer(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Iterator[Tensor | None]:
+        """`forward` in pieces: nothing after each block, and at last the states."""
         rotate = Rotation(positions, self.inverse_frequencies, embeddings.dtype)
         hidden = embeddings
         for block in self.layers:
             hidden = block(hidden, rotate, attention)
-        out: Tensor = self.norm(hidden)
-        return out
+            yield None
+        yield self.norm(hidden)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Norm, attention, norm, perceptron; each pair added to what came in."""
 
     def __init__(self, language: LanguageSpec, index: int) -> None:
@@ -49,18 +57,41 @@ class _Block(nn.Module):
         self.self_attn = _SelfAttention(language, index)
         self.post_attention_layernorm = RMSNorm(language.hidden_size, language.rms_norm_eps)
         self.mlp = _Perceptron(language)
+        self._native: NativeLayer | None = None
 
     def forward(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
+        if isinstance(attention, NativeAttention) and (self._native or self._is_in_panels):
+            return self.by_kernels(hidden, rotate, attention)
+        return self.by_parts(hidden, rotate, attention)
+
+    def by_parts(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
+        """Each by whatever means it has."""
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotate, attention)
         out: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return out
+
+    def by_kernels(self, hidden: Tensor, rotate: Rotation, attention: NativeAttention) -> Tensor:
+        """The same to the last bit, in one call."""
+        if self._native is None:  # now, and not earlier, the weights are where they stay
+            norms = self.input_layernorm, self.post_attention_layernorm
+            self._native = NativeLayer(norms, self._maps, self.self_attn.num_heads, self.self_attn.head_dim)
+        return self._native(hidden, rotate, attention, self.self_attn.index)
+
+    @property
+    def _is_in_panels(self) -> bool:
+        return all(linear.panels is not None for linear in self._maps)
+
+    @property
+    def _maps(self) -> tuple[Linear, Linear, Linear, Linear]:
+        """In order."""
+        return self.self_attn.qkv_proj, self.self_attn.o_proj, self.mlp.gate_up_proj, self.mlp.down_proj
 
 
 class _SelfAttention(nn.Module):
     def __init__(self, language: LanguageSpec, index: int) -> None:
         super().__init__()
         self.index = index
-        self.head_dim = language.head_dim
+        self.num_heads, self.head_dim = language.num_heads, language.head_dim
         query_size, key_size = language.num_heads * language.head_dim, language.num_kv_heads * language.head_dim
         parts = {"q_proj": query_size, "k_proj": key_size, "v_proj": key_size}
         self.qkv_proj = MergedLinear(language.hidden_size, parts, bias=language.has_qkv_bias)

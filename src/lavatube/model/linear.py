@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavatube.model.native import Map
 from lavatube.model.panels import Kind, Panels
 
 
@@ -54,6 +55,10 @@ class Linear(nn.Module):
             out: Tensor = self._panels(hidden, self.bias, dtype)
             return out
         return functional.linear(hidden, self.weight, self.bias).to(dtype)
+
+    def map(self) -> Map:
+        """For the kernels, of weights in panels."""
+        return self._panels.map(self.bias)
 
     @property
     def _panels(self) -> Panels:

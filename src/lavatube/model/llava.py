@@ -78,6 +78,12 @@ class Llava(nn.Module):
         return hidden
 
     @torch.inference_mode()
+    def forward_by_layer(self, embeddings: Tensor, cache: KVCache, layout: Layout) -> Iterator[Tensor | None]:
+        """`forward` in pieces: nothing after each of the decoder's blocks, and at last the states."""
+        attention = attention_of(cache, layout, self.language.sliding_window)
+        yield from self.language.by_layer(embeddings, layout.positions, attention)
+
+    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every id, also of those that only pad the vocabulary.
 

@@ -1,6 +1,6 @@
 """The compiled kernels of `native/`, for tensors on a CPU, where a compiler was there at installation.
 
-Products with panels, attention, and what stands between them.
+Products with panels, attention, what stands between them, and all of that together as one layer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ctypes
 import logging
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -21,20 +22,52 @@ LEVELS: Final = ("any processor", "AVX2", "AVX-512 with bfloat16 and VNNI")
 _POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
 
+class Map(ctypes.Structure):
+    """A linear map whose weights lie in panels; `native/product.h` has their layout. Points into tensors of others."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("weights", "scales", "bias")),
+        *((name, _LONG) for name in ("kind", "inputs", "outputs", "steps", "group_steps")),
+    )
+
+
+class Heads(ctypes.Structure):
+    """How many there are of queries and of keys, and the dimensions of one."""
+
+    _fields_ = (("query", _LONG), ("key", _LONG), ("size", _LONG))
+
+
+class Context(ctypes.Structure):
+    """A layer's keys and values, and where the sequences of a step stand: see `native/stages.h`."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("keys", "values", "slots", "starts", "lengths", "tables")),
+        *((name, _LONG) for name in ("num_slots", "block_size", "sequences", "table_blocks", "window")),
+    )
+
+
+class Layer(ctypes.Structure):
+    """A layer of a decoder: see `native/layer.h`. Points into tensors of others."""
+
+    _fields_ = (
+        *((name, Map) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, _POINTER) for name in ("attention_norm", "perceptron_norm")),
+        ("heads", Heads),
+        ("epsilon", _FLOAT),
+    )
+
+
 class Native:
     """The library, and which of the instruction sets that it has kernels for is used: an index of LEVELS."""
 
     def __init__(self, library: ctypes.CDLL, level: int) -> None:
         self.level = level
         self._product = library.lavatube_product
-        self._product.argtypes = [*[_INT] * 3, *[_POINTER] * 5, *[_LONG] * 5, *[_INT] * 2]
+        self._product.argtypes = [*[_INT] * 2, *[_POINTER] * 3, _LONG, *[_INT] * 2]
         self._fill = library.lavatube_fill
         self._fill.argtypes = [*[_INT] * 3, *[_POINTER] * 3, *[_LONG] * 5, _INT]
         self._attend = library.lavatube_attend
-        self._attend.argtypes = [
-            *[_INT] * 2, *[_POINTER] * 3, *[_LONG] * 3, *[_POINTER] * 3, _LONG, _POINTER, *[_LONG] * 2, *[_POINTER] * 3,
-            *[_LONG] * 5,
-        ]  # fmt: skip
+        self._attend.argtypes = [*[_INT] * 2, *[_POINTER] * 2, *(_POINTER, _LONG) * 3, _POINTER]
         self._attend_all = library.lavatube_attend_all
         self._attend_all.argtypes = [*[_INT] * 2, *[_POINTER] * 3, _LONG, _POINTER, *[_LONG] * 4]
         self._normalize = library.lavatube_normalize
@@ -43,42 +76,48 @@ class Native:
         self._gate.argtypes = [*[_INT] * 2, _POINTER, _INT, *[_FLOAT] * 2, _POINTER, *[_LONG] * 2]
         self._rotate = library.lavatube_rotate
         self._rotate.argtypes = [*[_INT] * 2, _POINTER, _LONG, *[_POINTER] * 2, *[_LONG] * 3]
+        self._find_largest = library.lavatube_find_largest
+        self._find_largest.argtypes = [_INT, _POINTER, *[_LONG] * 2, *[_POINTER] * 2]
+        self._nucleus = library.lavatube_nucleus
+        self._nucleus.argtypes = [_INT, *[_POINTER] * 2, *[_LONG] * 2, *[_POINTER] * 2]
+        self._layer = library.lavatube_layer
+        self._layer.argtypes = [*[_INT] * 2, *[_POINTER] * 6]
 
-    def product(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        scales: Tensor | None,
-        bias: Tensor | None,
-        out: Tensor,
-        *,
-        kind: int,
-        steps: int,
-        group_steps: int,
-    ) -> None:
-        """out = hidden · weightᵀ + bias, for contiguous tensors; the layout is that of `native/product.h`.
+    def product(self, hidden: Tensor, linear: Map, out: Tensor) -> None:
+        """out = hidden · weightᵀ + bias, for contiguous tensors.
 
-        Shapes: hidden (rows, inputs) and bias (outputs,), both float32 or both bfloat16; out (rows, outputs), either.
+        Shapes: hidden (rows, inputs), float32 or bfloat16, as the bias; out (rows, outputs), either.
         """
         assert hidden.is_contiguous()
         failed = self._product(
             self.level,
             torch.get_num_threads(),
-            kind,
-            weight.data_ptr(),
-            None if scales is None else scales.data_ptr(),
-            None if bias is None else bias.data_ptr(),
+            ctypes.byref(linear),
             hidden.data_ptr(),
             out.data_ptr(),
-            *hidden.shape,
-            out.shape[1],
-            steps,
-            group_steps,
+            len(hidden),
             hidden.dtype == torch.bfloat16,
             out.dtype == torch.bfloat16,
         )
         if failed:
             raise MemoryError("no memory for the rows of a product")
+
+    def layer(self, layer: Layer, context: Context, cosines: Tensor, sines: Tensor, hidden: Tensor) -> Tensor:
+        """All rows of a step through a layer of a decoder, bfloat16.
+
+        Shapes: in and out (T, hidden), contiguous; cosines and sines (T, head_dim / 2) float32.
+        """
+        out = torch.empty_like(hidden)
+        failed = self._layer(
+            self.level,
+            torch.get_num_threads(),
+            ctypes.byref(layer),
+            ctypes.byref(context),
+            *(rows.data_ptr() for rows in (cosines, sines, hidden, out)),
+        )
+        if failed:
+            raise MemoryError("no memory for the rows of a layer")
+        return out
 
     def fill(
         self, rows: Tensor, weight: Tensor, scales: Tensor | None, *, kind: int, first: int, words: int, group: int
@@ -102,46 +141,22 @@ class Native:
         if failed:
             raise MemoryError("no memory to quantise with")
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        *,
-        slots: Tensor,
-        block_size: int,
-        starts: Tensor,
-        lengths: Tensor,
-        tables: Tensor,
-        window: int,
-    ) -> Tensor:
-        """Attention of the sequences of a step, bfloat16; `model.attention.Layout` says what is what.
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
+        """Attention of the sequences of a step, bfloat16; the new keys and values are put into the cache.
 
-        Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim), of any stride from row to row; keys
-        and values (kv_heads, slots, head_dim), which get the new ones; the others contiguous int64. Out as query.
+        Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim), of any stride from row to row; out as
+        query.
         """
         out = torch.empty(query.shape, dtype=query.dtype)
+        heads = Heads(query.shape[1], *key.shape[1:])
+        pointers = ((rows.data_ptr(), _row_stride(rows)) for rows in (query, key, value))
         failed = self._attend(
             self.level,
             torch.get_num_threads(),
-            *(rows.data_ptr() for rows in (query, key, value)),
-            *(_row_stride(rows) for rows in (query, key, value)),
+            ctypes.byref(context),
+            ctypes.byref(heads),
+            *chain.from_iterable(pointers),
             out.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            keys.shape[1],
-            slots.data_ptr(),
-            block_size,
-            len(lengths),
-            starts.data_ptr(),
-            lengths.data_ptr(),
-            tables.data_ptr(),
-            tables.shape[1],
-            query.shape[1],
-            *key.shape[1:],
-            window,
         )
         if failed:
             raise MemoryError("no memory for attention")
@@ -195,6 +210,27 @@ class Native:
         pointers = cosines.data_ptr(), sines.data_ptr()
         stride = _row_stride(heads)
         self._rotate(self.level, torch.get_num_threads(), heads.data_ptr(), stride, *pointers, *heads.shape)
+
+    def find_largest(self, values: Tensor) -> tuple[list[int], list[bool]]:
+        """The place of the first of the largest of each row, and whether the row is of numbers only.
+
+        Where it is not, the place is any. Shapes: values (rows, size) float32, contiguous.
+        """
+        assert values.is_contiguous()
+        places, are_finite = torch.empty(len(values), dtype=torch.int64), torch.empty(len(values), dtype=torch.bool)
+        self._find_largest(self.level, values.data_ptr(), *values.shape, places.data_ptr(), are_finite.data_ptr())
+        return places.tolist(), are_finite.tolist()
+
+    def nucleus(self, scores: Tensor, floors: Tensor, shares: Tensor) -> Tensor:
+        """The least score of each row that top-p keeps, of those that are not below the row's floor.
+
+        Shapes: scores (rows, vocabulary), floors, shares and out (rows, 1); all float64.
+        """
+        scores, floors, shares = scores.contiguous(), floors.clone(), shares.contiguous()
+        weights = scores.exp()
+        pointers = scores.data_ptr(), weights.data_ptr()
+        self._nucleus(torch.get_num_threads(), *pointers, *scores.shape, floors.data_ptr(), shares.data_ptr())
+        return floors
 
 
 def _row_stride(rows: Tensor) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lavatube.model.attention import Attention, KVCache, Layout
-from lavatube.model.native import Native, kernels_for
+from lavatube.model.native import Context, Native, kernels_for
 
 _NO_WINDOW: Final = 1 << 40
 
@@ -21,32 +21,40 @@ class NativeAttention:
     """
 
     def __init__(self, kernels: Native, cache: KVCache, layout: Layout, window: int | None = None) -> None:
-        self._kernels = kernels
+        self.kernels = kernels
         self._cache = cache
-        self._slots = layout.slots.contiguous()
-        self._starts = torch.tensor(layout.query_starts)
-        self._lengths = torch.tensor(layout.context_lengths)
-        self._tables = layout.block_tables.contiguous()
-        self._window = window or _NO_WINDOW
+        # What the context points into.
+        self._step = (
+            layout.slots.contiguous(),
+            torch.tensor(layout.query_starts),
+            torch.tensor(layout.context_lengths),
+            layout.block_tables.contiguous(),
+        )
+        slots, starts, lengths, tables = (each.data_ptr() for each in self._step)
+        self._context = Context(
+            slots=slots,
+            starts=starts,
+            lengths=lengths,
+            tables=tables,
+            num_slots=cache.keys.shape[2],
+            block_size=cache.block_size,
+            sequences=len(layout.context_lengths),
+            table_blocks=layout.block_tables.shape[1],
+            window=window or _NO_WINDOW,
+        )
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store this step's keys and values, then let each row attend to what it sees of its context.
 
         Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim); out (T, heads, head_dim).
         """
-        return self._kernels.attend(
-            query,
-            key,
-            value,
-            self._cache.keys[layer],
-            self._cache.values[layer],
-            slots=self._slots,
-            block_size=self._cache.block_size,
-            starts=self._starts,
-            lengths=self._lengths,
-            tables=self._tables,
-            window=self._window,
-        )
+        return self.kernels.attend(query, key, value, self.context(layer))
+
+    def context(self, layer: int) -> Context:
+        """Where the kernels find what a layer sees; good until that of another layer is asked for."""
+        self._context.keys = self._cache.keys[layer].data_ptr()
+        self._context.values = self._cache.values[layer].data_ptr()
+        return self._context
 
 
 def attend_all(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

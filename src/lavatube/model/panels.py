@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavatube.model.native import Native, native
+from lavatube.model.native import Map, Native, native
 from lavatube.spec import QUANTIZED_GROUPS
 
 Kind = Literal["bfloat16", "int8", "int4"]
@@ -77,6 +77,20 @@ class Panels(nn.Module):
             words = words[:, :, :4] | words[:, :, 4:] << 4
         self.weight[panels, :, lanes] = words
 
+    def map(self, bias: Tensor | None) -> Map:
+        """What the kernels are told; it points into the weights, and must not outlive them."""
+        step_inputs = _STEP_INPUTS[self.kind]
+        return Map(
+            weights=self.weight.data_ptr(),
+            scales=None if self.scales is None else self.scales.data_ptr(),
+            bias=None if bias is None else bias.data_ptr(),
+            kind=_KINDS.index(self.kind),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            steps=self._padded // step_inputs,
+            group_steps=self._group // step_inputs,
+        )
+
     def unpack(self) -> Tensor:
         """The matrix that the product is with. Shapes: out (outputs, inputs) float32."""
         outputs = torch.arange(self.outputs, device=self.weight.device)
@@ -115,17 +129,7 @@ class Panels(nn.Module):
         """On a CPU. Of quantised weights, the rows are quantised too, to int8 by groups: 0.5 % off, by the norm."""
         rows = hidden.reshape(-1, self.inputs).contiguous()
         out = torch.empty(len(rows), self.outputs, dtype=dtype)
-        step_inputs = _STEP_INPUTS[self.kind]
-        kernels.product(
-            rows,
-            self.weight,
-            self.scales,
-            bias,
-            out,
-            kind=_KINDS.index(self.kind),
-            steps=self._padded // step_inputs,
-            group_steps=self._group // step_inputs,
-        )
+        kernels.product(rows, self.map(bias), out)
         return out.view(*hidden.shape[:-1], self.outputs)
 
 

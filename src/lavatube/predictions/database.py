@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,15 +13,33 @@ from sqlalchemy import Column, Engine, Integer, Table, create_engine, event, ins
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from lavatube.errors import DatabaseUnusable
+from lavatube.errors import DatabaseUnusable, StorageUnavailable
 from lavatube.predictions.tables import metadata
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 2
-# What makes a database of a version one of the next; tables that are new are made before.
-MIGRATIONS: Final = {1: ("ALTER TABLE deliveries ADD COLUMN holder VARCHAR(32)",)}
+VERSION: Final = 3
+# What makes the tables of a version those of the next one. A table that is not there yet is made as it is now.
+MIGRATIONS: Final[dict[int, dict[str, tuple[str, ...]]]] = {
+    1: {"deliveries": ("ALTER TABLE deliveries ADD COLUMN holder VARCHAR(32)",)},
+    2: {
+        "predictions": (
+            "ALTER TABLE predictions RENAME COLUMN id TO key",
+            "ALTER TABLE predictions ADD COLUMN id VARCHAR(64) NOT NULL DEFAULT ''",
+            "UPDATE predictions SET id = key",
+            "CREATE UNIQUE INDEX predictions_by_id ON predictions (owner, id)",
+            "ALTER TABLE predictions ADD COLUMN submitted_after INTEGER",
+            """UPDATE predictions SET submitted_after = (
+                SELECT COALESCE(MAX(first) + 1, 0) FROM prediction_pieces WHERE prediction_id = predictions.key
+            ) WHERE is_submitted""",
+            "ALTER TABLE predictions DROP COLUMN is_submitted",
+        ),
+        "prediction_pieces": ("ALTER TABLE prediction_pieces RENAME COLUMN prediction_id TO prediction_key",),
+        "deliveries": ("ALTER TABLE deliveries RENAME COLUMN prediction_id TO prediction_key",),
+    },
+}
 BUSY_S: Final = 5.0
+RETRY_AFTER_S: Final = 5
 # Others that come to make or migrate the database wait for the end of the transaction.
 ALONE: Final = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7265738274)"}
 
@@ -49,6 +69,18 @@ def open_database(url: str) -> Engine:
     return engine
 
 
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Around a use of the database that is not the journal's. Raises: StorageUnavailable if it fails."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        logger.warning("the database fails: %s", getattr(error, "orig", error))
+        raise StorageUnavailable(
+            "The database can't be used at the moment.", remedy="Try again in a moment.", retry_after_s=RETRY_AFTER_S
+        ) from None
+
+
 def _unusable(error: Exception) -> DatabaseUnusable:
     logger.error("the database can't be opened: %s", getattr(error, "orig", error))
     return DatabaseUnusable(
@@ -60,8 +92,8 @@ def _prepare(engine: Engine) -> None:
     """Make or migrate it, in one transaction: of several servers that come at once, one does the work."""
     with engine.begin() as connection:
         connection.exec_driver_sql(ALONE[connection.dialect.name])
-        is_new = not inspect(connection).has_table(SCHEMA.name)
-        version = None if is_new else connection.execute(select(SCHEMA.c.version)).scalar()
+        known = set(inspect(connection).get_table_names())
+        version = connection.execute(select(SCHEMA.c.version)).scalar() if SCHEMA.name in known else None
         if version is not None and version > VERSION:
             raise DatabaseUnusable(
                 f"The database is of version {version}; this server knows {VERSION}.",
@@ -71,8 +103,9 @@ def _prepare(engine: Engine) -> None:
         if version is None:
             connection.execute(insert(SCHEMA).values(version=VERSION))
         for step in range(version or VERSION, VERSION):
-            for statement in MIGRATIONS[step]:
-                connection.execute(text(statement))
+            for table, statements in MIGRATIONS[step].items():
+                for statement in statements if table in known else ():
+                    connection.execute(text(statement))
             connection.execute(update(SCHEMA).values(version=step + 1))
 
 

@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Row
 
 from lavatube.errors import BodyTooLarge, NotFound
+from lavatube.predictions.database import failures_told
 from lavatube.predictions.tables import metadata
 
 FILES: Final = Table(
@@ -75,7 +76,7 @@ class StoredFile:
 
 
 class FileStore:
-    """Each owner sees its own files only."""
+    """Each owner sees its own files only. All methods raise StorageUnavailable where the database fails."""
 
     def __init__(self, engine: Engine, limits: FileLimits, clock: Callable[[], float] = time.time) -> None:
         self.limits = limits
@@ -98,7 +99,7 @@ class FileStore:
             expires_s=now + self.limits.max_age_s,
         )
         values = {name: getattr(file, name) for name in _NAMES} | {"metadata": json.dumps(metadata)}
-        with self._engine.begin() as connection:
+        with failures_told(), self._engine.begin() as connection:
             connection.execute(delete(FILES).where(FILES.c.expires_s <= now))
             total = connection.execute(select(func.sum(FILES.c.size_bytes)).where(FILES.c.owner == owner)).scalar()
             if (total or 0) + len(content) > self.limits.max_total_bytes:
@@ -111,13 +112,13 @@ class FileStore:
 
     def get(self, owner: str, file_id: str) -> StoredFile:
         """Raises: NotFound."""
-        with self._engine.connect() as connection:
+        with failures_told(), self._engine.connect() as connection:
             row = connection.execute(select(*_COLUMNS).where(self._is(owner, file_id))).one_or_none()
         return _file(row) if row is not None else _missing()
 
     def read(self, owner: str, file_id: str) -> bytes:
         """The content. Raises: NotFound."""
-        with self._engine.connect() as connection:
+        with failures_told(), self._engine.connect() as connection:
             content = connection.execute(select(FILES.c.content).where(self._is(owner, file_id))).scalar()
         return bytes(content) if content is not None else _missing()
 
@@ -125,12 +126,12 @@ class FileStore:
         """The newest first."""
         mine = (FILES.c.owner == owner) & (FILES.c.expires_s > self._clock())
         query = select(*_COLUMNS).where(mine).order_by(FILES.c.created_s.desc(), FILES.c.id).limit(limit)
-        with self._engine.connect() as connection:
+        with failures_told(), self._engine.connect() as connection:
             return [_file(row) for row in connection.execute(query)]
 
     def remove(self, owner: str, file_id: str) -> None:
         """Raises: NotFound."""
-        with self._engine.begin() as connection:
+        with failures_told(), self._engine.begin() as connection:
             removed = connection.execute(delete(FILES).where(self._is(owner, file_id))).rowcount
         if not removed:
             _missing()

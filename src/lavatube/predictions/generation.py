@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from lavatube.engine.wire import Done, Failed, Ready, RequestEvent, Submit, Tokens
-from lavatube.errors import Draining, EngineCrashed, EngineCrashPoison, LavatubeError, NotReady, from_code
+from lavatube.errors import (
+    Draining,
+    EngineCrashed,
+    EngineCrashPoison,
+    LavatubeError,
+    NotReady,
+    OperatorError,
+    from_code,
+)
 from lavatube.predictions.answer import Answer
 from lavatube.predictions.events import FinishReason, TokenLogprob
 from lavatube.predictions.prediction import Prediction
@@ -92,7 +100,7 @@ class Generator:
                     logger.warning("prediction %s: goes on after %d tokens", talk.prediction.id, talk.num_tokens)
 
     async def _wait_ready(self, *, has_begun: bool) -> None:
-        """Raises: EngineCrashed, or NotReady if nothing was begun, when it does not come back."""
+        """Raises: EngineCrashed when it stays down; if nothing was begun, NotReady, or why there is no model."""
         try:
             await self._engine.wait_ready()
         except Draining:
@@ -100,6 +108,8 @@ class Generator:
         except LavatubeError as failure:
             if has_begun:
                 raise EngineCrashed(failure.message, remedy="Try again later.") from None
+            if isinstance(failure, OperatorError):  # whose paths and addresses are for the operator
+                raise from_code(failure.code, "The weights can't be used.") from None
             raise NotReady("The engine has failed.", remedy="The server's log says why.") from None
 
     async def _converse(self, talk: Talk, visit: Visit) -> None:
@@ -138,7 +148,7 @@ class Generator:
         else:
             return
         if isinstance(event, Tokens) and len(talk.answers) > 1:
-            self._engine.abort_choice(prediction.id, event.choice)
+            self._engine.abort_choice(prediction.key, event.choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +176,7 @@ class Talk:
         """What the next engine is to go on with."""
         begun = [None if answer.is_over else list(answer.token_ids) for answer in self.answers]
         return Submit(
-            self.prediction.id,
+            self.prediction.key,
             self.prepared.token_ids,
             list(self.prepared.images),
             self.prepared.sampling,

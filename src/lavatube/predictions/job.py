@@ -66,7 +66,7 @@ class Job:
         self._alarm: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
 
-    async def accept(self, request: Request, *, replaces: bool) -> None:
+    async def accept(self, request: Request, *, replaces: str | None = None) -> None:
         """Begin it once it is durable. Raises: Conflict if another server has this id; StorageUnavailable."""
         scribe = self._scribe
         self._acceptance = asyncio.create_task(scribe.accept(self.prediction, request, replaces=replaces))

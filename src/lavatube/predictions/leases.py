@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Connection, Engine, String, Table, delete, insert, select, update
+from sqlalchemy import BigInteger, Column, Connection, Engine, String, Table, bindparam, delete, insert, select, update
 
 from lavatube.predictions.tables import metadata
 
@@ -31,6 +31,7 @@ SERVERS: Final = Table(
     Column("started", BigInteger, nullable=False),  # of the process, in the kernel's own count: a pid is used again
     Column("beats", BigInteger, nullable=False),
 )
+_BEAT: Final = update(SERVERS).where(SERVERS.c.id == bindparam("of")).values(beats=SERVERS.c.beats + 1)
 
 
 class LeaseLost(Exception):
@@ -59,8 +60,7 @@ class Leases:
 
     def hold(self, connection: Connection) -> None:
         """At the beginning of every transaction. Raises: LeaseLost; then another lease is to be got."""
-        mine = update(SERVERS).where(SERVERS.c.id == self.holder).values(beats=SERVERS.c.beats + 1)
-        if not connection.execute(mine).rowcount:
+        if not connection.execute(_BEAT, {"of": self.holder}).rowcount:
             self.holder = ""
             raise LeaseLost
 

@@ -39,7 +39,7 @@ DELIVERIES: Final = Table(
     "deliveries",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("prediction_id", String(64), nullable=False),
+    Column("prediction_key", String(64), nullable=False),
     Column("owner", String(64), nullable=False),
     Column("url", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -57,7 +57,7 @@ class Delivery:
     """One end to tell. `id` is the webhook-id, the same at each attempt; `not_before_s` is Unix time."""
 
     id: str
-    prediction_id: str
+    prediction_key: str
     owner: str
     url: str
     body: bytes
@@ -77,6 +77,7 @@ class Outbox:
     ) -> None:
         """`holder` is whose lease on the predictions' journal also covers what is claimed here."""
         self._engine = engine
+        self._adding = insert_new(engine, DELIVERIES)
         self._clock = clock
         self._holder = holder
 
@@ -84,7 +85,7 @@ class Outbox:
         """In the transaction that makes it true. Twice does no harm."""
         values = {name: getattr(delivery, name) for name in Delivery.__dataclass_fields__}
         values |= {"state": DeliveryState.PENDING, "holder": self._holder()}
-        connection.execute(insert_new(connection, DELIVERIES).values(values))
+        connection.execute(self._adding, values)
 
     def free(self, connection: Connection, holder: str) -> None:
         """What a server that is gone was about to tell is due at once."""

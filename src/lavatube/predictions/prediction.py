@@ -46,16 +46,19 @@ class _End:
 class Prediction:
     """Written by the service's one task for it, read by any number of views.
 
-    `fingerprint` tells whether a repeated id means the same request. `is_detached` predictions go on when nobody reads;
-    those that are not `is_kept` are forgotten when they end. The end of one that `is_journaled` is decided first, then
-    stored, and only then published. `owner` made it, through the protocol `origin`, whose view needs `details`: JSON
-    values, small ones. At `cancel_at` it is cancelled, unless it has ended.
+    Two owners may use the same `id`, and neither finds the other's: `key` is what the server calls it, the journal and
+    the engine with it; where none is given, the id. `fingerprint` tells whether a repeated id means the same request.
+    `is_detached` predictions go on when nobody reads; those that are not `is_kept` are forgotten when they end. The
+    end of one that `is_journaled` is decided first, then stored, and only then published. `owner` made it, through the
+    protocol `origin`, whose view needs `details`: JSON values, small ones. At `cancel_at` it is cancelled, unless it
+    has ended.
     """
 
     def __init__(
         self,
         prediction_id: str,
         *,
+        key: str = "",
         fingerprint: bytes = b"",
         is_detached: bool = False,
         is_kept: bool = True,
@@ -68,6 +71,7 @@ class Prediction:
         num_choices: int = 1,
     ) -> None:
         self.id = prediction_id
+        self.key = key or prediction_id
         self.fingerprint = fingerprint
         self.is_detached = is_detached
         self.is_kept = is_kept

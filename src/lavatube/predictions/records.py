@@ -7,8 +7,8 @@ but none may change its meaning without a new version of the database.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -35,10 +35,11 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked, before anything is made of it."""
+    """What was asked, before anything is made of it; and `attachments`, by name, which are kept with the prediction."""
 
     chat: Chat
     generation: Generation
+    attachments: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Row:
     `deaths`: how many servers in a row died while it was in the engine and before it had written another word.
     """
 
+    key: str
     id: str
     owner: str
     origin: str
@@ -180,6 +182,7 @@ def restore(row: Row, pieces: Sequence[Piece]) -> Prediction:
     header = _headers.decode(row.header)
     prediction = Prediction(
         row.id,
+        key=row.key,
         fingerprint=header.fingerprint,
         is_detached=True,  # whoever waited for it has lost the connection
         is_kept=header.is_kept,

@@ -19,10 +19,11 @@ class RetentionLimits:
 
 
 class Retention:
-    """Predictions by id."""
+    """Predictions by their keys, and by what their owners call them."""
 
     def __init__(self, limits: RetentionLimits) -> None:
         self._limits = limits
+        self._keys: dict[tuple[str, str], str] = {}
         self._running: dict[str, Prediction] = {}
         self._finished: OrderedDict[str, Prediction] = OrderedDict()
         self._finished_bytes = 0
@@ -30,9 +31,12 @@ class Retention:
     def __len__(self) -> int:
         return len(self._running) + len(self._finished)
 
-    def find(self, prediction_id: str) -> Prediction | None:
+    def find(self, prediction_id: str, owner: str) -> Prediction | None:
+        return self.find_by_key(self._keys.get((owner, prediction_id), ""))
+
+    def find_by_key(self, key: str) -> Prediction | None:
         self._forget_old()
-        return self._running.get(prediction_id) or self._finished.get(prediction_id)
+        return self._running.get(key) or self._finished.get(key)
 
     def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """The ids of one owner and API, the newest first, those before that one; None if that is not there."""
@@ -47,24 +51,28 @@ class Retention:
         return ids[:limit]
 
     def add(self, prediction: Prediction) -> None:
-        assert self.find(prediction.id) is None, "an id means one prediction"
-        self._running[prediction.id] = prediction
+        assert self.find(prediction.id, prediction.owner) is None, "an id means one prediction of its owner's"
+        self._keys[prediction.owner, prediction.id] = prediction.key
+        self._running[prediction.key] = prediction
 
     def finish(self, prediction: Prediction) -> None:
         """Its log has ended, so its size no longer changes."""
         assert prediction.log.has_ended
-        del self._running[prediction.id]
-        self._finished[prediction.id] = prediction
+        del self._running[prediction.key]
+        self._finished[prediction.key] = prediction
         self._finished_bytes += prediction.size_bytes
         self._forget_old()
 
     def drop(self, prediction: Prediction) -> None:
         """Whether it has ended or not, if it is here."""
-        if self._running.get(prediction.id) is prediction:
-            del self._running[prediction.id]
-        elif self._finished.get(prediction.id) is prediction:
-            del self._finished[prediction.id]
+        if self._running.get(prediction.key) is prediction:
+            del self._running[prediction.key]
+        elif self._finished.get(prediction.key) is prediction:
+            del self._finished[prediction.key]
             self._finished_bytes -= prediction.size_bytes
+        else:
+            return
+        del self._keys[prediction.owner, prediction.id]
 
     def _forget_old(self) -> None:
         now = time.monotonic()
@@ -75,5 +83,4 @@ class Retention:
             is_full = len(self._finished) > self._limits.max_count or self._finished_bytes > self._limits.max_bytes
             if not (is_old or is_full):
                 return
-            self._finished.popitem(last=False)
-            self._finished_bytes -= oldest.size_bytes
+            self.drop(oldest)

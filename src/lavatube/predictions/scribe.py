@@ -19,11 +19,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from lavatube.errors import Conflict, StorageUnavailable
-from lavatube.predictions.journal import Journal, end_of, row_of, start_of
+from lavatube.predictions.attachments import Attachments
+from lavatube.predictions.journal import Journal, Stored, end_of, row_of, start_of
 from lavatube.predictions.leases import BEAT_S, LeaseLost, Leases
 from lavatube.predictions.outbox import Delivery, Outbox
 from lavatube.predictions.prediction import Prediction
-from lavatube.predictions.records import Piece, Request, Row, catch_up, restore
+from lavatube.predictions.records import Piece, Request, catch_up, restore
 from lavatube.predictions.writer import Writer, unavailable
 from lavatube.prompt.prepare import Prepared
 
@@ -35,7 +36,6 @@ END_PATIENCE_S: Final = 5.0
 SWEEP_S: Final = 60.0
 
 T = TypeVar("T")
-Stored = tuple[Row, list[Piece]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class Scribe:
     ) -> None:
         self.on_lost: Callable[[], None] = lambda: None
         self._journal = Journal(engine)
+        self._attachments = Attachments(engine)
         self._outbox = outbox
         self._leases = leases
         self._writer = Writer(engine, self._journal, self._leases, lambda: self.on_lost())
@@ -79,43 +80,43 @@ class Scribe:
         """The database can't be written."""
         return self._writer.is_failing
 
-    async def accept(self, prediction: Prediction, request: Request, *, replaces: bool) -> None:
+    async def accept(self, prediction: Prediction, request: Request, *, replaces: str | None = None) -> None:
         """Raises: Conflict if the id is in use; StorageUnavailable, and then there will be no such prediction."""
 
         def work(connection: Connection) -> bool:
             values = row_of(prediction, request, self._model, self._leases.holder)
-            return self._journal.accept(connection, values, replaces=replaces)
+            is_new = self._journal.accept(connection, values, replaces=replaces)
+            if is_new:
+                self._attachments.add(connection, prediction.key, request.attachments)
+            return is_new
 
-        self._writer.begin(prediction.id, 0)
-        is_new = False
         try:
             is_new = await self._writer.change(work, is_patient=False)
         except LeaseLost:
             raise unavailable() from None
         except StorageUnavailable:  # it may have been committed all the same
-            self._keep(asyncio.create_task(self._withdraw(prediction.id)))
+            self._keep(asyncio.create_task(self._withdraw(prediction.key)))
             raise
-        finally:
-            if not is_new:
-                self._writer.finish(prediction.id)
         if not is_new:
             raise Conflict("This id was used a moment ago.", param="id", remedy="Send the request again.")
+        self._writer.begin(prediction.key, 0)
 
     async def submit(self, prediction: Prediction, prepared: Prepared | None) -> None:
         """It goes to an engine, and nobody reads a word of it before this is stored. `prepared`: when that is new.
 
         Raises: LeaseLost, also where only this prediction was lost.
         """
-        values = {} if prepared is None else start_of(prediction, prepared)
+        values = start_of(prediction, prepared, self._writer.num_pieces(prediction.key))
 
         def work(connection: Connection) -> bool:
-            return self._journal.submit(connection, prediction.id, self._leases.holder, values)
+            return self._journal.change(connection, prediction.key, self._leases.holder, values)
 
         if not await self._writer.change(work):
+            self._writer.finish(prediction.key)
             raise LeaseLost
 
     def write(self, prediction: Prediction, piece: Piece) -> None:
-        self._writer.write(prediction.id, piece)
+        self._writer.write(prediction.key, piece)
 
     async def end(self, prediction: Prediction) -> bool:
         """Store the end that was decided, and what its webhook is to be told, in one transaction.
@@ -127,14 +128,14 @@ class Scribe:
         values, delivery = end_of(ended), self._last_word(ended)
 
         def work(connection: Connection) -> bool:
-            is_ours = self._journal.end(connection, prediction.id, self._leases.holder, values)
+            is_ours = self._journal.change(connection, prediction.key, self._leases.holder, values)
             if is_ours and delivery is not None:
                 self._outbox.store(connection, delivery)
             return is_ours
 
         storing = asyncio.ensure_future(self._writer.change(work))
         await asyncio.wait({storing}, timeout=END_PATIENCE_S)
-        self._writer.finish(prediction.id)
+        self._writer.finish(prediction.key)
         if storing.done():
             if not storing.result():
                 raise LeaseLost
@@ -143,19 +144,19 @@ class Scribe:
         self._keep(storing)
         return False
 
-    async def find(self, prediction_id: str) -> Prediction | None:
+    async def find(self, prediction_id: str, owner: str) -> Prediction | None:
         """One that is not in this server's memory; as long as it is read, it is kept up to date."""
-        if (known := self._found.get(prediction_id)) is not None:
-            return known
         if not ID.fullmatch(prediction_id):
             return None
-        stored = await self._read(lambda: self._journal.find(prediction_id))
-        if stored is None:
-            return None
-        prediction = self._found[prediction_id] = restore(*stored)
-        if not prediction.status.is_terminal:
-            self._keep(asyncio.create_task(self._follow(ref(prediction), prediction_id, len(stored[1]))))
-        return prediction
+        return self._restore(await self._read(lambda: self._journal.find(prediction_id, owner)))
+
+    async def find_by_key(self, key: str) -> Prediction | None:
+        """The same."""
+        return self._restore(await self._read(lambda: self._journal.find_by_key(key)))
+
+    async def attachment(self, key: str, name: str) -> str | None:
+        """See Request."""
+        return await self._read(lambda: self._attachments.find(key, name))
 
     async def page(self, owner: str, origin: str, before: str | None, limit: int) -> list[str] | None:
         """See Journal.page."""
@@ -163,24 +164,22 @@ class Scribe:
             return None
         return await self._read(lambda: self._journal.page(owner, origin, before, limit))
 
-    async def cancel(self, prediction_id: str) -> None:
+    async def cancel(self, key: str) -> None:
         """Of another server's: its holder ends it."""
-        await self._writer.change(lambda connection: self._journal.cancel(connection, prediction_id), is_patient=False)
+        await self._writer.change(lambda connection: self._journal.cancel(connection, key), is_patient=False)
 
     async def cancelled(self) -> list[str]:
-        """Those held here that were cancelled through another server."""
+        """The keys of those held here that were cancelled through another server."""
         return await self._read(lambda: self._journal.cancelled(self._leases.holder))
 
-    async def forget(self, prediction_id: str) -> None:
-        await self._writer.change(lambda connection: self._journal.forget(connection, [prediction_id]))
+    async def forget(self, key: str) -> None:
+        await self._writer.change(lambda connection: self._journal.forget(connection, [key]))
 
-    async def _withdraw(self, prediction_id: str) -> None:
-        await self._writer.change(
-            lambda connection: self._journal.withdraw(connection, prediction_id, self._leases.holder)
-        )
+    async def _withdraw(self, key: str) -> None:
+        await self._writer.change(lambda connection: self._journal.withdraw(connection, key, self._leases.holder))
 
     async def adopt(self, held: Collection[str], limit: int) -> list[Stored]:
-        """Take on what is nobody's, also that of servers that have died meanwhile, but for what is held here."""
+        """Take on what is nobody's, also that of servers that have died meanwhile, but for the keys held here."""
         for server_id, beats in await self._read(self._leases.dead):
             if await self._writer.change(partial(self._bury, server_id=server_id, beats=beats)):
                 logger.warning("another server has died: what it had is taken on")
@@ -190,9 +189,9 @@ class Scribe:
         rows = await self._writer.change(
             lambda connection: self._journal.adopt(connection, self._leases.holder, self._model, held, limit)
         )
-        stored = [(row, await self._read(partial(self._journal.pieces, row.id))) for row in rows]
+        stored = [(row, await self._read(partial(self._journal.pieces, row.key))) for row in rows]
         for row, pieces in stored:
-            self._writer.begin(row.id, len(pieces))
+            self._writer.begin(row.key, len(pieces), is_suspect=row.deaths > 0)
         return stored
 
     async def keep_up(self) -> None:
@@ -225,7 +224,7 @@ class Scribe:
         try:
             await self._writer.change(self._leave, is_patient=False)
         finally:
-            await asyncio.to_thread(self._writer.close)
+            await self._writer.close()
 
     def _keep(self, task: asyncio.Future[Any]) -> None:
         """What nobody waits for."""
@@ -248,14 +247,26 @@ class Scribe:
         self._outbox.free(connection, self._leases.holder)
         self._leases.leave(connection)
 
-    async def _follow(self, prediction: ref[Prediction], prediction_id: str, num_pieces: int) -> None:
+    def _restore(self, stored: Stored | None) -> Prediction | None:
+        """The same object for whoever reads it meanwhile."""
+        if stored is None:
+            return None
+        row, pieces = stored
+        if (known := self._found.get(row.key)) is not None:
+            return known
+        prediction = self._found[row.key] = restore(row, pieces)
+        if not prediction.status.is_terminal:
+            self._keep(asyncio.create_task(self._follow(ref(prediction), row.key, len(pieces))))
+        return prediction
+
+    async def _follow(self, prediction: ref[Prediction], key: str, num_pieces: int) -> None:
         """Until it ends, or nobody wants to know."""
         while True:
             await asyncio.sleep(FOLLOW_S)
             if (followed := prediction()) is None:
                 return
             try:
-                stored = await self._read(partial(self._journal.find, prediction_id, num_pieces))
+                stored = await self._read(partial(self._journal.find_by_key, key, num_pieces))
             except StorageUnavailable:
                 continue
             if stored is None:

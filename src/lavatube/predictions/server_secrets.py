@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Column, Engine, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from lavatube.predictions.database import failures_told
 from lavatube.predictions.tables import metadata
 
 SECRET_BYTES: Final = 32
@@ -29,9 +30,13 @@ class Secrets:
         self._known: dict[str, str] = {}
 
     def get(self, name: str) -> str:
-        """In standard base64, made at the first call for this name by whichever server calls."""
+        """In standard base64, made at the first call for this name by whichever server calls.
+
+        Raises: StorageUnavailable.
+        """
         if name not in self._known:
-            self._known[name] = self._read(name) or self._make(name)
+            with failures_told():
+                self._known[name] = self._read(name) or self._make(name)
         return self._known[name]
 
     def webhook(self, owner: str) -> str:

@@ -11,32 +11,23 @@ import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-import msgspec
-
-from lavatube.errors import (
-    Conflict,
-    Draining,
-    EngineCrashPoison,
-    InvalidInput,
-    LavatubeError,
-    NotFound,
-    ServerDied,
-)
-from lavatube.predictions.events import Status
+from lavatube.errors import Conflict, Draining, InvalidInput, LavatubeError, NotFound
+from lavatube.predictions.adoption import Adoption
 from lavatube.predictions.gate import Gate
 from lavatube.predictions.generation import Engine, Generator
 from lavatube.predictions.job import Job, Workshop
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.predictions.line import Line, Ticket
 from lavatube.predictions.observers import Observer
 from lavatube.predictions.owners import NO_LIMITS, OPERATOR, OwnerLimits
 from lavatube.predictions.prediction import Prediction, new_id
 from lavatube.predictions.preparation import Preparation, Prepares
-from lavatube.predictions.records import Piece, Request, Row, decode_request, restore
-from lavatube.predictions.retention import Retention, RetentionLimits
+from lavatube.predictions.records import Request
+from lavatube.predictions.retention import Retention
 from lavatube.predictions.scribe import Scribe
 from lavatube.predictions.webhook import Webhook
 from lavatube.prompt.chat import Chat, Generation
@@ -47,25 +38,6 @@ logger = logging.getLogger(__name__)
 DRAIN_RETRY_AFTER_S: Final = 10
 AHEAD: Final = 4
 CANCEL_WAIT_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceLimits:
-    """How much is taken on at once, and for how long; and whether owners find each other's work in the caches.
-
-    What ran when a server died goes on if that `is_going_on`, and unless it was in the engine and silent at so many
-    deaths.
-    """
-
-    max_running: int = 16
-    max_waiting: int = 64
-    max_waiting_bytes: int = 256 * 1024 * 1024
-    timeout_s: float = 600.0
-    prepare_threads: int = 16
-    is_sharing_caches: bool = False
-    is_going_on: bool = True
-    max_deaths: int = 2
-    retention: RetentionLimits = field(default_factory=RetentionLimits)
 
 
 class PredictionService:
@@ -98,8 +70,8 @@ class PredictionService:
         self._retention = Retention(limits.retention)
         self._jobs: dict[Prediction, Job] = {}
         self._readers: dict[Prediction, int] = {}
-        self._unreadable: set[str] = set()
         self._is_draining = False
+        self._adoption = None if scribe is None else Adoption(scribe, limits, self._readmit)
         if scribe is not None:
             scribe.on_lost = self._hand_over
 
@@ -125,15 +97,16 @@ class PredictionService:
 
     async def find(self, prediction_id: str, owner: str = OPERATOR) -> Prediction | None:
         """Another owner's is not there. Raises: StorageUnavailable."""
-        prediction = await self.find_anyones(prediction_id)
-        return None if prediction is None or prediction.owner != owner else prediction
+        known = self._retention.find(prediction_id, owner)
+        if known is not None or self._scribe is None:
+            return known
+        stored = await self._scribe.find(prediction_id, owner)
+        return self._retention.find(prediction_id, owner) or stored  # it may have been created meanwhile
 
-    async def find_anyones(self, prediction_id: str) -> Prediction | None:
-        """For a reader who is to show another secret than the owner's key. Raises: StorageUnavailable."""
-        prediction = self._retention.find(prediction_id)
-        if prediction is not None or self._scribe is None:
-            return prediction
-        return await self._scribe.find(prediction_id)
+    async def find_by_key(self, key: str) -> Prediction | None:
+        """Anybody's, for a reader who is to show another secret than the owner's key. Raises: StorageUnavailable."""
+        known = self._retention.find_by_key(key)
+        return known if known is not None or self._scribe is None else await self._scribe.find_by_key(key)
 
     async def list(
         self, owner: str, origin: str, before: str | None, limit: int
@@ -177,10 +150,12 @@ class PredictionService:
         details: Mapping[str, Any] | None = None,
         webhook: Webhook | None = None,
         cancel_at: datetime | None = None,
+        attachments: Mapping[str, str] | None = None,
     ) -> Prediction:
         """A new prediction, or the one that this id already means; one that failed for a passing reason is run anew.
 
-        The flags are explained at Prediction. One that is journaled is durable when this returns.
+        The flags are explained at Prediction. One that is journaled is durable when this returns, with its
+        `attachments`: what a view will ask for by name, too large for the details. Others' are not kept.
         Raises: Conflict if the id means another request; Overloaded; Draining; StorageUnavailable.
         """
         known = await self._known(prediction_id, fingerprint, owner)
@@ -198,8 +173,10 @@ class PredictionService:
         ticket = self._line.enter(size_bytes, owner, cost=generation.num_choices)
         if known is not None:
             self._retention.drop(known)
+        key = new_id()
         prediction = Prediction(
-            prediction_id or new_id(),
+            prediction_id or key,
+            key=key,
             fingerprint=fingerprint,
             is_detached=is_detached,
             is_kept=is_kept,
@@ -211,10 +188,10 @@ class PredictionService:
             cancel_at=cancel_at,
             num_choices=generation.num_choices,
         )
-        job, request = self._add(prediction, ticket), Request(chat, generation)
+        job, request = self._add(prediction, ticket), Request(chat, generation, attachments or {})
         if is_journaled:
             try:
-                await job.accept(request, replaces=known is not None)
+                await job.accept(request, replaces=None if known is None else known.key)
             except Conflict:  # another server has this id since a moment ago
                 known = await self._known(prediction_id, fingerprint, owner)
                 if known is None:
@@ -224,10 +201,14 @@ class PredictionService:
             job.begin(request)
         return prediction
 
+    async def attachment(self, prediction: Prediction, name: str) -> str | None:
+        """What was kept with a journaled prediction. Raises: StorageUnavailable."""
+        return None if self._scribe is None else await self._scribe.attachment(prediction.key, name)
+
     async def _known(self, prediction_id: str | None, fingerprint: bytes, owner: str) -> Prediction | None:
         """What this id means already. Raises: Conflict if that is another request; StorageUnavailable."""
-        known = None if prediction_id is None else await self.find_anyones(prediction_id)
-        if known is not None and (known.fingerprint != fingerprint or known.owner != owner):
+        known = None if prediction_id is None else await self.find(prediction_id, owner)
+        if known is not None and known.fingerprint != fingerprint:
             raise Conflict("This id was used for another request.", param="id", remedy="Choose a new id.")
         return known
 
@@ -252,7 +233,7 @@ class PredictionService:
             return False
         if not self.cancel(prediction):
             assert self._scribe is not None, "without a journal everything runs here"
-            await self._scribe.cancel(prediction.id)
+            await self._scribe.cancel(prediction.key)
         if prediction.is_journaled:
             await prediction.wait(CANCEL_WAIT_S)
         return True
@@ -264,7 +245,7 @@ class PredictionService:
             await job.wait()
         self._retention.drop(prediction)
         if prediction.is_journaled and self._scribe is not None:
-            await self._scribe.forget(prediction.id)
+            await self._scribe.forget(prediction.key)
 
     @contextmanager
     def attached(self, prediction: Prediction) -> Iterator[None]:
@@ -281,17 +262,12 @@ class PredictionService:
 
     async def adopt(self) -> None:
         """Go on with what no server has any more, as far as there is room. Raises: StorageUnavailable, LeaseLost."""
-        if self._scribe is None or self._is_draining:
+        if self._scribe is None or self._adoption is None or self._is_draining:
             return
-        held = [prediction.id for prediction in self._jobs if prediction.is_journaled]
-        for row, pieces in await self._scribe.adopt([*held, *self._unreadable], self._line.num_free):
-            try:
-                self._resume(row, pieces)
-            except msgspec.DecodeError:
-                logger.exception("prediction %s: it can't be read; was it stored by another version?", row.id)
-                self._unreadable.add(row.id)
-        for prediction_id in await self._scribe.cancelled():
-            if (prediction := self._retention.find(prediction_id)) is not None:
+        held = [prediction.key for prediction in self._jobs if prediction.is_journaled]
+        await self._adoption.adopt(held, self._line.num_free)
+        for key in await self._scribe.cancelled():
+            if (prediction := self._retention.find_by_key(key)) is not None:
                 self.cancel(prediction)
 
     async def drain(self, grace_s: float) -> None:
@@ -343,27 +319,8 @@ class PredictionService:
             if job.prediction.is_journaled:
                 job.hand_over()
 
-    def _resume(self, row: Row, pieces: Sequence[Piece]) -> None:
-        """Go on with what another server has begun, or this one in a life before."""
-        prediction, order = restore(row, pieces), decode_request(row.request)
-        job = self._add(prediction, self._line.readmit(prediction.owner, cost=prediction.num_choices))
-        job.is_suspect = row.deaths > 0
-        if row.is_cancelled:
-            job.end()
-        elif (error := self._refusal(row)) is not None:
-            job.end(error)
-        logger.info("prediction %s: goes on after %d pieces", prediction.id, len(pieces))
-        job.begin(order, pieces)
-
-    def _refusal(self, row: Row) -> LavatubeError | None:
-        """Why it is not gone on with."""
-        if row.deaths >= self._limits.max_deaths:
-            died = f"The server died {row.deaths} times while it worked on this prediction."
-            return EngineCrashPoison(died, remedy="Change the request; as it is, it is not tried again.")
-        if row.status == Status.PROCESSING and not self._limits.is_going_on:
-            died = "The server died while it worked on this prediction."
-            return ServerDied(died, remedy="Send the request again.")
-        return None
+    def _readmit(self, prediction: Prediction) -> Job:
+        return self._add(prediction, self._line.readmit(prediction.owner, cost=prediction.num_choices))
 
 
 def _draining(message: str) -> Draining:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Connection, Insert, MetaData, Table
+from sqlalchemy import Engine, Insert, MetaData, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 metadata: Final = MetaData()
 
 
-def insert_new(connection: Connection, table: Table) -> Insert:
+def insert_new(engine: Engine, table: Table) -> Insert:
     """An INSERT that leaves out the rows whose key is there already."""
-    if connection.dialect.name == "postgresql":
+    if engine.dialect.name == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()

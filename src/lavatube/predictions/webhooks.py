@@ -76,8 +76,8 @@ class Webhooks:
     def created(self, prediction: Prediction) -> None:
         if prediction.webhook is not None:
             news = News(prediction, prediction.webhook, self._render, self._send)
-            self._news[prediction.id] = news
-            news.task.add_done_callback(lambda _: self._news.pop(prediction.id))
+            self._news[prediction.key] = news
+            news.task.add_done_callback(lambda _: self._news.pop(prediction.key))
 
     def started(self, prediction: Prediction) -> None:
         self._hear(prediction)
@@ -88,14 +88,14 @@ class Webhooks:
     def ended(self, prediction: Prediction) -> None:
         """From here on nothing but its end is sent, which is in the outbox by now."""
         self._hear(prediction)
-        if (delivery_id := self._last_words.pop(prediction.id, None)) is not None:
+        if (delivery_id := self._last_words.pop(prediction.key, None)) is not None:
             self._mine.add(delivery_id)
             self._wake.set()
 
     def released(self, prediction: Prediction) -> None:
         """Another server tells what there is to tell."""
-        self._last_words.pop(prediction.id, None)
-        if (news := self._news.get(prediction.id)) is not None:
+        self._last_words.pop(prediction.key, None)
+        if (news := self._news.get(prediction.key)) is not None:
             news.task.cancel()
 
     def last_word(self, prediction: Prediction) -> Delivery | None:
@@ -105,15 +105,15 @@ class Webhooks:
             return None
         # This process sends it at once. Another one, or this one's successor, waits until old news have arrived.
         others_s = time.time() + NEWS_TIMEOUT_S
-        delivery_id = self._last_words[prediction.id] = new_delivery_id()
+        delivery_id = self._last_words[prediction.key] = new_delivery_id()
         body = self._render(prediction)
-        return Delivery(delivery_id, prediction.id, prediction.owner, hook.url, body, not_before_s=others_s)
+        return Delivery(delivery_id, prediction.key, prediction.owner, hook.url, body, not_before_s=others_s)
 
     def _render(self, prediction: Prediction) -> bytes:
         return self._renders[prediction.origin](prediction)
 
     def _hear(self, prediction: Prediction) -> None:
-        news = self._news.get(prediction.id)
+        news = self._news.get(prediction.key)
         if news is not None:
             news.arrival.set()
 
@@ -153,12 +153,12 @@ class Webhooks:
     async def _deliver(self, delivery: Delivery) -> None:
         """One attempt to tell one end, after whatever news of it is under way."""
         try:
-            if (news := self._news.get(delivery.prediction_id)) is not None:
+            if (news := self._news.get(delivery.prediction_key)) is not None:
                 await asyncio.wait({news.task})
             outcome = await self._send(delivery.owner, delivery.id, delivery.url, delivery.body, TIMEOUT_S)
             state, wait_s = after(outcome, delivery.attempts + 1)
             level = logging.INFO if state is DeliveryState.DELIVERED else logging.WARNING
-            logger.log(level, "webhook %s of %s: %s, %s", delivery.id, delivery.prediction_id, outcome.status, state)
+            logger.log(level, "webhook %s of %s: %s, %s", delivery.id, delivery.prediction_key, outcome.status, state)
             await self._in_thread(lambda: self._outbox.settle(delivery, state, wait_s, outcome.status))
         except SQLAlchemyError as error:
             logger.warning("webhook %s: not noted down (%s); it is told again", delivery.id, type(error).__name__)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -29,6 +30,7 @@ RETRY_S: Final = 0.5
 RETRY_AFTER_S: Final = 5
 
 T = TypeVar("T")
+Pieces = Mapping[str, tuple[int, list[Piece]]]  # of each prediction: how many came before, and the new ones
 
 
 @dataclass(slots=True)
@@ -42,11 +44,10 @@ class _Change:
 
 @dataclass(slots=True)
 class _Batch:
-    """What goes into one transaction. `absolved` are those that have written something for the first time."""
+    """What goes into one transaction."""
 
     changes: list[_Change] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    absolved: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.rows)
@@ -54,11 +55,13 @@ class _Batch:
     def add(self, other: _Batch) -> None:
         self.changes += other.changes
         self.rows += other.rows
-        self.absolved |= other.absolved
 
 
 class Writer:
-    """Belongs to the event loop that makes it. `on_lost` is called there when others took what this server held."""
+    """Belongs to the event loop that makes it. `on_lost` is called there when others took what this server held.
+
+    The thread is given a batch at a time, so that to write a piece is to put it on a list.
+    """
 
     def __init__(self, engine: Engine, journal: Journal, leases: Leases, on_lost: Callable[[], None]) -> None:
         self.is_failing = False
@@ -67,91 +70,104 @@ class Writer:
         self._leases = leases
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._news = threading.Condition()
+        self._news, self._urgent, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._changes: list[_Change] = []
-        self._pieces: dict[str, tuple[int, list[Piece]]] = {}  # how many came before, and the new ones
+        self._pieces: dict[str, tuple[int, list[Piece]]] = {}
         self._counts: dict[str, int] = {}
         self._suspects: set[str] = set()
-        self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self._thread.start()
+        self._told: list[Callable[[], None]] = []  # by the thread, to be called on the loop
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._running = asyncio.create_task(self._run())
 
     async def change(self, work: Callable[[Connection], T], *, is_patient: bool = True) -> T:
         """The result of `work`, once it is durable. Works are called in their order, and again after a failure.
 
         Raises: what `work` does; StorageUnavailable if the database fails and there is no patience; LeaseLost.
         """
+        if self._closing.is_set():
+            raise unavailable()
         change = _Change(work, self._loop.create_future(), is_patient)
-        with self._news:
-            if self._is_closing:
-                raise unavailable()
-            self._changes.append(change)
-            self._news.notify()
+        self._changes.append(change)
+        self._wake(is_urgent=True)
         result: T = await change.future
         return result
 
-    def begin(self, prediction_id: str, num_pieces: int) -> None:
-        """So many of its pieces are stored already. It is a suspect until the next one is."""
-        with self._news:
-            self._counts[prediction_id] = num_pieces
-            self._suspects.add(prediction_id)
+    def begin(self, key: str, num_pieces: int, *, is_suspect: bool = False) -> None:
+        """So many of its pieces are stored already. The next one of a suspect, which clears it, does not wait."""
+        self._counts[key] = num_pieces
+        if is_suspect:
+            self._suspects.add(key)
 
-    def write(self, prediction_id: str, piece: Piece) -> None:
+    def num_pieces(self, key: str) -> int:
+        """How many were written so far, stored or not."""
+        if (waiting := self._pieces.get(key)) is not None:
+            return waiting[0] + len(waiting[1])
+        return self._counts.get(key, 0)
+
+    def write(self, key: str, piece: Piece) -> None:
         """Durable soon, and not later than any change that comes after it; of one that was lost nothing is written."""
-        with self._news:
-            if prediction_id not in self._counts:
-                return
-            is_awaited = not self._pieces or prediction_id in self._suspects
-            self._pieces.setdefault(prediction_id, (self._counts[prediction_id], []))[1].append(piece)
-            self._counts[prediction_id] += 1
-            if is_awaited:
-                self._news.notify()
+        if (waiting := self._pieces.get(key)) is not None:
+            waiting[1].append(piece)
+        elif (num_pieces := self._counts.get(key)) is not None:
+            self._pieces[key] = num_pieces, [piece]
+            self._wake(is_urgent=key in self._suspects)
 
-    def finish(self, prediction_id: str) -> None:
+    def finish(self, key: str) -> None:
         """There will be no more pieces; those that wait are written all the same."""
-        with self._news:
-            self._counts.pop(prediction_id, None)
-            self._suspects.discard(prediction_id)
+        self._counts.pop(key, None)
+        self._suspects.discard(key)
 
-    def close(self) -> None:
-        """Make one more attempt to write what has come, and end. Blocking."""
-        with self._news:
-            self._is_closing = True
-            self._news.notify()
-        self._thread.join()
+    async def close(self) -> None:
+        """Make one more attempt to write what has come, and end."""
+        self._closing.set()
+        self._wake(is_urgent=True)
+        await self._running
+        self._thread.shutdown(wait=False)
 
-    def _run(self) -> None:
+    def _wake(self, *, is_urgent: bool) -> None:
+        self._news.set()
+        if is_urgent:
+            self._urgent.set()
+
+    async def _run(self) -> None:
         batch = _Batch()
         while True:
-            is_last = self._collect(batch)
             if batch:
-                batch = self._attempt(batch)
-            if is_last:
-                self._tell(batch.changes, unavailable())
-                return
-            if batch:
-                with self._news:
-                    self._news.wait_for(lambda: self._is_closing, RETRY_S)
-
-    def _collect(self, batch: _Batch) -> bool:
-        """Wait for something to do, and put it to what is left. True if nothing comes after it."""
-        with self._news:
-            if not batch:
-                self._news.wait_for(lambda: self._changes or self._pieces or self._is_closing)
-                self._news.wait_for(self._is_urgent, PIECES_WAIT_S)
+                await _wait(self._closing, RETRY_S)
+            else:
+                await self._news.wait()
+                await _wait(self._urgent, PIECES_WAIT_S)
+            is_last = self._closing.is_set()
             batch.changes += self._changes
             self._changes = []
-            pieces, self._pieces = self._pieces, {}
-            batch.absolved |= self._suspects & pieces.keys()
-            self._suspects -= pieces.keys()
-            is_closing = self._is_closing
-        batch.rows += [
-            {"prediction_id": name, "first": first, "body": encode_pieces(new)} for name, (first, new) in pieces.items()
-        ]
-        return is_closing
+            batch = await self._loop.run_in_executor(self._thread, self._write, batch, self._take())
+            told, self._told = self._told, []
+            for tell in told:
+                tell()
+            if is_last:
+                _raise(batch.changes, unavailable())
+                return
 
-    def _is_urgent(self) -> bool:
-        return bool(self._changes) or self._is_closing or not self._suspects.isdisjoint(self._pieces)
+    def _take(self) -> Pieces:
+        """The pieces that wait."""
+        self._news.clear()
+        self._urgent.clear()
+        pieces, self._pieces = self._pieces, {}
+        self._counts |= {name: first + len(new) for name, (first, new) in pieces.items() if name in self._counts}
+        self._suspects -= pieces.keys()
+        return pieces
+
+    def _lose(self) -> None:
+        for known in (self._pieces, self._counts, self._suspects):
+            known.clear()
+        self._on_lost()
+
+    def _write(self, batch: _Batch, pieces: Pieces) -> _Batch:
+        """In the thread. Returns what is to be tried again."""
+        batch.rows += [
+            {"prediction_key": key, "first": first, "body": encode_pieces(new)} for key, (first, new) in pieces.items()
+        ]
+        return self._attempt(batch) if batch else batch
 
     def _attempt(self, batch: _Batch) -> _Batch:
         """One transaction. Returns what is to be tried again."""
@@ -159,18 +175,14 @@ class Writer:
             self._commit(batch)
         except LeaseLost as error:
             logger.warning("the journal: other servers took this one for dead, and have what it held")
-            with self._news:
-                for known in (self._pieces, self._counts, self._suspects):
-                    known.clear()
-            self._tell(batch.changes, error)
-            self._call(self._on_lost)
+            self._told += [partial(_raise, batch.changes, error), self._lose]
         except (OperationalError, InterfaceError, OSError) as error:
             return self._fail(batch, error)
         except Exception as error:
             if len(batch.changes) + bool(batch.rows) > 1:
                 return self._one_by_one(batch)
             logger.exception("the journal: a change that can't be made")
-            self._tell(batch.changes, error)
+            self._told.append(partial(_raise, batch.changes, error))
         return _Batch()
 
     def _commit(self, batch: _Batch) -> None:
@@ -179,13 +191,11 @@ class Writer:
             self._leases.hold(connection)
             if batch.rows:
                 self._journal.write(connection, batch.rows)
-            if batch.absolved:
-                self._journal.absolve(connection, batch.absolved)
             results = [change.work(connection) for change in batch.changes]
         if self.is_failing:
             self.is_failing = False
             logger.warning("the journal: the database works again")
-        self._call(_succeed, batch.changes, results)
+        self._told.append(partial(_succeed, batch.changes, results))
 
     def _one_by_one(self, batch: _Batch) -> _Batch:
         """One of them is at fault, and only who waits for that one is to be told. Their order stays.
@@ -193,7 +203,7 @@ class Writer:
         Returns what is to be tried again.
         """
         left = _Batch()
-        for part in (_Batch(rows=batch.rows, absolved=batch.absolved), *(_Batch([one]) for one in batch.changes)):
+        for part in (_Batch(rows=batch.rows), *(_Batch([one]) for one in batch.changes)):
             if part:
                 left.add(part if left else self._attempt(part))
         return left
@@ -202,16 +212,14 @@ class Writer:
         if not self.is_failing:
             self.is_failing = True
             logger.error("the journal: the database fails: %s", getattr(error, "orig", error))
-        self._tell([change for change in batch.changes if not change.is_patient], unavailable())
-        return _Batch([change for change in batch.changes if change.is_patient], batch.rows, batch.absolved)
+        self._told.append(partial(_raise, [change for change in batch.changes if not change.is_patient], unavailable()))
+        return _Batch([change for change in batch.changes if change.is_patient], batch.rows)
 
-    def _tell(self, changes: list[_Change], error: Exception) -> None:
-        if changes:
-            self._call(_raise, changes, error)
 
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended: there is nobody left to tell
-            self._loop.call_soon_threadsafe(function, *arguments)
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
 
 
 def unavailable() -> StorageUnavailable:

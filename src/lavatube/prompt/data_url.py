@@ -33,7 +33,8 @@ def decode_data_url(url: str, max_bytes: int) -> bytes:
         data = b"".join(binascii.a2b_base64(piece, strict_mode=True) for piece in pieces)
     except ValueError:
         raise InvalidImageUrl(
-            "The picture's data: URL is not base64.", remedy="Encode the picture's file with standard base64, padded."
+            "The picture's data: URL is not base64.",
+            remedy="Encode the picture's file with standard base64: padded, without line breaks.",
         ) from None
     if not data:
         raise InvalidImageUrl("The picture's data: URL is empty.", remedy="Put the picture's file after the comma.")

@@ -61,6 +61,11 @@ class Target:
 
 def parse_url(url: str) -> Target:
     """Take an http or https URL apart. Raises InvalidImageUrl, without a param."""
+    if not url[:8].lower().startswith(("http://", "https://")):  # a path, or base64 that lacks what goes before it
+        raise InvalidImageUrl(
+            "The picture is no http:, https: or data: URL.",
+            remedy="Send the picture's file itself as data:image/png;base64,… .",
+        )
     if len(url) > MAX_URL_CHARS:
         raise InvalidImageUrl(
             f"The picture's URL is longer than {MAX_URL_CHARS} characters.", remedy="Send a shorter one."
@@ -69,7 +74,7 @@ def parse_url(url: str) -> Target:
     authority = _AUTHORITY.fullmatch(match[2].lower()) if match else None
     if match is None or authority is None:
         raise InvalidImageUrl(
-            "The picture is neither a data: URL nor a plain http or https URL.",
+            "The picture's URL is not a plain one.",
             remedy="User names, spaces, backslashes and characters outside ASCII are not taken.",
         )
     scheme: Literal["http", "https"] = "https" if match[1].lower() == "https" else "http"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from difflib import get_close_matches
 from functools import cache
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,6 +27,8 @@ from lavatube.serve.limits import HeaderLimit, HostCheck
 from lavatube.serve.metrics import Metrics
 from lavatube.serve.openai import OpenAIRoutes
 from lavatube.serve.openapi_v1 import v1_document
+from lavatube.serve.origins import Origins
+from lavatube.serve.playground import playground_route
 from lavatube.serve.replicate import ReplicateRoutes
 from lavatube.serve.replicate_catalogue import CatalogueRoutes
 from lavatube.serve.replicate_files import FileRoutes
@@ -32,6 +36,8 @@ from lavatube.serve.responses import ResponsesRoutes
 from lavatube.serve.served_model import ServedModel
 from lavatube.serve.serving import Serving
 from lavatube.settings import Settings
+
+MAX_PATH_CHARS: Final = 100
 
 
 def build_app(
@@ -63,6 +69,7 @@ def build_app(
     )
     estimate = EstimateRoute(serving, bodies, names=(settings.served_name, settings.model))
     hosts = [host.strip() for host in settings.allowed_hosts.split(",") if host.strip()]
+    origins = Origins(settings.allowed_origins)
     app = Starlette(
         routes=[
             *health_routes(serving.health),
@@ -73,11 +80,13 @@ def build_app(
             *estimate.routes(),
             _described(settings, with_replicate=kept is not None),
             metrics.route(),
+            playground_route(),
         ],
         middleware=[
+            *origins.middleware(),
             Middleware(Boundary, on_answer=metrics.answered),
             Middleware(HeaderLimit),
-            Middleware(HostCheck, keyring=keyring, hosts=hosts),
+            Middleware(HostCheck, keyring=keyring, origins=origins, hosts=hosts),
             Middleware(KeyCheck, keyring=keyring),
         ],
         exception_handlers={HTTPException: _as_ours},
@@ -114,13 +123,16 @@ def _described(settings: Settings, *, with_replicate: bool) -> Route:
 def _as_ours(request: Request, error: Exception) -> Response:
     """The router's own errors; the boundary answers them like all others."""
     assert isinstance(error, HTTPException)
-    raise _ours(error)
+    raise _ours(error, request)
 
 
-def _ours(error: HTTPException) -> LavatubeError:
+def _ours(error: HTTPException, request: Request) -> LavatubeError:
     match error.status_code:
         case 404:
-            return NotFound("There is nothing at this path.", remedy="GET / lists what is there.")
+            paths = [route.path for route in request.app.routes]
+            near = get_close_matches(request.url.path[:MAX_PATH_CHARS], paths, n=1, cutoff=0.75)
+            remedy = f"{near[0]} may be meant." if near else "GET / and GET /v1/openapi.json list what is there."
+            return NotFound("There is nothing at this path.", remedy=remedy)
         case 405:
             allowed = (error.headers or {}).get("Allow", "")
             return MethodNotAllowed("This path does not take this method.", remedy=f"It takes {allowed}.")

@@ -21,6 +21,7 @@ from lavatube.errors import Forbidden, Unauthorized
 from lavatube.predictions.keys import ApiKey, digest_of, id_of
 from lavatube.predictions.owners import NO_LIMITS, OPERATOR, OwnerLimits
 from lavatube.serve.health import PROBE_PATHS
+from lavatube.serve.playground import PLAYGROUND_PATH
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Keyring:
 
 
 class KeyCheck:
-    """ASGI middleware: without a key, the probes and nothing else, and those without details (`is_stranger`).
+    """ASGI middleware: without a key, the page that can be told one, and the probes without details (`is_stranger`).
 
     Decided on the path that the router will match, never on a URL that was put together from headers.
     """
@@ -130,7 +131,8 @@ class KeyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             caller = self._keyring.caller([value for name, value in scope["headers"] if name == b"authorization"])
-            is_open = scope["path"] in PROBE_PATHS or scope["path"].startswith(STREAM_PATHS)
+            path = scope["path"]
+            is_open = path in PROBE_PATHS or path == PLAYGROUND_PATH or path.startswith(STREAM_PATHS)
             if caller is None and not is_open:
                 raise Unauthorized(
                     "The key is missing or wrong.", param="authorization", remedy="Send Authorization: Bearer KEY."

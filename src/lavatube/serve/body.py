@@ -1,7 +1,7 @@
 """One request's body → what it means to its route: headers are checked before a byte is read, reading has limits.
 
-Every route that takes a body reads it here. Bodies that are being read share one budget of memory; what waits behind
-them is bounded by predictions/line.py.
+Every route that takes a body reads it here. Bodies that are being read share one budget of memory, with what is taken
+along from the database; what waits behind them is bounded by predictions/line.py.
 """
 
 from __future__ import annotations
@@ -34,18 +34,12 @@ SLOWEST_BYTES_S: Final = 64 * 1024
 ON_THE_LOOP_BYTES: Final = 32 * 1024
 
 Meaning = TypeVar("Meaning")
-
-
-@dataclass(slots=True)
-class _Hold:
-    """One body's share of the budget: what it announced, or what has come of it."""
-
-    size_bytes: int = 0
+Grow = Callable[[int], None]
 
 
 @dataclass(slots=True)
 class BodyReader:
-    """Reads bodies of at most `max_bytes`, of at most `budget_bytes` together."""
+    """Reads bodies of at most `max_bytes`, at most `budget_bytes` at once."""
 
     max_bytes: int
     budget_bytes: int = 256 * MIB
@@ -64,13 +58,37 @@ class BodyReader:
     async def read_raw(self, request: Request, parse: Callable[[bytes], Meaning]) -> Meaning:
         """The same of a body that need not be JSON; its type is for whoever calls to check. Raises: as `read`."""
         _check_encoding(request)
-        with self._hold(self._declared_bytes(request)) as hold:
-            raw = await self._read(request, hold)
+        with self.holding() as grow:
+            grow(self._declared_bytes(request))
+            raw = await self._read(request, grow)
             if len(raw) < ON_THE_LOOP_BYTES:
                 return parse(raw)
             return await asyncio.to_thread(parse, raw)
 
-    async def _read(self, request: Request, hold: _Hold) -> bytes:
+    @contextmanager
+    def holding(self) -> Iterator[Grow]:
+        """A share of the budget, nothing at first; to be told how many bytes it has grown to, in all.
+
+        Raises, when told: BodyTooLarge, Overloaded.
+        """
+        held_bytes = 0
+
+        def grow(size_bytes: int) -> None:
+            nonlocal held_bytes
+            if size_bytes > self.max_bytes:
+                raise self._too_large()
+            more_bytes = max(size_bytes - held_bytes, 0)
+            if self.held_bytes and self.held_bytes + more_bytes > self.budget_bytes:
+                raise Overloaded("Too many large requests are arriving at once.", remedy="Try again.", retry_after_s=1)
+            self.held_bytes += more_bytes
+            held_bytes += more_bytes
+
+        try:
+            yield grow
+        finally:
+            self.held_bytes -= held_bytes
+
+    async def _read(self, request: Request, grow: Grow) -> bytes:
         """The body, as long as it comes: half a minute, and what a slow line needs for the bytes that have come."""
         body = bytearray()
         deadline = time.monotonic() + self.patience_s
@@ -85,27 +103,9 @@ class BodyReader:
             if message["type"] == "http.disconnect":
                 raise ClientGone
             body += message.get("body", b"")
-            if len(body) > self.max_bytes:
-                raise self._too_large()
-            self._grow(hold, len(body))
+            grow(len(body))
             more = message.get("more_body", False)
         return bytes(body)
-
-    @contextmanager
-    def _hold(self, size_bytes: int) -> Iterator[_Hold]:
-        hold = _Hold()
-        try:
-            self._grow(hold, size_bytes)
-            yield hold
-        finally:
-            self.held_bytes -= hold.size_bytes
-
-    def _grow(self, hold: _Hold, size_bytes: int) -> None:
-        more_bytes = max(size_bytes - hold.size_bytes, 0)
-        if self.held_bytes and self.held_bytes + more_bytes > self.budget_bytes:
-            raise Overloaded("Too many large requests are arriving at once.", remedy="Try again.", retry_after_s=1)
-        self.held_bytes += more_bytes
-        hold.size_bytes += more_bytes
 
     def _declared_bytes(self, request: Request) -> int:
         """What Content-Length says; 0 for a body in chunks, which is counted as it comes."""
@@ -114,13 +114,13 @@ class BodyReader:
             raise InvalidRequest(
                 "Content-Length is not a number.", param="content-length", remedy="Send the size in bytes."
             )
-        if len(text) > 18 or int(text) > self.max_bytes:
+        if len(text) > 18:  # Python takes its time for long numbers
             raise self._too_large()
         return int(text)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(
-            f"The body is larger than {self.max_bytes // MIB} MiB.",
+            f"The request is larger than {self.max_bytes // MIB} MiB.",
             remedy="Send a smaller picture, or its URL.",
         )
 

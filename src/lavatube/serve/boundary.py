@@ -107,8 +107,9 @@ class _Exchange:
         level = logging.DEBUG if self.scope["path"] in PROBE_PATHS else logging.INFO
         path = self.scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
         elapsed_ms = (time.monotonic() - self._started) * 1000
-        method, status = self.scope["method"], self._status or "-"
-        logger.log(level, "%s %s %s %.1f ms %s", method, path, status, elapsed_ms, self.code)
+        method, status, ms = self.scope["method"], self._status or "-", round(elapsed_ms, 1)
+        facts = {"method": method, "path": path, "status": self._status, "ms": ms, "code": self.code}
+        logger.log(level, "%s %s %s %s ms %s", method, path, status, ms, self.code, extra={"facts": facts})
 
 
 def _request_id(scope: Scope) -> str:

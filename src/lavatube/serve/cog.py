@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from lavatube import __version__
@@ -29,6 +29,7 @@ from lavatube.serve.connection import while_connected
 from lavatube.serve.dialects import dump, json_response
 from lavatube.serve.fields import Problem, invalid, validate
 from lavatube.serve.openapi import openapi_document
+from lavatube.serve.playground import PLAYGROUND_PATH
 from lavatube.serve.prefer import Preference, parse_prefer
 from lavatube.serve.serving import Serving
 from lavatube.serve.sse import KEEP_ALIVE, KEEP_ALIVE_S, EventStream
@@ -62,6 +63,9 @@ class CogRoutes:
         ]
 
     async def discover(self, request: Request) -> Response:
+        """A browser, which alone asks for HTML, is led to the page for people."""
+        if "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse(PLAYGROUND_PATH.removeprefix("/"), 303, {"Vary": "Accept"})
         return json_response(
             {
                 "cog_version": COG_VERSION,
@@ -73,6 +77,9 @@ class CogRoutes:
                 "predictions_idempotent_url": "/predictions/{prediction_id}",
                 "predictions_cancel_url": "/predictions/{prediction_id}/cancel",
                 "predictions_stream_url": "/predictions/{prediction_id}/stream",
+                "playground_url": PLAYGROUND_PATH,
+                "v1_openapi_url": "/v1/openapi.json",
+                "metrics_url": "/metrics",
             }
         )
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lavatube.predictions.webhook import ALL_EVENTS, Webhook
 from lavatube.prompt.chat import Chat, Generation, single_turn
-from lavatube.serve.fields import Problem, StrictModel, invalid
+from lavatube.serve.fields import Problem, StrictModel, at_most, invalid
 
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
 MAX_SEED: Final = 2**63 - 1
@@ -82,7 +82,9 @@ class HookFields(StrictModel):
     """The webhook of a create, on the Cog and on the Replicate routes."""
 
     webhook: str | None = None
-    webhook_events_filter: list[Literal["start", "output", "logs", "completed"]] | None = None
+    webhook_events_filter: Annotated[
+        list[Literal["start", "output", "logs", "completed"]] | None, at_most(len(ALL_EVENTS))
+    ] = None
 
     @property
     def hook(self) -> Webhook | None:

@@ -33,7 +33,7 @@ from lavatube.serve.fields import InvalidFields, Problem
 V1_PREFIX: Final = "/v1/"
 RESPONSES_PATH: Final = "/v1/responses"
 REPLICATE_ROOTS: Final = frozenset(
-    ("predictions", "deployments", "webhooks", "streams", "account", "hardware", "collections")
+    ("predictions", "deployments", "webhooks", "streams", "account", "hardware", "collections", "trainings")
 )
 SHARED_ROOTS: Final = frozenset(("models", "files"))
 PROBLEM_TYPE: Final = "application/problem+json"

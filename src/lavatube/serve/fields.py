@@ -132,7 +132,7 @@ def _path(loc: tuple[int | str, ...]) -> list[str]:
         str(part)[:MAX_NAME]
         for index, part in enumerate(loc)
         if part != "[key]"  # pydantic's mark for the key itself, not its value
-        and not (index >= 2 and isinstance(loc[index - 1], int) and loc[index - 2] == "content")
+        and not (index >= 2 and isinstance(loc[index - 1], int) and loc[index - 2] in ("content", "input"))
         and not (index == 1 and loc[0] == "response_format" and len(loc) > 2)
         and not (index == 2 and loc[:2] == ("text", "format") and len(loc) > 3)
     ]

@@ -45,7 +45,10 @@ _REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class HealthView:
-    """The state of the server at one moment. `logs` are the lines of the set-up so far."""
+    """The state of the server at one moment.
+
+    `step` is what provisioning is at, while it is; `logs` are the lines of the set-up so far.
+    """
 
     phase: Phase
     model: str
@@ -53,6 +56,7 @@ class HealthView:
     elapsed_s: float
     ready_at: datetime | None = None
     device: str = ""
+    step: str = ""
     done_bytes: int = 0
     total_bytes: int = 0
     rate_bytes_s: float = 0.0
@@ -134,6 +138,7 @@ def _code(now: HealthView) -> str:
 def _startup(now: HealthView) -> dict[str, object]:
     return {
         "phase": now.phase,
+        "step": now.step,
         "model": now.model,
         "device": now.device,
         "done_bytes": now.done_bytes,

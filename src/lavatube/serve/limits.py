@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lavatube.errors import Forbidden, HeadersTooLarge, InvalidRequest
 from lavatube.serve.auth import Keyring
 from lavatube.serve.health import PROBE_PATHS
+from lavatube.serve.origins import Origins
 
 MAX_HEADERS: Final = 100
 MAX_HEADER_BYTES: Final = 16 * 1024
@@ -39,16 +40,18 @@ class HeaderLimit:
 
 
 class HostCheck:
-    """ASGI middleware for a server that asks for no key: who it was addressed as must be nobody else's name.
+    """ASGI middleware for a server that asks for no key: it serves no web page of others, unless it is allowed to.
 
-    Without it any web page could reach a server on this machine, through a name of its own that it lets point here (DNS
-    rebinding). A page can't do that to an address, nor to a name without dots.
+    Without it any page could reach a server on this machine, through a name of its own that it lets point here (DNS
+    rebinding), so the name that a request is addressed to must be nobody else's. A page can't do that to an address or
+    to a name without dots; but it can send forms there, of which browsers say that they come from another site.
     Source: CVE-2024-28224 (Ollama), CVE-2025-62593 (Ray).
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, hosts: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, origins: Origins, hosts: Collection[str] = ()) -> None:
         self._app = app
         self._keyring = keyring
+        self._origins = origins
         self._hosts = {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,6 +63,14 @@ class HostCheck:
                         param="host",
                         remedy="Use its address, or name it in the setting allowed_hosts.",
                     )
+            if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not self._origins.may_write(
+                dict(scope["headers"])
+            ):
+                raise Forbidden(
+                    "The request comes from a web page of another site.",
+                    param="origin",
+                    remedy="Name the page's origin in the setting allowed_origins.",
+                )
         await self._app(scope, receive, send)
 
     def _is_ours(self, authority: str) -> bool:

@@ -23,17 +23,21 @@ LABELS: Final = frozenset(
 )
 
 
-def refuse_not_served(body: Mapping[str, object], not_served: NotServed) -> None:
-    """`not_served`: of each parameter the values that ask for nothing, as null does, and why it is not served.
+def not_served(body: Mapping[str, object], parameters: NotServed) -> list[Problem]:
+    """What is asked for all the same.
 
-    Raises InvalidFields.
+    `parameters`: of each the values that ask for nothing, as null does, and why it is not served.
     """
-    problems = [
+    return [
         Problem(name, f"{name} is not served: {why}.", "Leave it out.")
-        for name, (neutral, why) in not_served.items()
+        for name, (neutral, why) in parameters.items()
         if not (body.get(name) is None or _is_one_of(body[name], neutral))
     ]
-    if problems:
+
+
+def refuse_not_served(body: Mapping[str, object], parameters: NotServed) -> None:
+    """Raises InvalidFields."""
+    if problems := not_served(body, parameters):
         raise invalid(problems)
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from lavatube.geometry import Detail
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Part, Role, Structure, Text, Turn
 from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, misfit, validate
-from lavatube.serve.not_served import LABELS, NotServed, refuse_not_served
+from lavatube.serve.not_served import LABELS, NotServed, not_served, refuse_not_served
 from lavatube.serve.openai_sampling import SamplingFields, too_large
 from lavatube.serve.openai_structure import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs, TextFormat
 
@@ -31,27 +31,29 @@ WITHOUT_EFFECT: Final = LABELS | {"metadata"}
 # Parameters that are not served: the values that ask for nothing, and what the parameter would be for.
 NOT_SERVED: Final[NotServed] = {
     "audio": ((), "this model speaks no audio"),
-    "function_call": (("none",), "tools are not served"),
-    "functions": (([],), "tools are not served"),
+    "function_call": (("none",), "there are no tools"),
+    "functions": (([],), "there are no tools"),
     "modalities": ((["text"],), "only text is written"),
     "moderation": ((), "there is no moderation"),
     "prediction": ((), "predicted outputs are not served"),
     "reasoning_effort": (("none",), "this model does not reason apart"),
     "store": ((False,), "completions are not stored"),
-    "tool_choice": (("none", "auto"), "tools are not served"),
-    "tools": (([],), "tools are not served"),
+    "tool_choice": (("none", "auto"), "there are no tools"),
+    "tools": (([],), "there are no tools"),
     "verbosity": (("medium",), "this model has no such setting"),
     "web_search_options": ((), "there is no web search"),
 }
-MESSAGE_NOT_SERVED: Final = (
-    "annotations",
-    "audio",
-    "function_call",
-    "parsed",
-    "refusal",
-    "tool_call_id",
-    "tool_calls",
-)
+# The same of a message: clients send back an assistant's as they got it, with its empty fields.
+MESSAGE_NOT_SERVED: Final[NotServed] = {
+    "annotations": (([],), "answers have no annotations"),
+    "audio": ((), "this model speaks no audio"),
+    "function_call": ((), "tools are not served"),
+    "refusal": ((), "there are no refusals"),
+    "tool_call_id": ((), "tools are not served"),
+    "tool_calls": (([],), "tools are not served"),
+}
+# `parsed` is what a client itself has read in the content.
+MESSAGE_WITHOUT_EFFECT: Final = frozenset((*MESSAGE_NOT_SERVED, "parsed"))
 
 
 class TextPart(StrictModel):
@@ -85,9 +87,22 @@ class Message(StrictModel):
     ]
     name: str | None = None  # a label; the chat templates of this family have no place for it
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_served(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        if value.get("role") in ("tool", "function"):
+            raise misfit("role", "Messages of tools are not served.", "Leave them out.")
+        for problem in not_served(value, MESSAGE_NOT_SERVED):
+            raise misfit(problem.param, problem.message, problem.remedy)
+        return {name: field for name, field in value.items() if name not in MESSAGE_WITHOUT_EFFECT}
+
     @field_validator("content", mode="before")
     @classmethod
     def _as_parts(cls, value: object) -> object:
+        if not isinstance(value, str | list):
+            raise misfit("", "content should be a text or a list of parts.", "Send one of the two.")
         return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
@@ -177,17 +192,7 @@ def parse_chat_request(body: dict[str, object]) -> ChatRequest:
     """Raises InvalidFields."""
     refuse_not_served(body, NOT_SERVED)
     wanted = {name: value for name, value in body.items() if name not in WITHOUT_EFFECT and name not in NOT_SERVED}
-    messages = wanted.get("messages")
-    if isinstance(messages, list):
-        wanted["messages"] = [_without_nulls(message) for message in messages]
     return validate(ChatRequest, wanted)
-
-
-def _without_nulls(message: object) -> object:
-    """Clients send back an assistant's message as they got it, with its empty fields."""
-    if not isinstance(message, dict):
-        return message
-    return {name: value for name, value in message.items() if not (name in MESSAGE_NOT_SERVED and value in (None, []))}
 
 
 class ContentPart(Protocol):

@@ -20,6 +20,7 @@ EVENTS: Final[Schema] = {"text/event-stream": {}}  # OpenAPI 3.0 can't describe 
 REFUSALS: Final = {
     "400": "Not JSON, or a malformed header.",
     "401": "The API key is missing or wrong.",
+    "403": "It is addressed to another server's name, or comes from another site's page.",
     "408": "The body did not arrive in time.",
     "409": "The id was used for another request.",
     "413": "The body or the picture is too large.",
@@ -27,7 +28,7 @@ REFUSALS: Final = {
     "431": "The headers are too large.",
 }
 LATER: Final = {"429": "Too much is running; see Retry-After.", "503": "Not ready; see Retry-After."}
-KEY_REFUSALS: Final = {status: REFUSALS[status] for status in ("401", "431")}
+KEY_REFUSALS: Final = {status: REFUSALS[status] for status in ("401", "403", "431")}
 
 
 def openapi_document(max_new_tokens: int) -> Schema:
@@ -47,11 +48,15 @@ def _paths() -> Schema:
     last_event = {"name": "Last-Event-ID", "in": "header", "required": False, "schema": {"type": "string"}}
     create = {"parameters": [prefer, last_event], "requestBody": _json_body("PredictionRequest")}
     created = _answers(_prediction_answers(), {**REFUSALS, **LATER}, with_422=True)
-    missing = {**KEY_REFUSALS, "404": "There is no such prediction."}
+    missing = {**KEY_REFUSALS, "404": "There is no such prediction.", "503": LATER["503"]}
     return {
         "/": {"get": _operation("root__get", "Root", _answers({"200": _json(OBJECT)}, KEY_REFUSALS))},
         "/health-check": {
-            "get": _operation("healthcheck_health_check_get", "Healthcheck", _answers({"200": _json(OBJECT)}, {}))
+            "get": _operation(
+                "healthcheck_health_check_get",
+                "Healthcheck",
+                _answers({"200": _json(OBJECT)}, {"431": REFUSALS["431"]}),
+            )
         },
         "/predictions": {
             "post": _operation("predict_predictions_post", "Predict", created, **create, **{"x-cog-streaming": True})
@@ -86,7 +91,7 @@ def _paths() -> Schema:
             "post": _operation(
                 "cancel_predictions__prediction_id__cancel_post",
                 "Cancel",
-                _answers({"200": _json(OBJECT)}, {**KEY_REFUSALS, "404": "No such prediction is running."}),
+                _answers({"200": _json(OBJECT)}, {**missing, "404": "No such prediction is running."}),
                 parameters=[path_id],
             )
         },
@@ -156,7 +161,11 @@ def _schemas(max_new_tokens: int) -> Schema:
                 "id": _id(),
                 "input": _ref("Input"),
                 "webhook": {"type": "string", "format": "uri", "nullable": True},
-                "webhook_events_filter": {"type": "array", "items": {"type": "string", "enum": sorted(HookEvent)}},
+                "webhook_events_filter": {
+                    "type": "array",
+                    "items": {"type": "string", "enum": sorted(HookEvent)},
+                    "maxItems": len(HookEvent),
+                },
                 "context": {"type": "object", "additionalProperties": STRING},
             },
             "additionalProperties": False,

@@ -30,6 +30,7 @@ EVENTS: Final[Schema] = {"text/event-stream": {}}  # OpenAPI can't describe even
 STATUSES: Final = {
     "400": "Something about the request is wrong.",
     "401": "The API key is missing or wrong.",
+    "403": "It is addressed to another server's name, or comes from another site's page.",
     "404": "There is no such thing here.",
     "408": "The body did not arrive in time.",
     "409": "It was cancelled, or can't be done as things are.",
@@ -42,9 +43,10 @@ STATUSES: Final = {
     "503": "Not ready; see Retry-After.",
     "504": "It took longer than the server allows.",
 }
-READING: Final = ("401", "404", "431")
+ALWAYS_POSSIBLE: Final = ("401", "403", "431")
+READING: Final = (*ALWAYS_POSSIBLE, "404", "503")
 ASKING: Final = ("400", *READING)
-BODY: Final = ("400", "401", "408", "413", "415", "431")
+BODY: Final = (*ALWAYS_POSSIBLE, "400", "408", "413", "415")
 LATER: Final = ("429", "503")
 FAILED: Final = ("409", "500", "504")
 OPENAI: Final = ("application/json", "OpenAIError")
@@ -98,7 +100,7 @@ def _openai() -> Schema:
                 "getResponse",
                 response | EVENTS,
                 OPENAI,
-                ("400", *READING),
+                ASKING,
                 parameters=[*response_id, *_query(RetrieveQuery)],
             ),
             "delete": _operation("deleteResponse", _json("Deleted"), OPENAI, READING, parameters=response_id),
@@ -109,7 +111,7 @@ def _openai() -> Schema:
                 "listInputItems",
                 _json("ItemList"),
                 OPENAI,
-                ("400", *READING),
+                ASKING,
                 parameters=[*response_id, *_query(ListQuery)],
             )
         },
@@ -153,7 +155,7 @@ def _replicate(model: ServedModel) -> Schema:
                 "predictions.list",
                 _json("Page"),
                 REPLICATE,
-                ("401", "422", "431", "503"),
+                (*ALWAYS_POSSIBLE, "422", "503"),
                 parameters=[_parameter("cursor", "query", STRING, is_required=False)],
             ),
         },
@@ -166,7 +168,7 @@ def _replicate(model: ServedModel) -> Schema:
                 "predictions.stream",
                 EVENTS,
                 REPLICATE,
-                ("400", "404", "431"),
+                ASKING,
                 parameters=[_parameter("stream", "path", STRING)],
             )
         },
@@ -179,7 +181,7 @@ def _replicate(model: ServedModel) -> Schema:
         deployment: {"get": get("deployments.get", "Deployment", owner, name)},
         f"{deployment}/predictions": {"post": create("deployments.predictions.create", owner, name)},
         "/v1/files": {
-            "post": _operation("files.create", _json("File"), SHARED, (*BODY, "422", "429"), status="201") | _upload(),
+            "post": _operation("files.create", _json("File"), SHARED, (*BODY, "422", *LATER), status="201") | _upload(),
             "get": get("files.list", "Page", errors=SHARED),
         },
         "/v1/files/{file_id}": {

@@ -122,7 +122,7 @@ class ReplicateRoutes:
         """Whoever has the URL may read, without a key: nobody can guess it."""
         found = _STREAM.fullmatch(request.path_params["name"])
         service = self._serving.service
-        prediction = await service.find_anyones(found[1]) if found is not None and service is not None else None
+        prediction = await service.find_by_key(found[1]) if found is not None and service is not None else None
         if prediction is None or found is None or not _fits(found[2], prediction):
             raise NotFound("There is no such stream.", remedy="Finished predictions are kept for a while only.")
         after, part = _last_event(request)
@@ -213,7 +213,7 @@ def render(prediction: Prediction) -> bytes:
 
 
 def _stream_url(prediction: Prediction, base: str) -> str:
-    return f"{base}{STREAM_PATHS}{prediction.id}{prediction.details['stream_key']}"
+    return f"{base}{STREAM_PATHS}{prediction.key}{prediction.details['stream_key']}"
 
 
 def _fits(key: str, prediction: Prediction) -> bool:

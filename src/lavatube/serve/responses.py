@@ -1,7 +1,7 @@
 """The OpenAI API's responses: made, streamed, read again from any event, cancelled, deleted. A view of predictions.
 
-What was asked is kept with the prediction, in its details; pictures apart from it, by name, so that a later request can
-go on with the conversation.
+What was asked is kept with the prediction, in its details; its pictures apart, by name, so that a later request can go
+on with the conversation: with a journaled prediction in the journal, else in memory.
 
 Source: openai-python 3.57, resources/responses.
 """
@@ -108,25 +108,31 @@ class ResponsesRoutes:
         view = await self._find(request)
         chain = self._chain(caller_of(request).id)
         page = query.page(await chain.items(view.prediction))
-        page["data"] = chain.show(page["data"], shows_pictures=query.shows_pictures)
+        page["data"] = await chain.show(page["data"], shows_pictures=query.shows_pictures)
         return await asyncio.to_thread(json_response, page)
 
     async def _predict(self, asked: Asked, owner: str) -> Prediction:
-        """Raises what the service does; NotFound for the response that came before."""
+        """Raises what the service does; NotFound for a response that came before."""
         service = await self._serving.open_service()
-        wanted = asked.request
-        before = await self._chain(owner).turns(wanted.previous_response_id)
-        prediction = await service.create(
-            Chat((*wanted.opening, *before, *asked.turns)),
-            wanted.generation(self._max_new_tokens),
-            is_detached=bool(wanted.background),
-            is_journaled=bool(wanted.background),
-            is_kept=wanted.is_stored,
-            owner=owner,
-            origin="openai",
-            details={"response": wanted.echo, "items": asked.items},
-        )
-        self._pictures.keep(asked.pictures)
+        chain, wanted = self._chain(owner), asked.request
+        if wanted.references:
+            answers = await chain.answers(wanted.references)
+            asked = await asyncio.to_thread(asked.knowing, answers)
+        with self._bodies.holding() as grow:
+            before = await chain.turns(wanted.previous_response_id, grow)
+            prediction = await service.create(
+                Chat((*wanted.opening, *before, *asked.turns)),
+                wanted.generation(self._max_new_tokens),
+                is_detached=bool(wanted.background),
+                is_journaled=bool(wanted.background),
+                is_kept=wanted.is_stored,
+                owner=owner,
+                origin="openai",
+                details={"response": wanted.echo, "items": asked.items},
+                attachments=asked.pictures,
+            )
+        if not prediction.is_journaled:
+            self._pictures.keep(asked.pictures)
         return prediction
 
     async def _frames(self, view: ResponseView, after: int, *, refuses: bool) -> AsyncGenerator[bytes, None]:
@@ -167,4 +173,4 @@ class ResponsesRoutes:
         return None if prediction is None or prediction.owner != owner else prediction
 
     def _chain(self, owner: str) -> Chain:
-        return Chain(partial(self._kept, owner=owner), self._pictures)
+        return Chain(partial(self._kept, owner=owner), self._pictures, self._serving.attachment)

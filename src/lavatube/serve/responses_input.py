@@ -1,17 +1,17 @@
 """The `input` of a response → turns of a conversation, and items as they are kept and listed.
 
-A kept item names its pictures by digest, so that what is kept of a request stays small; `kept_pictures.py` has them.
+A kept item names its pictures by digest, which keeps it small; `responses_chain.py` finds them.
 
 Source: openai-python 3.57, types/responses/response_input_item_param.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from lavatube.prompt.chat import ImageInput, Part, Role, Text, Turn
 from lavatube.serve.fields import Problem, StrictModel, at_most, invalid, misfit
@@ -23,6 +23,7 @@ NAME: Final = "sha256"
 LABELS: Final = ("phase", "status")
 
 Item = dict[str, Any]
+ItemId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class TextPart(StrictModel):
@@ -52,7 +53,7 @@ class ImagePart(StrictModel):
 
 class Message(StrictModel):
     type: Literal["message"] = "message"
-    id: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    id: ItemId | None = None
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
         list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(fail_fast=True), at_most(MAX_PARTS)
@@ -65,7 +66,8 @@ class Message(StrictModel):
         if not isinstance(value, dict):
             return value
         if value.get("type", "message") != "message":
-            raise misfit("type", "Only messages are served as input.", "Leave out items of tools, reasoning and files.")
+            others = "Leave out items of tools, reasoning and files."
+            raise misfit("type", "Only messages and references to answers are served as input.", others)
         kept = {name: field for name, field in value.items() if not (field is None or name in LABELS)}
         if isinstance(kept.get("content"), str):
             kind = "output_text" if kept.get("role") == "assistant" else "input_text"
@@ -73,24 +75,51 @@ class Message(StrictModel):
         return kept
 
 
+class Reference(StrictModel):
+    """An answer that was given before, by the id of its item. Clients send it for what they know to be stored."""
+
+    role: ClassVar = "assistant"
+
+    type: Literal["item_reference"]
+    id: ItemId
+
+    def told(self, text: str) -> Message:
+        """The message that it stands for."""
+        return Message(id=self.id, role="assistant", content=[TextPart(type="output_text", text=text)])
+
+
+def _kind(value: object) -> str:
+    """What the tags below say."""
+    is_reference = isinstance(value, Reference) or (isinstance(value, dict) and value.get("type") == "item_reference")
+    return "reference" if is_reference else "message"
+
+
+InputItem = Annotated[Annotated[Message, Tag("message")] | Annotated[Reference, Tag("reference")], Discriminator(_kind)]
+
+
 def as_items(value: object) -> object:
     """A text is a user's message."""
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-def turns_of(messages: Sequence[Message]) -> tuple[Turn, ...]:
-    """Raises InvalidFields for a picture outside a user's message."""
-    return tuple(_turn(index, message) for index, message in enumerate(messages))
+def turns_of(messages: Mapping[int, Message]) -> tuple[Turn, ...]:
+    """Of messages by their place. Raises InvalidFields for a picture outside a user's message."""
+    return tuple(_turn(index, message) for index, message in messages.items())
 
 
-def kept_items(messages: Sequence[Message], pictures: dict[str, str]) -> list[Item]:
+def kept_items(messages: Iterable[Message], pictures: dict[str, str]) -> list[Item]:
     """As they are kept; pictures in data: URLs go into `pictures`, by name. Takes a while for large ones."""
     return [_kept(message, pictures) for message in messages]
 
 
-def turns_of_kept(items: Sequence[Item], param: str, picture: Callable[[str], str]) -> tuple[Turn, ...]:
-    """The turns that kept items were; `picture` is asked for what a name stands for, and raises when it is gone."""
-    return tuple(_kept_turn(item, param, picture) for item in items)
+def picture_names(items: Sequence[Item]) -> list[str]:
+    """Of the pictures that kept items have by name, each once, in their order."""
+    return list(dict.fromkeys(part[NAME] for item in items for part in item["content"] if NAME in part))
+
+
+def turns_of_kept(items: Sequence[Item], param: str, pictures: Mapping[str, str]) -> tuple[Turn, ...]:
+    """The turns that kept items were; `pictures` has what their names stand for."""
+    return tuple(_kept_turn(item, param, pictures) for item in items)
 
 
 def listed(item: Item, item_id: str) -> Item:
@@ -136,13 +165,13 @@ def _turn(index: int, message: Message) -> Turn:
     return Turn(role, tuple(parts))
 
 
-def _kept_turn(item: Item, param: str, picture: Callable[[str], str]) -> Turn:
+def _kept_turn(item: Item, param: str, pictures: Mapping[str, str]) -> Turn:
     parts: list[Part] = []
     for part in item["content"]:
         if part["type"] != "input_image":
             parts.append(Text(part["text"]))
             continue
-        source = picture(part[NAME]) if NAME in part else part["image_url"]
+        source = pictures[part[NAME]] if NAME in part else part["image_url"]
         parts.append(ImageInput(source, param, "low" if part["detail"] == "low" else "high"))
     return Turn(_role(item["role"]), tuple(parts))
 

@@ -8,6 +8,7 @@ Source: openai-python 3.57, types/responses/response_create_params.py.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
@@ -19,7 +20,16 @@ from lavatube.serve.not_served import LABELS, NotServed, refuse_not_served
 from lavatube.serve.openai_request import StreamOptions
 from lavatube.serve.openai_sampling import SamplingFields, too_large
 from lavatube.serve.openai_structure import JsonObjectFormat, NamedSchema, TextFormat
-from lavatube.serve.responses_input import MAX_ITEMS, Item, Message, as_items, kept_items, turns_of
+from lavatube.serve.responses_input import (
+    MAX_ITEMS,
+    InputItem,
+    Item,
+    Message,
+    Reference,
+    as_items,
+    kept_items,
+    turns_of,
+)
 
 LOGPROBS: Final = "message.output_text.logprobs"
 IMAGE_URLS: Final = "message.input_image.image_url"
@@ -35,12 +45,12 @@ NOT_SERVED: Final[NotServed] = {
     "context_management": (([],), "a conversation is not shortened"),
     "conversation": ((), "conversations have no objects of their own; previous_response_id goes on with one"),
     "image": ((), "pictures are not compressed"),
-    "max_tool_calls": ((), "tools are not served"),
+    "max_tool_calls": ((), "there are no tools"),
     "moderation": ((), "there is no moderation"),
     "prompt": ((), "prompts are not stored here"),
     "reasoning": (({}, {"effort": "none"}), "this model does not reason apart"),
-    "tool_choice": (("none", "auto"), "tools are not served"),
-    "tools": (([],), "tools are not served"),
+    "tool_choice": (("none", "auto"), "there are no tools"),
+    "tools": (([],), "there are no tools"),
     "truncation": (("disabled",), "a conversation that is too long is refused, not cut"),
 }
 
@@ -89,7 +99,7 @@ class TextConfig(StrictModel):
 
 class ResponseRequest(SamplingFields):
     model: str
-    input: Annotated[list[Message], Field(min_length=1, fail_fast=True), at_most(MAX_ITEMS)]
+    input: Annotated[list[InputItem], Field(min_length=1, fail_fast=True), at_most(MAX_ITEMS)]
     instructions: str | None = None
     previous_response_id: ResponseId | None = None
     max_output_tokens: int | None = Field(None, ge=1)
@@ -130,9 +140,9 @@ class ResponseRequest(SamplingFields):
         return self.top_logprobs is not None or LOGPROBS in (self.include or ())
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
-        """Raises InvalidFields for a picture outside a user's message."""
-        return turns_of(self.input)
+    def references(self) -> dict[str, Reference]:
+        """To answers that were given before, by their place."""
+        return {f"input.{index}": item for index, item in enumerate(self.input) if isinstance(item, Reference)}
 
     @property
     def opening(self) -> tuple[Turn, ...]:
@@ -172,22 +182,35 @@ class ResponseRequest(SamplingFields):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request, and what will be kept of it."""
+    """A request, its part of the conversation, and what will be kept of it."""
 
     request: ResponseRequest
     turns: tuple[Turn, ...]
     items: list[Item]
     pictures: dict[str, str]
 
+    @classmethod
+    def of(cls, request: ResponseRequest) -> Asked:
+        """Without the answers that it refers to. Raises InvalidFields for a picture outside a user's message."""
+        messages = {index: item for index, item in enumerate(request.input) if isinstance(item, Message)}
+        pictures: dict[str, str] = {}
+        items = kept_items(messages.values(), pictures) if request.is_stored else []
+        return cls(request, turns_of(messages), items, pictures)
+
+    def knowing(self, answers: Mapping[str, str]) -> Asked:
+        """With the answers that it refers to, by their place. Takes as long as `of`."""
+        told = [
+            item.told(answers[f"input.{index}"]) if isinstance(item, Reference) else item
+            for index, item in enumerate(self.request.input)
+        ]
+        return Asked.of(self.request.model_copy(update={"input": told}))
+
 
 def parse_response_request(body: dict[str, object]) -> Asked:
     """Raises InvalidFields."""
     refuse_not_served(_without_empty(body), NOT_SERVED)
     wanted = {name: value for name, value in body.items() if name not in WITHOUT_EFFECT and name not in NOT_SERVED}
-    request = validate(ResponseRequest, wanted)
-    pictures: dict[str, str] = {}
-    items = kept_items(request.input, pictures) if request.is_stored else []
-    return Asked(request, request.turns, items, pictures if request.is_stored else {})
+    return Asked.of(validate(ResponseRequest, wanted))
 
 
 def _without_empty(body: dict[str, object]) -> dict[str, object]:

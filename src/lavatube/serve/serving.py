@@ -84,6 +84,11 @@ class Serving:
         assert self.service is not None, "a prediction comes from a service"
         await self.service.delete(prediction)
 
+    async def attachment(self, prediction: Prediction, name: str) -> str | None:
+        """See PredictionService.attachment."""
+        assert self.service is not None, "a prediction comes from a service"
+        return await self.service.attachment(prediction, name)
+
     async def cancel(self, prediction_id: str, owner: str = "") -> None:
         """Raises NotFound, also for one that has ended."""
         prediction = await self.find(prediction_id, owner)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +19,7 @@ from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import COMPANIONS, Manifest, ManifestFile, check_paths, is_content, select_content
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.parts import Part
-from lavatube.weights.patience import Patience, Transient
+from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.source import Body, Reader, Source
 from lavatube.weights.tar import Member, Stream, members
 
@@ -39,7 +40,7 @@ def unpack(source: Source, cache: Cache, policy: Policy, on_bytes: Callable[[int
             stream: Stream = _Unpacked(raw, file.size * MAX_RATIO) if is_packed else raw
             found = _take_members(stream, source, cache)
     if source.contents is not None:
-        _check_complete(source.contents, found, source.uri)
+        check_complete(source.contents, found, source.uri)
         return source.contents
     kept = select_content(found, source.uri)
     return Manifest(source.name, tuple(found[path] for path in kept))
@@ -49,10 +50,10 @@ def _take_members(stream: Stream, source: Source, cache: Cache) -> dict[str, Man
     wanted = {file.path: file for file in source.contents.files} if source.contents else None
     found: dict[str, ManifestFile] = {}
     for member in members(stream, source.uri):
-        path = _clean(member.name, source.uri)
+        path = clean(member.name, source.uri)
         if path in found:
             raise UnsupportedCheckpoint(f"{source.uri} holds {path!r:.200} twice.")
-        known = _known(wanted, path)
+        known = find_known(wanted, path)
         if not is_content(path) or (wanted is not None and known is None):
             stream.skip(member.size)
         elif known is not None and cache.has_intact_blob(known.sha256, known.size, lambda _: None):
@@ -97,7 +98,7 @@ def _store(
     return ManifestFile(path, member.size, sha256)
 
 
-def _clean(name: str, where: str) -> str:
+def clean(name: str, where: str) -> str:
     """A member's name as a relative path. Raises: InvalidManifest for one that leads elsewhere."""
     path = name.removeprefix("./")
     if path.startswith("/") or ".." in path.split("/") or "\0" in path or "\\" in path:
@@ -105,7 +106,8 @@ def _clean(name: str, where: str) -> str:
     return path
 
 
-def _known(wanted: dict[str, ManifestFile] | None, path: str) -> ManifestFile | None:
+def find_known(wanted: dict[str, ManifestFile] | None, path: str) -> ManifestFile | None:
+    """What the manifest says of a member, with or without the one folder that all of them are in."""
     if wanted is None:
         return None
     return wanted.get(path) or wanted.get(path.partition("/")[2])
@@ -119,7 +121,7 @@ def _without_top(paths: list[str]) -> list[str]:
     return [path.partition("/")[2] for path in paths]
 
 
-def _check_complete(contents: Manifest, found: dict[str, ManifestFile], where: str) -> None:
+def check_complete(contents: Manifest, found: dict[str, ManifestFile], where: str) -> None:
     for file in contents.files:
         if found.get(file.path) != ManifestFile(file.path, file.size, file.sha256):
             raise DigestMismatch(
@@ -142,6 +144,7 @@ class _Raw:
         self._num_new = 0
         self._version = ""
         self._body: Body | None = None
+        self._body_bytes, self._opened_s = 0, 0.0
         self._buffer = memoryview(bytearray(MIB))
 
     def take(self, count: int) -> bytes:
@@ -162,6 +165,8 @@ class _Raw:
                     self._open()
                 assert self._body is not None
                 count = self._body.readinto(self._buffer[: min(most, self._file.size - self._at)])
+                self._body_bytes += count
+                check_rate(self._policy, self._body_bytes, time.monotonic() - self._opened_s)
             except Transient as error:
                 self.close()
                 if self._num_new >= self._policy.min_progress_bytes:
@@ -191,7 +196,7 @@ class _Raw:
     def _open(self) -> None:
         size = self._file.size
         body = self._reader.open(self._file.location, self._at, size, size)
-        self._body = body
+        self._body, self._body_bytes, self._opened_s = body, 0, time.monotonic()
         self._version = self._version or body.version
         if body.version != self._version:
             raise SourceUnavailable(f"{self._where} changed while it was fetched.", remedy="Start again.")

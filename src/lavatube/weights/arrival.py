@@ -9,10 +9,12 @@ from __future__ import annotations
 import mmap
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from lavatube.weights.chunk_map import LANDED, VOUCHED, MapHead, map_beside, mapped_names
+from lavatube.weights.manifest import COMPANIONS
 
 LOOK_S: Final = 0.003
 
@@ -41,8 +43,7 @@ class Arrival:
         head = self._head
         usable = VOUCHED if self.has_digests else LANDED
         for chunk in range(start // head.chunk_bytes, -(-stop // head.chunk_bytes)):
-            at = head.at(chunk)
-            self._look_until(lambda at=at: self._map[at : at + 1] >= usable or self._head.is_verified)  # type: ignore[misc]
+            self._look_until(partial(self._has_come, head.at(chunk), usable))
 
     def wait_verified(self) -> None:
         """Until every byte is known to be right. Raises: Spoiled."""
@@ -53,6 +54,9 @@ class Arrival:
         head = MapHead.unpack(self._map[: MapHead.SIZE])
         assert head is not None, "it was written by the process that fetches"
         return head
+
+    def _has_come(self, at: int, usable: bytes) -> bool:
+        return self._map[at : at + 1] >= usable or self._head.is_verified
 
     @property
     def _is_vouched(self) -> bool:
@@ -71,5 +75,6 @@ class Arrival:
 
 
 def find_arrivals(folder: Path) -> dict[str, Arrival]:
-    """The files of a folder that are still on their way, by name."""
-    return {name: Arrival(folder / name) for name in mapped_names(folder)}
+    """The files of a checkpoint, and of those that are parts of it, that are still on their way; by path."""
+    folders = {"": folder, **{f"{name}/": folder / name for name in COMPANIONS}}
+    return {f"{at}{name}": Arrival(inside / name) for at, inside in folders.items() for name in mapped_names(inside)}

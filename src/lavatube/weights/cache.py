@@ -5,7 +5,7 @@
     trees/<set digest>/…      links to blobs: an ordinary model folder
     trees/<set digest>.ready  written last: what belongs to the set, and how it looked when it was verified
     refs/<hex>.json           the set that a source meant when it was last met
-    staged/<hex>/…            links to parts, for an engine that begins while they are fetched
+    staged/<hex>/…, .lock     links to parts, for an engine that begins while they are fetched
     joined/<hex>/…            links to a folder of this machine and to the sets that it is completed with
     locks/                    advisory
 
@@ -35,7 +35,14 @@ from lavatube.weights.refs import Recalled, read_ref, ref_name, write_ref
 
 SPARE: Final = 0.05
 
+OnVerify = Callable[[int], Callable[[int], None]]
+"""Told how many bytes are about to be hashed; gives what hears of them piece by piece."""
+
 logger = logging.getLogger(__name__)
+
+
+def _unheard(total_bytes: int) -> Callable[[int], None]:
+    return lambda _: None
 
 
 def open_cache(options: ProvisionOptions) -> Cache:
@@ -130,16 +137,16 @@ class Cache:
                 remedy="Free some space (`lavatube cache gc`), or set another --cache.",
             )
 
-    def find(self, set_digest: str, on_bytes: Callable[[int], None] = lambda _: None) -> ReadySet | None:
+    def find(self, set_digest: str, on_verify: OnVerify = _unheard) -> ReadySet | None:
         """A ready set, in constant time a file; only what changed since it was verified is hashed again.
 
         A thorough cache hashes all of it. Raises: CacheUnusable if a file is damaged and can't be removed.
         """
         marker = read_marker(self.marker(set_digest))
         if marker is None:
-            return self._find_in_base(set_digest, on_bytes)
+            return self._find_in_base(set_digest, on_verify)
         ready, stamps = marker
-        damaged, is_changed = self._damaged(ready, stamps, on_bytes)
+        damaged, is_changed = self._damaged(ready, stamps, on_verify)
         if damaged:
             self._evict(ready, damaged)
             return None
@@ -150,22 +157,23 @@ class Cache:
             write_marker(self.marker(ready.manifest.set_digest), ready)
         return ready
 
-    def _find_in_base(self, set_digest: str, on_bytes: Callable[[int], None]) -> ReadySet | None:
+    def _find_in_base(self, set_digest: str, on_verify: OnVerify) -> ReadySet | None:
         marker = read_marker(self.base.marker(set_digest)) if self.base is not None else None
         if self.base is None or marker is None:
             return None
-        damaged, _ = self.base._damaged(*marker, on_bytes)
+        damaged, _ = self.base._damaged(*marker, on_verify)
         if damaged:
             logger.warning("%s is damaged in the base %s and is fetched on top", damaged[0].path, self.base.root)
         return None if damaged else marker[0]
 
     def _damaged(
-        self, ready: ReadySet, stamps: dict[str, Stamp], on_bytes: Callable[[int], None]
+        self, ready: ReadySet, stamps: dict[str, Stamp], on_verify: OnVerify
     ) -> tuple[list[ManifestFile], bool]:
         """The files that are not what they were when they were verified, and whether any looks as if it might not."""
         files = ready.manifest.files
         changed = [file for file in files if stamp_of(ready.folder / file.path) != stamps.get(file.path)]
         doubted = files if self._is_thorough else changed
+        on_bytes = on_verify(sum(file.size for file in doubted))
         damaged = [
             file for file in doubted if not self._is_intact(ready.folder / file.path, file.sha256, file.size, on_bytes)
         ]
@@ -176,7 +184,7 @@ class Cache:
         ready = ReadySet(manifest, self.trees / manifest.set_digest, source)
         with cache_border(f"{ready.folder} can't be written"):
             for file in manifest.files:
-                _link(self.find_blob(file.sha256), ready.folder / file.path)
+                link(self.find_blob(file.sha256), ready.folder / file.path)
         write_marker(self.marker(ready.manifest.set_digest), ready)
         return ready
 
@@ -225,7 +233,7 @@ class Cache:
                 link.unlink(missing_ok=True)
 
 
-def _link(blob: Path, target: Path) -> None:
+def link(blob: Path, target: Path) -> None:
     """A hard link; where the file system has none, a relative symbolic one. Raises: OSError."""
     if stamp_of(target) == stamp_of(blob):
         return

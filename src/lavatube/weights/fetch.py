@@ -18,6 +18,7 @@ from lavatube.trace import Trace
 from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
 from lavatube.weights.options import MIB, Policy
+from lavatube.weights.order import tail_bytes
 from lavatube.weights.patience import Patience, Transient
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
@@ -50,16 +51,13 @@ def fetch(
     chunk_bytes = source.chunk_bytes or policy.chunk_bytes
     is_trailed = staging is not None and not staging.is_over
     with ExitStack() as stack:
+        if staging is not None:
+            stack.enter_context(closing(staging))
         downloads = [
             stack.enter_context(closing(Download(source, file, cache, chunk_bytes, is_trailed=is_trailed)))
             for file in files
         ]
-        try:
-            _Fetch(source, downloads, policy, staging, trace or Trace()).run(on_progress)
-        except BaseException:
-            if staging is not None:
-                staging.discard()
-            raise
+        _Fetch(source, downloads, policy, staging, trace or Trace()).run(on_progress)
         return {download.file.path: download.sha256 for download in downloads}
 
 
@@ -80,7 +78,8 @@ class _Fetch:
         self._num_surplus = 0  # receivers that are to end: they don't make the line faster
         sizes = [download.file.size for download in downloads]
         self._chunk_bytes = source.chunk_bytes or policy.chunk_bytes
-        spans = plan(sizes, [download.part.done for download in downloads], self._chunk_bytes)
+        tails = [tail_bytes(download.file.path) for download in downloads]
+        spans = plan(sizes, [download.part.done for download in downloads], self._chunk_bytes, tails)
         self._line = Line(spans, policy.race_after_s)
         self._fetch_bytes = sum(sizes)
 

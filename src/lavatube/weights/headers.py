@@ -13,8 +13,10 @@ from typing import Final
 
 from lavatube.errors import DigestMismatch, UnsupportedCheckpoint
 from lavatube.weights.manifest import check_paths, unique_pairs
+from lavatube.weights.zip_directory import Seekable
 
 MAX_HEADER_BYTES: Final = 100_000_000
+LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"  # what a clone holds where Git LFS is not installed
 ITEM_BYTES: Final = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -43,17 +45,27 @@ def read_header(path: Path) -> list[TensorPlace]:
     """
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise DigestMismatch(f"{path.name} is cut: its header alone is longer.", remedy="Fetch it again.")
-            if length > MAX_HEADER_BYTES:
-                raise UnsupportedCheckpoint(f"{path.name}: a header of {length} bytes is over the limit.")
-            header = file.read(length)
+            return list_tensors(file, path.name)
     except OSError as error:
         raise UnsupportedCheckpoint(f"{path.name} can't be read: {error.strerror}.") from error
-    return _check(_load(header, path.name), 8 + length, size, path.name)
+
+
+def list_tensors(file: Seekable, where: str) -> list[TensorPlace]:
+    """The same, of which only the header need be here. Raises: as `read_header`; OSError."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise DigestMismatch(
+            f"{where} is not the file itself but a Git LFS pointer to it.", remedy="Run `git lfs pull` in its folder."
+        )
+    file.seek(8)
+    length = int.from_bytes(start[:8], "little")
+    if size < 8 or length > size - 8:
+        raise DigestMismatch(f"{where} is cut: its header alone is longer.", remedy="Fetch it again.")
+    if length > MAX_HEADER_BYTES:
+        raise UnsupportedCheckpoint(f"{where}: a header of {length} bytes is over the limit.")
+    return _check(_load(file.read(length), where), 8 + length, size, where)
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import http.client
 import ssl
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -19,7 +20,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from lavatube.errors import SourceUnavailable
 from lavatube.weights.dial import Connection, Origin, dial, is_loopback, may_redirect, origin_of, redact, resolve
 from lavatube.weights.options import Policy
-from lavatube.weights.patience import Patience, Transient, parse_retry_after
+from lavatube.weights.patience import Patience, Transient, check_rate, parse_retry_after
 
 MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
@@ -154,7 +155,8 @@ class HttpClient:
         try:
             connection = self._connect(url, hop)
             connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=sent)
-            response = connection.getresponse()
+            with _limited(connection, self._access.policy.read_timeout_s):
+                response = connection.getresponse()
         except ssl.SSLCertVerificationError as error:
             raise SourceUnavailable(
                 f"{redact(url)}: the server's certificate is not trusted: {error.verify_message}.",
@@ -215,7 +217,7 @@ def read_document(access: HttpAccess, url: str, max_bytes: int) -> tuple[bytes, 
                 response = client.get(url, is_optional=True)
                 if response.status == 404:
                     return None
-                data = response.read(max_bytes + 1)
+                data = _read(response, max_bytes + 1, access.policy)
                 if len(data) <= max_bytes:
                     if response.length:
                         raise Transient("the body ended early")
@@ -237,6 +239,27 @@ def _join(url: str, location: str) -> SplitResult | None:
         return parts if parts.port != 0 and is_clean else None
     except ValueError:
         return None
+
+
+@contextmanager
+def _limited(connection: Connection, limit_s: float) -> Iterator[None]:
+    """A header that comes a byte at a time keeps within the time-out of each read, and would never end."""
+    timer = threading.Timer(limit_s, connection.abort)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _read(response: http.client.HTTPResponse, most: int, policy: Policy) -> bytes:
+    """A small body, up to so many bytes. Raises: Transient."""
+    data, buffer, begun_s = bytearray(), memoryview(bytearray(64 * 1024)), time.monotonic()
+    while len(data) < most and (count := _receive(response, buffer[: most - len(data)])):
+        data += buffer[:count]
+        check_rate(policy, len(data), time.monotonic() - begun_s)
+    return bytes(data)
 
 
 def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:

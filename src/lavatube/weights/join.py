@@ -9,51 +9,106 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar, get_args
+from tempfile import TemporaryDirectory
+from typing import get_args
 
 from lavatube.checkpoint.parts import BASE, Part, Parts, read_parts
 from lavatube.errors import InvalidSetting, SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
 from lavatube.weights.cache import Cache, open_cache
-from lavatube.weights.manifest import Manifest, list_folder
+from lavatube.weights.manifest import Manifest, is_weights, list_folder
 from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import cache_border
+from lavatube.weights.source import Source
 from lavatube.weights.uri import parse_model
+from lavatube.weights.whole import TOKENIZER_FILES, Frame, join_manifests, with_tokenizer
 
-File = TypeVar("File")
-
-TOKENIZER_FILES: Final = (
-    "added_tokens.json",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-)
-"""An adapter that brings none of these has those of its base."""
+ProvisionPart = Callable[[str, Manifest | None, Frame | None], Provisioned]
+"""Of a part's URI, of what the lock file says of it, if there is one, and of what is around it, if it may be shown
+while it is fetched."""
 
 
 def join_parts(
-    main: Provisioned,
-    options: ProvisionOptions,
-    pinned: Manifest | None,
-    provision_part: Callable[[str, Manifest | None], Provisioned],
+    main: Provisioned, options: ProvisionOptions, pinned: Manifest | None, provision_part: ProvisionPart
 ) -> Provisioned:
-    """The checkpoint with all that it needs. `provision_part` is called for each part that is not here, with its URI
-    and, where there is a lock file, what that says of it.
+    """The checkpoint with all that it needs; `provision_part` is called for each part that is not here.
 
     Raises: OperatorError.
     """
     parts, whole = _read_parts(main.folder), main
     if parts.missing or _lacks_tokenizer(main.folder, parts):
-        fetched = {str(part.kind): provision_part(_uri(part), _pinned_part(part, pinned)) for part in parts.missing}
+        fetched: dict[str, Provisioned] = {}
+        for part in parts.missing:
+            frame = _frame_of(part, main, options, parts, fetched) if part is parts.missing[-1] else None
+            fetched[str(part.kind)] = provision_part(_uri(part), _pinned_part(part, pinned), frame)
         whole = _join(main, options, parts, fetched)
     if pinned is not None and main.set_digest != pinned.set_digest:
-        _check_complete(whole, pinned, open_cache(options))
+        _check_complete(whole, pinned, _look_into(options))
     return whole
+
+
+def may_lack_parts(source: Source) -> bool:
+    """Whether its small files must be read before it is known what else is needed.
+
+    A checkpoint that says how pictures are prepared has the tower that they are prepared for.
+    """
+    return not any(file.path == "preprocessor_config.json" for file in source.files)
+
+
+def frame_main(
+    source: Source, digests: Mapping[str, str], cache: Cache, pinned: Manifest | None, provision_part: ProvisionPart
+) -> Frame | None:
+    """What is around a checkpoint whose weights are still to come: its tower, which is needed first, is brought first.
+
+    `digests` has the sha256 of its other files, which are in the cache. None if it waits for a base, which is most of
+    the whole, and comes last.
+
+    Raises: OperatorError.
+    """
+    if not may_lack_parts(source):
+        return Frame()
+    parts = _foresee(source, digests, cache)
+    if any(part.kind == BASE for part in parts.missing):
+        return None
+    fetched = {str(part.kind): provision_part(_uri(part), _pinned_part(part, pinned), None) for part in parts.missing}
+
+    def complete(own: Provisioned, manifest: Manifest) -> Provisioned:
+        joined = join_manifests(manifest, _manifests(cache, fetched)) if fetched else manifest
+        return _describe(own, own.folder, joined, fetched.values())
+
+    return Frame("", _in_folders({kind: one.folder for kind, one in fetched.items()}), complete)
+
+
+def _foresee(source: Source, digests: Mapping[str, str], cache: Cache) -> Parts:
+    """What a checkpoint will turn out to be put together from."""
+    with TemporaryDirectory() as folder:
+        for file in source.files:
+            place = Path(folder, file.path)
+            place.parent.mkdir(exist_ok=True)
+            if is_weights(file.path):
+                place.touch()  # that there is such a file is what counts
+            else:
+                place.symlink_to(cache.find_blob(file.sha256 or digests[file.path]).absolute())
+        return _read_parts(Path(folder))
+
+
+def _frame_of(
+    last: Part, main: Provisioned, options: ProvisionOptions, parts: Parts, fetched: Mapping[str, Provisioned]
+) -> Frame:
+    """What is around the part that comes last: all else."""
+    cache, others = _look_into(options), dict(fetched)
+    ready = _find_main(cache, main)
+
+    def complete(own: Provisioned, manifest: Manifest) -> Provisioned:
+        joined = None
+        if ready is not None:
+            joined = join_manifests(ready.manifest, _manifests(cache, others) | {str(last.kind): manifest})
+        return _describe(main, own.folder, joined, [*others.values(), own])
+
+    return Frame(str(last.kind), _targets(main, parts, others), complete)
 
 
 def _pinned_part(part: Part, pinned: Manifest | None) -> Manifest | None:
@@ -83,19 +138,50 @@ def _check_complete(whole: Provisioned, pinned: Manifest, cache: Cache) -> None:
 def _join(
     main: Provisioned, options: ProvisionOptions, parts: Parts, fetched: Mapping[str, Provisioned]
 ) -> Provisioned:
-    cache, trusts = open_cache(options), [main.trust, *(one.trust for one in fetched.values())]
-    trust: Trust = max(trusts, key=get_args(Trust).index)
-    from_cache = main.from_cache and all(one.from_cache for one in fetched.values())
+    cache = _look_into(options)
+    ready = _find_main(cache, main)
+    if ready is None:
+        folder = _join_folders(cache, with_tokenizer(_targets(main, parts, fetched)))
+        return _describe(main, folder, None, fetched.values())
+    joined = join_manifests(ready.manifest, _manifests(cache, fetched))
+    whole = cache.find(joined.set_digest) or cache.publish(joined, ready.source)
+    return _describe(main, whole.folder, joined, fetched.values())
+
+
+def _look_into(options: ProvisionOptions) -> Cache:
+    """The cache, whose sets were verified as thoroughly as is wanted when they were provisioned."""
+    return open_cache(replace(options, is_thorough=False))
+
+
+def _find_main(cache: Cache, main: Provisioned) -> ReadySet | None:
+    """A set of the cache; None for a folder of this machine."""
     ready = cache.find(main.set_digest) if main.set_digest else None
-    if ready is not None and ready.folder == main.folder:
-        found = {kind: cache.find(one.set_digest) for kind, one in fetched.items()}
-        ready = _join_sets(cache, ready, {kind: one for kind, one in found.items() if one is not None})
-        digest, total_bytes = ready.manifest.set_digest, ready.manifest.total_bytes
-        return Provisioned(ready.folder, digest, trust, total_bytes, from_cache, main.source)
+    return ready if ready is not None and ready.folder == main.folder else None
+
+
+def _manifests(cache: Cache, parts: Mapping[str, Provisioned]) -> dict[str, Manifest]:
+    found = {kind: cache.find(one.set_digest) for kind, one in parts.items()}
+    return {kind: ready.manifest for kind, ready in found.items() if ready is not None}
+
+
+def _describe(main: Provisioned, folder: Path, joined: Manifest | None, parts: Collection[Provisioned]) -> Provisioned:
+    """The whole; one that has no manifest is no set of the cache."""
+    trust: Trust = max([main.trust, *(one.trust for one in parts)], key=get_args(Trust).index)
+    total_bytes = main.total_bytes + sum(one.total_bytes for one in parts)
+    from_cache = main.from_cache and all(one.from_cache for one in parts)
+    digest, total_bytes = (joined.set_digest, joined.total_bytes) if joined else ("", total_bytes)
+    return Provisioned(folder, digest, trust, total_bytes, from_cache, main.source)
+
+
+def _targets(main: Provisioned, parts: Parts, fetched: Mapping[str, Provisioned]) -> dict[str, Path]:
+    """Where each file of the whole is, by its path in there."""
     here = {str(part.kind): part.folder for part in (parts.tower, parts.base) if part is not None and part.folder}
-    folder = _join_folders(cache, main.folder, here | {kind: one.folder for kind, one in fetched.items()})
-    total_bytes = main.total_bytes + sum(one.total_bytes for one in fetched.values())
-    return Provisioned(folder, "", trust, total_bytes, from_cache, main.source)
+    own = {path: main.folder / path for path in list_folder(main.folder)}
+    return own | _in_folders(here | {kind: one.folder for kind, one in fetched.items()})
+
+
+def _in_folders(folders: Mapping[str, Path]) -> dict[str, Path]:
+    return {f"{name}/{path}": folder / path for name, folder in folders.items() for path in list_folder(folder)}
 
 
 def _read_parts(folder: Path) -> Parts:
@@ -120,24 +206,10 @@ def _uri(part: Part) -> str:
     return uri
 
 
-def _join_sets(cache: Cache, main: ReadySet, parts: Mapping[str, ReadySet]) -> ReadySet:
-    """A set of the files of `main` and of the parts. Raises: CacheUnusable."""
-    files = {file.path: file for file in main.manifest.files}
-    for name, part in parts.items():
-        files |= {f"{name}/{file.path}": replace(file, path=f"{name}/{file.path}") for file in part.manifest.files}
-    files = {path: replace(file, path=path) for path, file in _with_tokenizer(files).items()}
-    listed = (replace(file, chunks=b"") for file in files.values())  # the parts' grids may differ
-    manifest = Manifest(main.manifest.name, tuple(sorted(listed, key=lambda file: file.path)))
-    return cache.find(manifest.set_digest) or cache.publish(manifest, main.source)
-
-
-def _join_folders(cache: Cache, main: Path, parts: Mapping[str, Path]) -> Path:
-    """A folder whose links lead to the files of `main` and of the parts. Raises: CacheUnusable."""
+def _join_folders(cache: Cache, files: Mapping[str, Path]) -> Path:
+    """A folder of links to `files`. Raises: CacheUnusable."""
     cache.prepare()
-    targets = {path: main / path for path in list_folder(main)}
-    for name, folder in parts.items():
-        targets |= {f"{name}/{path}": folder / path for path in list_folder(folder)}
-    targets = {path: target.absolute() for path, target in sorted(_with_tokenizer(targets).items())}
+    targets = {path: target.absolute() for path, target in sorted(files.items())}
     identity = "\n".join(f"{path} {target}" for path, target in targets.items())
     joined = cache.joined / hashlib.sha256(identity.encode()).hexdigest()
     if joined.is_dir():
@@ -154,10 +226,3 @@ def _join_folders(cache: Cache, main: Path, parts: Mapping[str, Path]) -> Path:
             if not joined.is_dir():  # else another process was faster, and made the same
                 raise
     return joined
-
-
-def _with_tokenizer(files: Mapping[str, File]) -> dict[str, File]:
-    """The files by path, and at the top those of the base's tokenizer where there are none."""
-    has_own = any(name in files for name in TOKENIZER_FILES)
-    places = {} if has_own else {name: f"{BASE}/{name}" for name in TOKENIZER_FILES}
-    return {name: files[place] for name, place in places.items() if place in files} | dict(files)

@@ -96,6 +96,11 @@ def is_content(path: str) -> bool:
     return name != FILE_NAME and any(fnmatchcase(name, pattern) for pattern in CONTENT)
 
 
+def is_weights(path: str) -> bool:
+    """Whether a file of this name has tensors."""
+    return any(fnmatchcase(_own_name(path), pattern) for pattern in WEIGHTS)
+
+
 def select_content(paths: Iterable[str], where: str) -> list[str]:
     """The files of a checkpoint's folder that are wanted, in order of their names.
 

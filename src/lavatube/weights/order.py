@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
-
-from lavatube.weights.headers import TensorPlace
+from typing import Final, Protocol
 
 Rank = tuple[int, int]
 """A stage of the forward pass and a layer of it; smaller is needed earlier."""
+
+
+class Placed(Protocol):
+    """A tensor, and between which bytes of its file it lies."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def stop(self) -> int: ...
+
 
 _LAYER: Final = re.compile(r"\blayers\.(\d+)\.")
 _STAGES: Final = (
@@ -22,6 +34,7 @@ _STAGES: Final = (
 _TOWER_BEFORE_LAYERS: Final = re.compile(r"vision.*(embeddings|pre_layrnorm)")
 _LAST_NORM_STAGE: Final = 5
 FIRST: Final[Rank] = (0, 0)
+DIRECTORY_BYTES: Final = 64 * 1024
 
 
 def rank(name: str) -> Rank:
@@ -32,7 +45,7 @@ def rank(name: str) -> Rank:
     return stage, number
 
 
-def rank_chunks(places: Sequence[TensorPlace], size: int, chunk_bytes: int) -> list[Rank]:
+def rank_chunks(places: Sequence[Placed], size: int, chunk_bytes: int) -> list[Rank]:
     """When each chunk of a file is needed first; the header, before any tensor."""
     unused: Rank = (_STAGES[-1][1] + 1, 0)
     ranks = [unused] * -(-size // chunk_bytes)
@@ -42,3 +55,8 @@ def rank_chunks(places: Sequence[TensorPlace], size: int, chunk_bytes: int) -> l
             ranks[chunk] = min(ranks[chunk], needed)
     ranks[0] = FIRST
     return ranks
+
+
+def tail_bytes(path: str) -> int:
+    """How much of a file's end is needed to know its tensors, beside its beginning; of a file of torch, enough."""
+    return DIRECTORY_BYTES if path.endswith(".bin") else 0

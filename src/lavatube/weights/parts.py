@@ -66,6 +66,11 @@ class Part:
             yield buffer[:count]
             start += count
 
+    def peek(self, start: int, stop: int) -> bytes:
+        """A few bytes; whether they have come is for the caller to know."""
+        with cache_border(f"{self.path} can't be read"):
+            return os.pread(self._descriptor, stop - start, start)
+
     def mark(self, chunk: int) -> None:
         """Remember that a chunk is whole, and let the disk begin with it: what is left for the end is little."""
         _begin_write_back(self._descriptor, *self.span(chunk))

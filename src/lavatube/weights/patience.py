@@ -52,6 +52,12 @@ class Patience:
         return min(max(delay, error.retry_after_s or 0.0), self._policy.max_wait_s)
 
 
+def check_rate(policy: Policy, received_bytes: int, elapsed_s: float) -> None:
+    """Raises: Transient for what comes, but would take for ever."""
+    if elapsed_s > policy.read_timeout_s and received_bytes < elapsed_s * policy.min_rate_bytes_s:
+        raise Transient(f"slower than {policy.min_rate_bytes_s} bytes a second")
+
+
 def parse_retry_after(text: str | None) -> float | None:
     """Seconds that a `Retry-After` header asks for, as a number or as a date; None if it says nothing usable."""
     if not text:

@@ -6,7 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
+
+from lavatube.weights.options import MIB
 
 Phase = Literal["resolving", "fetching", "verifying", "ready"]
 
@@ -19,6 +22,22 @@ class Progress:
     done_bytes: int = 0
     total_bytes: int = 0
     rate_bytes_s: float = 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Until all are in place, at this rate; None where that can't be told."""
+        if self.rate_bytes_s <= 0 or not self.total_bytes:
+            return None
+        return max(self.total_bytes - self.done_bytes, 0) / self.rate_bytes_s
+
+    @property
+    def extent(self) -> str:
+        """Bytes, rate and time left, for people; what is not known is left out."""
+        if not self.total_bytes:
+            return ""
+        rate = f", {self.rate_bytes_s / MIB:,.1f} MiB/s" if self.rate_bytes_s else ""
+        left = "" if self.eta_s is None else f", {timedelta(seconds=round(self.eta_s))} left"
+        return f"{self.done_bytes / MIB:,.1f} of {self.total_bytes / MIB:,.1f} MiB{rate}{left}"
 
 
 OnProgress = Callable[[Progress], None]

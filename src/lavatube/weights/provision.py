@@ -7,7 +7,7 @@ a name. Knows no models and no settings.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,21 +15,24 @@ from lavatube.errors import CacheUnusable, SourceUnavailable
 from lavatube.weights import manifest as manifests
 from lavatube.weights.adopt import adopt
 from lavatube.weights.archive import unpack
-from lavatube.weights.cache import open_cache
+from lavatube.weights.cache import Cache, open_cache
 from lavatube.weights.chunk_map import read_map
 from lavatube.weights.download import part_name
 from lavatube.weights.fetch import fetch
 from lavatube.weights.in_place import folder_bytes, use_folder
-from lavatube.weights.join import join_parts
+from lavatube.weights.join import frame_main, join_parts, may_lack_parts
 from lavatube.weights.locks import hold
-from lavatube.weights.manifest import Manifest
+from lavatube.weights.manifest import Manifest, is_weights
 from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trust
 from lavatube.weights.progress import Meter, OnProgress, Progress, counter
 from lavatube.weights.source import Source, SourceFile
 from lavatube.weights.sources import hub_identity, resolve, settle
-from lavatube.weights.staging import Staging
+from lavatube.weights.staged import sweep
+from lavatube.weights.staging import Staging, can_be_staged
+from lavatube.weights.tar_index import lay_out
 from lavatube.weights.uri import ModelUri, parse_model
+from lavatube.weights.whole import Frame
 
 __all__ = [
     "Policy",
@@ -45,6 +48,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+MakeFrame = Callable[[Source, Mapping[str, str], Cache], Frame | None]
+"""What is around a source whose weights are still to come, but whose other files, with these digests, are here."""
+
 
 def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> Provisioned:
     """Make the model's files available on this machine, with those of the models that it is put together from.
@@ -54,24 +60,36 @@ def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> P
     Raises: OperatorError, of a kind that says whether the setting, the source, the digests or the cache is at fault.
     """
     pinned = manifests.read_manifest(options.lock) if options.lock else None
-    main = _provision_one(uri, options, pinned, on_progress)
-    unstaged = replace(options, on_staged=None)  # a part is no checkpoint
-    provisioned = join_parts(
-        main, options, pinned, lambda part, companion: _provision_one(part, unstaged, companion, on_progress)
-    )
+    sweep(open_cache(options).staged)
+    unstaged = replace(options, on_staged=None)
+
+    def provision_part(part: str, companion: Manifest | None, frame: Frame | None) -> Provisioned:
+        if frame is None:  # a part alone is no checkpoint
+            return _provision_one(part, unstaged, companion, on_progress)
+        return _provision_one(part, options, companion, on_progress, lambda *_: frame)
+
+    def frame(source: Source, digests: Mapping[str, str], cache: Cache) -> Frame | None:
+        return frame_main(source, digests, cache, pinned, provision_part)
+
+    main = _provision_one(uri, options, pinned, on_progress, frame)
+    provisioned = join_parts(main, options, pinned, provision_part)
     on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
     return provisioned
 
 
 def _provision_one(
-    uri: str, options: ProvisionOptions, pinned: Manifest | None, on_progress: OnProgress
+    uri: str,
+    options: ProvisionOptions,
+    pinned: Manifest | None,
+    on_progress: OnProgress,
+    make_frame: MakeFrame = lambda *_: Frame(),
 ) -> Provisioned:
     model = parse_model(uri)
     on_progress(Progress("resolving"))
     if model.kind == "folder":
         provisioned = use_folder(Path(model.location), pinned, options, on_progress)
     else:
-        provisioned = _Provisioning(model, pinned, options, on_progress).run(model)
+        provisioned = _Provisioning(model, pinned, options, on_progress, make_frame).run(model)
     logger.info(
         "provisioned %s: %d bytes, trust %s, set %.12s, from cache: %s",
         provisioned.source, provisioned.total_bytes, provisioned.trust, provisioned.set_digest, provisioned.from_cache,
@@ -81,7 +99,7 @@ def _provision_one(
 
 def provision_source(source: Source, options: ProvisionOptions, on_progress: OnProgress) -> Provisioned:
     """The same for a source that the caller has made, such as files in memory. Raises: as `provision`."""
-    return _Provisioning(None, None, options, on_progress).bring(source)
+    return _Provisioning(None, None, options, on_progress, lambda *_: Frame()).bring(source)
 
 
 def lock_model(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> Manifest:
@@ -108,8 +126,14 @@ class _Provisioning:
     """One call, for a source whose files go through the cache."""
 
     def __init__(
-        self, model: ModelUri | None, pinned: Manifest | None, options: ProvisionOptions, on_progress: OnProgress
+        self,
+        model: ModelUri | None,
+        pinned: Manifest | None,
+        options: ProvisionOptions,
+        on_progress: OnProgress,
+        make_frame: MakeFrame,
     ) -> None:
+        self._make_frame = make_frame
         self._model = model
         self._pinned = pinned
         self._options = options
@@ -167,7 +191,7 @@ class _Provisioning:
         return self._provisioned(ready, recalled.trust) if ready else None
 
     def _look_up(self, set_digest: str) -> ReadySet | None:
-        return self._cache.find(set_digest, counter("verifying", 0, self._on_progress))
+        return self._cache.find(set_digest, lambda size: counter("verifying", size, self._on_progress))
 
     def _fetch(self, source: Source) -> Provisioned:
         """Bring what is missing, while no other process does the same."""
@@ -181,27 +205,42 @@ class _Provisioning:
 
     def _fetch_missing(self, source: Source) -> Provisioned:
         if source.is_archive:
-            return self._unpack(source)
+            laid_out = lay_out(source, self._options.policy)
+            if laid_out is None:
+                return self._unpack(source)
+            source = laid_out
         cache, policy = self._cache, self._options.policy
-        count = counter("verifying", 0, self._on_progress)
+        here_bytes = sum(file.size for file in source.files if file.sha256 and cache.has_blob(file.sha256, file.size))
+        count = counter("verifying", here_bytes, self._on_progress)
         missing = [
             file for file in source.files if not file.sha256 or not cache.has_intact_blob(file.sha256, file.size, count)
         ]
-        adopted = self._adopt(missing)
-        missing = [file for file in missing if file.path not in adopted]
+        known = self._adopt(missing)
+        missing = [file for file in missing if file.path not in known]
         cache.check_space(sum(file.size - cache.allocated_bytes(part_name(source, file)) for file in missing))
         logger.info("fetching %d of %d files of %s", len(missing), len(source.files), source.uri)
+        trace, is_here = self._options.trace, not missing
+        if self._options.on_staged and can_be_staged(source) and may_lack_parts(source):
+            described = [file for file in missing if not is_weights(file.path)]
+            known |= fetch(source, described, cache, policy, self._on_progress, trace=trace) if described else {}
+            missing = [file for file in missing if is_weights(file.path)]
+        staging = self._stage(source, known) if missing else None
+        known |= fetch(source, missing, cache, policy, self._on_progress, staging, trace) if missing else {}
+        return self._publish(source, source.manifest(known), from_cache=is_here)
+
+    def _stage(self, source: Source, known: Mapping[str, str]) -> Staging | None:
+        """For an engine that wants to begin early; `known` are the digests of what is here."""
         announce = self._options.on_staged
-        staging = Staging(source, cache, announce, adopted) if announce else None
-        trace = self._options.trace
-        digests = fetch(source, missing, cache, policy, self._on_progress, staging, trace) if missing else {}
-        return self._publish(source, source.manifest(adopted | digests), from_cache=not missing)
+        if announce is None or not can_be_staged(source):
+            return None
+        frame = self._make_frame(source, known, self._cache)
+        return Staging(source, self._cache, announce, known, frame) if frame else None
 
     def _adopt(self, missing: list[SourceFile]) -> dict[str, str]:
         """What the hub's own library has in its cache."""
         if self._model is None or self._model.kind != "hub" or self._options.hf_cache is None:
             return {}
-        on_bytes = counter("verifying", 0, self._on_progress)
+        on_bytes = counter("verifying", sum(file.size for file in missing), self._on_progress)
         return adopt(self._model.location, missing, self._options.hf_cache, self._cache, on_bytes)
 
     def _unpack(self, source: Source) -> Provisioned:

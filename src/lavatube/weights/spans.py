@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lavatube.weights.options import MIB
+from lavatube.weights.order import Rank
 
 SLOW: Final = 3.0
 """How many times the usual duration is too long."""
@@ -33,20 +34,26 @@ class Span:
         return self.stop - self.start
 
 
-def plan(sizes: Sequence[int], done: Sequence[Sequence[int]], chunk_bytes: int) -> list[Span]:
+def plan(
+    sizes: Sequence[int], done: Sequence[Sequence[int]], chunk_bytes: int, tails: Sequence[int] | None = None
+) -> list[Span]:
     """The chunks that are missing, in the order they are wanted.
 
-    Files of one chunk come first (they say what the checkpoint is), then the first chunk of each other file (the names
-    of its tensors lie there), then the rest in turn, since one file's bytes are hashed one after the other.
-    `done` has one truth value a chunk.
+    Files of one chunk come first (they say what the checkpoint is), then the first chunk of each other file, and those
+    with the bytes of its tail (the names of its tensors lie there), then the rest in turn, since one file's bytes are
+    hashed one after the other. `done` has one truth value a chunk.
     """
+    ends = [size - tail for size, tail in zip(sizes, tails or [0] * len(sizes), strict=True)]
     missing = [
         Span(file, chunk * chunk_bytes, min((chunk + 1) * chunk_bytes, size))
         for file, size in enumerate(sizes)
         for chunk, is_done in enumerate(done[file])
         if not is_done
     ]
-    return sorted(missing, key=lambda span: (sizes[span.file] > chunk_bytes, span.start))
+    return sorted(
+        missing,
+        key=lambda span: (sizes[span.file] > chunk_bytes, span.start > 0 and span.stop <= ends[span.file], span.start),
+    )
 
 
 class Line:
@@ -90,9 +97,9 @@ class Line:
         self._waiting_bytes = sum(span.size for span in self._waiting)
         self._whole.add(file)
 
-    def sort(self, key: Callable[[Span], object]) -> None:
+    def sort(self, key: Callable[[Span], tuple[Rank, int]]) -> None:
         """What is under way stays so."""
-        self._waiting = deque(sorted(self._waiting, key=key))  # type: ignore[arg-type]
+        self._waiting = deque(sorted(self._waiting, key=key))
 
     def _next(self) -> Span:
         span = self._waiting.popleft()

@@ -7,6 +7,7 @@ Files of safetensors and those of `torch.save`, of which nothing is run, look th
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +15,14 @@ import torch
 
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.weights.arrival import find_arrivals
+from lavatube.weights.chunk_map import map_beside
 from lavatube.weights.headers import INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE, TensorPlace, read_header, read_index
 from lavatube.weights.manifest import missing_weights
-from lavatube.weights.torch_zip import read_torch_zip
+from lavatube.weights.torch_zip import StoredTensor, list_stored, read_torch_zip
+from lavatube.weights.zip_directory import Archive
+
+Place = TensorPlace | StoredTensor
+"""Where a tensor lies: known exactly, or, in a file of torch that is still being fetched, as far as its end says."""
 
 _DTYPES: Final = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -28,7 +34,7 @@ _DTYPES: Final = {
 class Tensors:
     """Tensors by name, read when they are asked for, in any order."""
 
-    def __init__(self, folder: Path, places: dict[str, tuple[str, TensorPlace]]) -> None:
+    def __init__(self, folder: Path, places: dict[str, tuple[str, Place]]) -> None:
         self._folder = folder
         self._arrivals = find_arrivals(folder)
         self._places = places
@@ -58,17 +64,19 @@ class Tensors:
         """
         file, place = self._find(name)
         dtype = _DTYPES[place.dtype]
-        count = place.stop - place.start
-        if count == 0:
+        if 0 in place.shape:
             return torch.empty(place.shape, dtype=dtype)
         if file in self._arrivals:
             self._arrivals[file].wait(place.start, place.stop)
+        if isinstance(place, StoredTensor):
+            place = _locate(self._folder / file, place)
+        count = place.stop - place.start
         data = torch.frombuffer(self._map(file), dtype=torch.uint8, count=count, offset=place.start)
         if data.data_ptr() % dtype.itemsize:
             data = data.clone()  # legal in the format, but no processor likes it
         return data.view(dtype).view(place.shape)
 
-    def _find(self, name: str) -> tuple[str, TensorPlace]:
+    def _find(self, name: str) -> tuple[str, Place]:
         if name not in self._places:
             raise UnsupportedCheckpoint(f"The checkpoint has no tensor {name}.")
         return self._places[name]
@@ -108,13 +116,23 @@ def open_file(path: Path) -> Tensors:
     return Tensors(path.parent, {place.name: (path.name, place) for place in _read_places(path)})
 
 
-def _read_places(path: Path) -> list[TensorPlace]:
-    return read_header(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+def _read_places(path: Path) -> Sequence[Place]:
+    if path.suffix == ".safetensors":
+        return read_header(path)
+    if not map_beside(path).exists():
+        return read_torch_zip(path)
+    with path.open("rb") as file:
+        return list_stored(file, path.name)
 
 
-def _read_shards(folder: Path, index: str) -> dict[str, tuple[str, TensorPlace]]:
+def _locate(path: Path, stored: StoredTensor) -> TensorPlace:
+    with path.open("rb") as file:
+        return stored.locate(Archive(file, path.name))
+
+
+def _read_shards(folder: Path, index: str) -> dict[str, tuple[str, Place]]:
     weight_map = read_index(folder / index)
-    places: dict[str, tuple[str, TensorPlace]] = {}
+    places: dict[str, tuple[str, Place]] = {}
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
             raise UnsupportedCheckpoint(f"{index} names {shard}, which is not there.", remedy="Fetch it again.")

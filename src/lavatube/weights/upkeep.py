@@ -18,6 +18,7 @@ from lavatube.weights.locks import hold
 from lavatube.weights.marker import ReadySet
 from lavatube.weights.parts import cache_border
 from lavatube.weights.refs import read_ref
+from lavatube.weights.staged import sweep
 
 PART_AGE_S: Final = 7 * 24 * 3600.0
 MIN_QUERY: Final = 6
@@ -132,9 +133,7 @@ def _collect(cache: Cache, part_age_s: float) -> int:
     for joined in cache.joined.glob("*"):
         if not all(path.exists() for path in joined.rglob("*")):  # a link that leads nowhere any more
             shutil.rmtree(joined)
-    for staged in cache.staged.glob("*"):
-        if staged.stat().st_mtime <= time.time() - part_age_s:  # whoever began with it has long ended
-            shutil.rmtree(staged)
+    sweep(cache.staged)
     blobs = [blob for blob in cache.blobs.glob("*/*") if blob.name not in needed]
     return sum(_remove(path) for path in [*blobs, *_stale_parts(cache, part_age_s)])
 

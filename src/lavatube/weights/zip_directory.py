@@ -1,7 +1,9 @@
 """Where the records of an uncompressed zip file lie, checked before a byte of them is used. No decompression, no torch.
 
 `zipfile` is lenient: it reads damaged, overlapping and ambiguous archives. Here each record has one name, one place and
-no compression, so that it can be mapped; everything else is refused.
+no compression, so that it can be mapped; everything else is refused. The directory at the archive's end says between
+which bytes a record lies, the header before the record itself where exactly: a file that is still being fetched can be
+laid out before its records are here.
 
 Source: APPNOTE.TXT 6.3.10, sections 4.3.7 (local header), 4.3.12 (directory), 4.3.14 to 4.3.16 (its end, with zip64).
 """
@@ -10,8 +12,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from lavatube.errors import DigestMismatch, UnsupportedCheckpoint
 
@@ -28,51 +29,76 @@ _ENCRYPTED: Final = 0x0001
 _ZIP64: Final = 0x0001
 
 
+class Seekable(Protocol):
+    """An open binary file, as far as it is used here."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One stored file: bytes `start` to `stop` of the archive."""
+    """One stored file of `size_bytes`: it and the header before it are bytes `start` to `stop` of the archive."""
 
     name: str
     start: int
     stop: int
+    size_bytes: int
 
 
-def read_directory(path: Path) -> dict[str, Record]:
-    """The records of an archive by name.
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the directory says of a record; `start` is where its header begins."""
+
+    name: str
+    start: int
+    size_bytes: int
+
+
+class Archive:
+    """One open zip file.
 
     Raises: UnsupportedCheckpoint for what is no plain zip of stored records; DigestMismatch for a file that was cut.
     """
-    try:
-        with path.open("rb") as file:
-            return _Reader(file, path.name).records()
-    except OSError as error:
-        raise UnsupportedCheckpoint(f"{path.name} can't be read: {error.strerror}.") from error
 
-
-class _Reader:
-    """One open archive."""
-
-    def __init__(self, file: BinaryIO, where: str) -> None:
+    def __init__(self, file: Seekable, where: str) -> None:
         self._file = file
         self._where = where
         self._size = file.seek(0, 2)
 
     def records(self) -> dict[str, Record]:
+        """By name. What lies before the directory is not looked at."""
         count, length, start = self._find_directory()
         if length > MAX_DIRECTORY_BYTES:
             raise UnsupportedCheckpoint(f"{self._where}: a directory of {length} bytes is over the limit.")
         directory = self._read(start, length)
-        records: dict[str, Record] = {}
+        entries: dict[str, _Entry] = {}
         at = 0
         for _ in range(count):
-            record, at = self._parse_entry(directory, at)
-            if record.name in records:
-                self._refuse(f"has two records named {record.name!r:.200}")
-            records[record.name] = record
+            entry, at = self._parse_entry(directory, at)
+            if entry.name in entries:
+                self._refuse(f"has two records named {entry.name!r:.200}")
+            entries[entry.name] = entry
         if at != len(directory):
             self._refuse("has a directory that is longer than its entries")
-        self._check_places(list(records.values()), start)
-        return records
+        in_place = sorted(entries.values(), key=lambda entry: entry.start)
+        stops = [entry.start for entry in in_place[1:]] + [start]
+        return {entry.name: self._record(entry, stop) for entry, stop in zip(in_place, stops, strict=True)}
+
+    def read(self, record: Record) -> bytes:
+        return self._read(self.data_start(record), record.size_bytes)
+
+    def data_start(self, record: Record) -> int:
+        """Where the bytes of a record begin: its header has a field of its own, with which torch pads to 64 bytes."""
+        local = _LOCAL.unpack(self._read(record.start, _LOCAL.size))
+        name = record.name.encode()
+        if local[0] != b"PK\x03\x04" or self._read(record.start + _LOCAL.size, local[9]) != name:
+            self._refuse(f"has a directory that does not lead to {record.name!r:.200}")
+        start = record.start + _LOCAL.size + int(local[9]) + int(local[10])
+        if start + record.size_bytes > record.stop:
+            self._refuse(f"has a record {record.name!r:.200} that overlaps something else")
+        return start
 
     def _find_directory(self) -> tuple[int, int, int]:
         """Number of entries, length in bytes, and place of the directory."""
@@ -96,7 +122,7 @@ class _Reader:
             self._refuse("has a damaged zip64 end")
         return count, length, place
 
-    def _parse_entry(self, directory: bytes, at: int) -> tuple[Record, int]:
+    def _parse_entry(self, directory: bytes, at: int) -> tuple[_Entry, int]:
         if len(directory) - at < _ENTRY.size:
             self._refuse("has a directory that is shorter than its entries")
         fields = _ENTRY.unpack_from(directory, at)
@@ -117,10 +143,12 @@ class _Reader:
         size, packed, offset = self._widen(extra, size, packed, fields[16])
         if size != packed:
             self._refuse(f"gives {name!r:.200} two sizes")
-        start = self._data_start(name, offset)
-        if start + size > self._size:
-            self._refuse(f"ends before its record {name!r:.200} does")
-        return Record(name, start, start + size), stop
+        return _Entry(name, offset, size), stop
+
+    def _record(self, entry: _Entry, stop: int) -> Record:
+        if entry.start + _LOCAL.size + len(entry.name) + entry.size_bytes > stop:
+            self._refuse(f"has a record {entry.name!r:.200} that overlaps something else")
+        return Record(entry.name, entry.start, stop, entry.size_bytes)
 
     def _widen(self, extra: bytes, *fields: int) -> list[int]:
         """The sizes and the offset, with those that need more than 32 bits taken from the zip64 field."""
@@ -137,20 +165,6 @@ class _Reader:
             self._refuse("lacks the 64-bit sizes of a record")
         numbers = iter(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
         return [next(numbers) if field == _FULL_32 else field for field in fields]
-
-    def _data_start(self, name: str, offset: int) -> int:
-        """The local header repeats the name, and has an extra field of its own: torch pads with it to 64 bytes."""
-        local = _LOCAL.unpack(self._read(offset, _LOCAL.size))
-        if local[0] != b"PK\x03\x04" or self._read(offset + _LOCAL.size, local[9]) != name.encode():
-            self._refuse(f"has a directory that does not lead to {name!r:.200}")
-        return offset + _LOCAL.size + int(local[9]) + int(local[10])
-
-    def _check_places(self, records: list[Record], directory_start: int) -> None:
-        at = 0
-        for record in sorted(records, key=lambda record: (record.start, record.stop)):
-            if record.start < at or record.stop > directory_start:
-                self._refuse(f"has a record {record.name!r:.200} that overlaps something else")
-            at = record.stop
 
     def _read(self, start: int, length: int) -> bytes:
         if not 0 <= start <= start + length <= self._size:

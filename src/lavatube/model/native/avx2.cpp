@@ -24,7 +24,7 @@ constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109
                           2.4022651e-1f, 6.9314718e-1f, 1.0f};
 
 struct Vector {
-    static constexpr int BLOCK_ROWS = 4, PANELS = 1, ATTENTION_ROWS = 4;
+    static constexpr int BLOCK_ROWS = 4, PANELS = 1;
     struct Floats { __m256 low, high; };
     struct Integers { __m256i low, high; };
 
@@ -134,7 +134,8 @@ struct Vector {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
+const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack,   multiply, attend, fill,
+                               normalize,          gate,   rotate,   add,    find_largest};
 
 #if defined(__clang__)
 #pragma clang attribute pop

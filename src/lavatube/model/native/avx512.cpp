@@ -26,7 +26,6 @@ constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109
 
 struct Vector {
     static constexpr int BLOCK_ROWS = 12, PANELS = 2;  // 24 sums in 32 registers
-    static constexpr int ATTENTION_ROWS = 24;
     using Floats = __m512;
     using Integers = __m512i;
 
@@ -84,7 +83,8 @@ struct Vector {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
+const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack,   multiply, attend, fill,
+                                 normalize,          gate,   rotate,   add,    find_largest};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -14,6 +14,8 @@ struct Kernels {
     void (*normalize)(const uint16_t* row, const uint16_t* weight, float epsilon, int64_t size, uint16_t* output);
     void (*gate)(const uint16_t* row, const uint16_t* other, float linear, float cubic, int64_t size, uint16_t* output);
     void (*rotate)(uint16_t* heads, const float* cosines, const float* sines, int64_t num_heads, int64_t head_dim);
+    void (*add)(const uint16_t* left, const uint16_t* right, int64_t size, uint16_t* output);
+    int64_t (*find_largest)(const float* row, int64_t size, bool* is_finite);
 };
 
 extern const Kernels portable_kernels;

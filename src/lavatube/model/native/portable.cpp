@@ -11,7 +11,7 @@
 namespace {
 
 struct Vector {
-    static constexpr int BLOCK_ROWS = 4, PANELS = 1, ATTENTION_ROWS = 4;
+    static constexpr int BLOCK_ROWS = 4, PANELS = 1;
     struct Floats { float lane[LANES]; };
     struct Integers { int32_t lane[LANES]; };
 
@@ -121,4 +121,5 @@ void Vector::store_bfloat16(uint16_t* target, const Floats& all) {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate};
+const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack,   multiply, attend, fill,
+                                   normalize,          gate,   rotate,   add,    find_largest};

@@ -1,0 +1,88 @@
+"""A layer in one call of the kernels, against the same layer part by part."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lavatube.checkpoint import read_spec
+from lavatube.model.attention import KVCache
+from lavatube.model.elementwise import Rotation
+from lavatube.model.llava import Llava
+from lavatube.model.load import load_model
+from lavatube.model.native import LEVELS
+from lavatube.model.native_attention import NativeAttention
+from lavatube.spec import Quantize
+from tests.checkpoints import write_checkpoint
+from tests.model.driver import Driver, Stream
+from tests.model.kernels import kernels_up_to
+
+PRECISIONS: tuple[Quantize, ...] = ("none", "int8", "int4")
+
+
+@pytest.fixture(scope="module", params=[{}, {"language": "qwen2", "sliding_window": 9}], ids=["llama", "qwen2"])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), hidden_size=128, **request.param)
+
+
+def load(folder: Path, quantize: Quantize) -> Llava:
+    spec, device = read_spec(folder), torch.device("cpu")
+    return load_model(spec, folder, device, torch.bfloat16, lambda done, total: None, quantize)
+
+
+def through_all_layers(model: Llava, folder: Path, *, in_one_call: bool) -> tuple[Tensor, KVCache]:
+    """Three sequences, one of which is longer than what the perceptron takes at once, and then a token more of each."""
+    kernels = kernels_up_to(len(LEVELS) - 1)
+    draw = torch.Generator().manual_seed(0)
+    driver = Driver(model, read_spec(folder), num_blocks=400)
+    streams, found = [Stream() for _ in range(3)], []
+    for counts in ((600, 1, 20), (1, 1, 1)):
+        layout = driver.layout(list(zip(streams, counts, strict=True)))
+        attention = NativeAttention(kernels, driver.cache, layout, model.language.sliding_window)
+        rotation = Rotation(layout.positions, model.language.inverse_frequencies, torch.bfloat16)
+        hidden = torch.randn(sum(counts), 128, generator=draw).bfloat16()
+        for block in model.language.layers:
+            forward = block.by_kernels if in_one_call else block.by_parts
+            hidden = forward(hidden, rotation, attention)
+        found.append(hidden)
+    return torch.cat(found), driver.cache
+
+
+@pytest.mark.parametrize("quantize", PRECISIONS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_call_gives_the_same_bits_as_the_parts(folder: Path, quantize: Quantize, threads: int) -> None:
+    model, before = load(folder, quantize), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours, cache = through_all_layers(model, folder, in_one_call=True)
+        parts, other = through_all_layers(model, folder, in_one_call=False)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(ours, parts)
+    for stored, expected in ((cache.keys, other.keys), (cache.values, other.values)):
+        assert torch.equal(stored.view(torch.int16), expected.view(torch.int16))  # also where both are NaN
+
+
+def test_two_models_may_compute_at_once(folder: Path) -> None:
+    """One has the team, the other goes on alone."""
+    models = [load(folder, "int8") for _ in range(2)]
+    expected, _ = through_all_layers(models[0], folder, in_one_call=True)
+    found: list[Tensor] = []
+    before = torch.get_num_threads()
+
+    def run(model: Llava) -> None:
+        torch.set_num_threads(2)
+        found.append(through_all_layers(model, folder, in_one_call=True)[0])
+
+    workers = [threading.Thread(target=run, args=[model]) for model in models]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    torch.set_num_threads(before)
+    assert len(found) == 2
+    assert all(torch.equal(ours, expected) for ours in found)
