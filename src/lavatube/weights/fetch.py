@@ -7,6 +7,7 @@ anew, once. The caller's thread reports, and opens connections.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.order import tail_bytes
-from lavatube.weights.patience import Patience, Transient
+from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
 from lavatube.weights.spans import Line, Span, plan
@@ -87,7 +88,7 @@ class _Fetch:
         num_chunks = sum(download.part.num_chunks for download in self._downloads)
         most = max(1, min(self._policy.max_connections, num_chunks))
         with ThreadPoolExecutor(most, "fetch") as pool:
-            throttle = Throttle(min(self._policy.connections, most), most)
+            throttle = Throttle(min(self._policy.connections, most), most, os.cpu_count() or 1)
             futures = {pool.submit(self._receive) for _ in range(throttle.connections)}
             try:
                 self._watch(futures, lambda: pool.submit(self._receive), throttle, on_progress)
@@ -114,7 +115,7 @@ class _Fetch:
             if is_staging:
                 self._stage()
             received_bytes = sum(download.received_bytes for download in self._downloads)
-            change = throttle.advance(received_bytes, time.monotonic())
+            change = throttle.advance(received_bytes, time.monotonic(), time.process_time())
             futures |= {add_receiver() for _ in range(change)}
             if change < 0:
                 with self._changed:
@@ -236,20 +237,20 @@ class _Fetch:
                 if at >= position and download.store(buffer[:count], at) and download.claim():
                     self._hash(download, buffer)
                 at += count
-                self._check_rate(at - body.start, time.monotonic() - started)
+                check_rate(self._policy, at - body.start, time.monotonic() - started)
                 yield max(at, position)
 
-    def _check_rate(self, received_bytes: int, elapsed_s: float) -> None:
-        if elapsed_s > self._policy.read_timeout_s and received_bytes < elapsed_s * self._policy.min_rate_bytes_s:
-            raise Transient(f"slower than {self._policy.min_rate_bytes_s} bytes a second")
-
     def _hash(self, download: Download, buffer: memoryview) -> None:
+        """One step, or the decision at the end."""
         begun_s = time.monotonic()
         wrong = download.advance(buffer)
         self._tell("verify", download, begun_s)
         with self._changed:
             self._queue_again(download, wrong)
-            self._changed.notify_all()
+            if wrong or download.is_finished:
+                self._changed.notify_all()
+            else:
+                self._changed.notify()  # there may be more to hash, for one that has nothing else to do
 
     def _tell(self, kind: str, download: Download, begun_s: float) -> None:
         self._trace.span(kind, download.file.path, begun_s, time.monotonic())
