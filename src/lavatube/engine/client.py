@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from lavatube.engine.inbox import Inbox
 from lavatube.engine.process import WorkerProcess, start_worker, worker_command
+from lavatube.engine.streams import Streams
 from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy, Watchdog
 from lavatube.engine.wire import (
     Abort,
@@ -34,7 +34,6 @@ from lavatube.engine.wire import (
     is_last,
 )
 from lavatube.errors import (
-    Conflict,
     Draining,
     EngineCrashed,
     InternalError,
@@ -77,7 +76,7 @@ class EngineClient:
         self._watchdog = Watchdog(self._patience, time.monotonic())
         self._load: Load | None = None
         self._worker: WorkerProcess | None = None
-        self._streams: dict[str, Inbox | None] = {}  # None: closed here, its end is not yet told by the worker
+        self._streams = Streams()
         self._is_settled = asyncio.Event()  # READY, FAILED or STOPPED
         self._is_loaded = asyncio.Event()  # or never will be
         self._verdict: LavatubeError | None = None
@@ -137,10 +136,7 @@ class EngineClient:
         worker = self._worker
         if self.state is not EngineState.READY or worker is None:
             raise self._refusal()
-        if request.request_id in self._streams:
-            raise Conflict(f"Request {request.request_id} is running already.", param="request_id")
-        inbox = Inbox()
-        self._streams[request.request_id] = inbox
+        inbox = self._streams.open(request.request_id)
         try:
             await worker.send(request)
             while True:
@@ -151,13 +147,12 @@ class EngineClient:
                 if is_last(item):
                     return
         finally:
-            if self._streams.get(request.request_id) is inbox:
-                self._streams[request.request_id] = None
+            if self._streams.close(request.request_id, inbox):
                 worker.post(Abort(request.request_id, sent_s=time.monotonic()))
 
     def abort_choice(self, request_id: str, choice: int) -> None:
         """End one of a request's several answers; the others go on."""
-        if self._worker is not None and self._streams.get(request_id) is not None:
+        if self._worker is not None and self._streams.is_open(request_id):
             self._worker.post(Abort(request_id, choice, time.monotonic()))
 
     async def stop(self) -> None:
@@ -165,7 +160,7 @@ class EngineClient:
         if self.state is not EngineState.STOPPED:
             self.ready = self.loading = self.loaded = self.heartbeat = None
             self._move(EngineState.STOPPED)
-            self._fail_streams(Draining("The server is shutting down.", remedy=TRY_AGAIN))
+            self._streams.fail(Draining("The server is shutting down.", remedy=TRY_AGAIN))
         if self._supervision is not None:
             self._supervision.cancel()
             await asyncio.wait({self._supervision})
@@ -246,14 +241,8 @@ class EngineClient:
 
     def _receive(self, event: RequestEvent | Ready | Loaded | Loading | Heartbeat) -> None:
         match event:
-            case Tokens():
-                if (inbox := self._streams.get(event.request_id)) is not None:
-                    inbox.put(event)
-            case Done() | Failed():
-                streams = self._streams
-                inbox = streams.pop(event.request_id, None) if is_last(event) else streams.get(event.request_id)
-                if inbox is not None:
-                    inbox.put(event)
+            case Tokens() | Done() | Failed():
+                self._streams.put(event)
                 if isinstance(event, Done) and event.reason == "abort":
                     self.late_tokens[event.late_tokens] += 1
             case Ready():
@@ -289,14 +278,8 @@ class EngineClient:
         self._move(EngineState.FAILED if delay_s is None else EngineState.RESTARTING)
         # Whose fault it is may be told to everybody; paths and addresses are for the operator.
         told = cause if isinstance(cause, ServiceError) else from_code(cause.code, "The weights can't be used.")
-        self._fail_streams(told)
+        self._streams.fail(told)
         return delay_s
-
-    def _fail_streams(self, cause: LavatubeError) -> None:
-        streams, self._streams = self._streams, {}
-        for inbox in streams.values():
-            if inbox is not None:
-                inbox.put(cause)
 
     def _move(self, state: EngineState) -> None:
         assert self.state.can_become(state), f"the engine can't go from {self.state} to {state}"

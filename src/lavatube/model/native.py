@@ -265,4 +265,8 @@ def native() -> Native | None:
             "no kernels: the model runs on torch's own, slower; installation builds them with a C++ compiler"
         )
         return None
-    return Native(library, library.lavatube_level())
+    try:
+        return Native(library, library.lavatube_level())
+    except AttributeError as error:
+        logger.warning("the kernels are older than this program (%s): install it again, until then it is slower", error)
+        return None

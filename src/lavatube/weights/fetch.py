@@ -7,6 +7,7 @@ anew, once. The caller's thread reports, and opens connections.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +88,7 @@ class _Fetch:
         num_chunks = sum(download.part.num_chunks for download in self._downloads)
         most = max(1, min(self._policy.max_connections, num_chunks))
         with ThreadPoolExecutor(most, "fetch") as pool:
-            throttle = Throttle(min(self._policy.connections, most), most)
+            throttle = Throttle(min(self._policy.connections, most), most, os.cpu_count() or 1)
             futures = {pool.submit(self._receive) for _ in range(throttle.connections)}
             try:
                 self._watch(futures, lambda: pool.submit(self._receive), throttle, on_progress)
@@ -114,7 +115,7 @@ class _Fetch:
             if is_staging:
                 self._stage()
             received_bytes = sum(download.received_bytes for download in self._downloads)
-            change = throttle.advance(received_bytes, time.monotonic())
+            change = throttle.advance(received_bytes, time.monotonic(), time.process_time())
             futures |= {add_receiver() for _ in range(change)}
             if change < 0:
                 with self._changed:

@@ -134,8 +134,8 @@ struct Vector {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack,   multiply, attend, fill,
-                               normalize,          gate,   rotate,   add,    find_largest};
+const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate, add,
+                              find_largest};
 
 #if defined(__clang__)
 #pragma clang attribute pop

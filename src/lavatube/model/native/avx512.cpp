@@ -83,8 +83,8 @@ struct Vector {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack,   multiply, attend, fill,
-                                 normalize,          gate,   rotate,   add,    find_largest};
+const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate, add,
+                                find_largest};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,5 +1,5 @@
-// What Python calls, through ctypes: pointers to contiguous memory, and numbers. Those that return a number return 0, or
-// 1 if there is no memory.
+// What Python calls, through ctypes: pointers to contiguous memory, and numbers. What returns a number returns 0, or 1
+// if there is no memory.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -15,6 +15,9 @@ namespace {
 thread_local Scratch scratch;
 
 Threads torchs(int count) { return {count, false}; }
+
+// So few rows that torch does not share out its operations on them: its threads are asleep.
+constexpr int64_t FEW_ROWS = 16;
 
 }  // namespace
 
@@ -36,11 +39,11 @@ EXPORT int lavatube_level() {
 // Shapes: input (rows, inputs) and output (rows, outputs), each bfloat16 or float32; bias as the input.
 EXPORT int lavatube_product(int level, int threads, const Map* map, const void* input, void* output, int64_t rows,
                             int is_input_bfloat16, int is_output_bfloat16) {
-    return !multiply(kernels_of(level), torchs(threads), *map, input, output, rows, is_input_bfloat16,
+    return !multiply(kernels_of(level), {threads, rows <= FEW_ROWS}, *map, input, output, rows, is_input_bfloat16,
                      is_output_bfloat16);
 }
 
-// Weights of some outputs, from `first` on, into the panels that `lavatube_product` reads. 
+// Weights of some outputs, from `first` on, into the panels that `lavatube_product` reads.
 EXPORT int lavatube_fill(int level, int threads, int kind, const void* rows, void* weights, void* scales, int64_t first,
                          int64_t count, int64_t inputs, int64_t words, int64_t group, int is_bfloat16) {
     const Kernels& chosen = kernels_of(level);

@@ -41,7 +41,7 @@ double nucleus_floor(const double* scores, const double* weights, int64_t size, 
     std::vector<std::pair<double, double>> ranked;
     for (int64_t i = 0; i < size; ++i)
         if (scores[i] >= low && class_of(scores[i]) == last) ranked.emplace_back(scores[i], weights[i]);
-    std::sort(ranked.begin(), ranked.end(), [](const auto& left, const auto& right) { return left.first > right.first; });
+    std::sort(ranked.begin(), ranked.end(), [](const auto& one, const auto& other) { return one.first > other.first; });
     double kept = high;
     for (const auto& [score, weight] : ranked) {
         if (before >= limit) break;

@@ -38,7 +38,8 @@ bool multiply(const Kernels& kernels, const Threads& threads, const Map& map, co
     p.offsets = reinterpret_cast<int32_t*>(p.input_scales + num_scales);
 
     const int64_t blocks = (rows + kernels.block_rows - 1) / kernels.block_rows, panels = p.panels();
-    const int64_t share = std::clamp<int64_t>(BYTES_AT_ONCE / p.panel_bytes(), 1, (panels + threads.count - 1) / threads.count);
+    const int64_t fair = (panels + threads.count - 1) / threads.count;
+    const int64_t share = std::clamp<int64_t>(BYTES_AT_ONCE / p.panel_bytes(), 1, fair);
     const int64_t at_once = (share + 1) / 2 * 2;
     // As few meetings of the threads as can be: on a busy machine each may wait for one that is not running.
     each(blocks < 4 ? Threads{1, false} : threads, blocks, [&](int64_t block) { kernels.pack(p, block); });
@@ -59,9 +60,11 @@ bool attend(const Kernels& kernels, const Threads& threads, const Context& conte
     for (int64_t sequence = 0; sequence < sequences; ++sequence) {
         const int64_t count = context.starts[sequence + 1] - context.starts[sequence];
         pieces = std::max(pieces, (count + tokens_at_once - 1) / tokens_at_once);
-        for (int64_t i = 0; i < context.lengths[sequence]; ++i) {
-            const int64_t block = context.tables[sequence * context.table_blocks + i / context.block_size];
-            offsets[sequence * longest + i] = (block * context.block_size + i % context.block_size) * heads.size;
+        const int64_t* block = context.tables + sequence * context.table_blocks;
+        for (int64_t first = 0; first < context.lengths[sequence]; first += context.block_size, ++block) {
+            const int64_t end = std::min(first + context.block_size, context.lengths[sequence]);
+            for (int64_t i = first; i < end; ++i)
+                offsets[sequence * longest + i] = (*block * context.block_size + i - first) * heads.size;
         }
     }
     each_row(threads, rows, [&](int64_t row) {

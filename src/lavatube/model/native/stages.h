@@ -19,8 +19,8 @@ struct Map {
 
 // One layer's keys and values, and where the sequences of a step stand in its rows and in the cache.
 //
-// Shapes: keys and values (kv_heads, num_slots, head_dim); slots (rows,); starts (sequences + 1,); lengths (sequences,);
-// tables (sequences, table_blocks).
+// Shapes: keys and values (kv_heads, num_slots, head_dim); slots (rows,); starts (sequences + 1,); lengths
+// (sequences,); tables (sequences, table_blocks).
 struct Context {
     uint16_t* keys;
     uint16_t* values;

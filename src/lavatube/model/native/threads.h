@@ -5,8 +5,9 @@
 
 #include "team.h"
 
-// A kernel that is called alone takes the threads that torch has: those spin for a while after each of torch's own
-// operations, and others beside them would fight for the cores. A whole layer, with nothing of torch inside, has a team.
+// A kernel of many rows that is called alone takes the threads that torch has: those spin for a while after each of
+// torch's own operations, and others beside them would fight for the cores. A whole layer, with nothing of torch in it,
+// has a team.
 struct Threads {
     int count;
     bool are_a_team;
