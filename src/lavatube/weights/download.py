@@ -77,6 +77,11 @@ class Download:
         with self._lock:
             return self._here.num_bytes
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a chunk is here that counts for those who trail this file once its digest is right."""
+        return bool(self._unchecked)
+
     def is_usable(self, chunk: int) -> bool:
         """Whether those who trail this file may read a chunk."""
         return bool(self.part.done[chunk] and self._is_checked[chunk])

@@ -241,7 +241,15 @@ class _Fetch:
                 yield max(at, position)
 
     def _hash(self, download: Download, buffer: memoryview) -> None:
-        """One step, or the decision at the end."""
+        """One step, or the decision at the end; and what others brought meanwhile, if somebody waits for its digest.
+
+        They went on to their next spans, and it may be long before one of them looks up.
+        """
+        self._hash_once(download, buffer)
+        while download.is_awaited and download.claim():
+            self._hash_once(download, buffer)
+
+    def _hash_once(self, download: Download, buffer: memoryview) -> None:
         begun_s = time.monotonic()
         wrong = download.advance(buffer)
         self._tell("verify", download, begun_s)
