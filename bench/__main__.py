@@ -36,7 +36,11 @@ BENCHMARKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", help="which to run (default: all)")
-    for name in parser.parse_args().names or BENCHMARKS:
+    names = parser.parse_args().names or list(BENCHMARKS)
+    for name in names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no {name}; there are {', '.join(BENCHMARKS)}")
+    for name in names:
         BENCHMARKS[name]()
 
 

@@ -107,6 +107,13 @@ def test_served_name() -> None:
     assert Settings(model=".").served_name == Path.cwd().name
 
 
+def test_a_user_without_a_home_is_told_to_name_a_cache() -> None:
+    nowhere = Settings(cache=Path("~no-such-user/cache"), hf_cache=Path("~no-such-user/hub"))
+    with pytest.raises(InvalidSetting, match="--cache"):
+        _ = nowhere.cache_folder
+    assert not nowhere.hf_cache_folder.exists()
+
+
 def test_a_child_gets_the_same_settings() -> None:
     settings = Settings(port=1, cache=Path("/c"), allow_unverified=True, hf_token="t", image_fetch_timeout_s=2.5)
     assert read_settings(environ=environment_of(settings)) == settings

@@ -26,6 +26,7 @@ from lavatube.predictions.postman import Postman
 from lavatube.predictions.service import PredictionService
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
+from lavatube.provisioning import open_trace
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.boundary import RequestId
@@ -38,7 +39,6 @@ from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import Settings
 from lavatube.setup import Setup
 from lavatube.stores import Stores
-from lavatube.trace import Trace
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.uri import parse_model
 
@@ -57,7 +57,7 @@ def serve(settings: Settings) -> NoReturn:
     # Its start and stop are ours to tell, and so is what could not be parsed: it warns of each such connection.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     parse_model(settings.model)
-    _begin_trace(settings.trace)
+    open_trace(settings.trace).begin()
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
     Origins(settings.allowed_origins)
@@ -228,16 +228,6 @@ class Front:
     def _on_signal(self) -> None:
         """The first one begins the end, the second one means now. The loop may be asleep when a signal comes."""
         self._loop.call_soon_threadsafe(self._hurrying.set if self._stopping.is_set() else self._stopping.set)
-
-
-def _begin_trace(path: str) -> None:
-    """Raises: InvalidSetting, if the file can't be written."""
-    try:
-        Trace(path).begin()
-    except OSError as error:
-        raise InvalidSetting(
-            f"trace: {path} can't be written: {error.strerror}.", remedy="Name another file."
-        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

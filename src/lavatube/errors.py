@@ -123,7 +123,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """This caller may not do that, or the request is addressed to a name that is not the server's."""
+    """This caller may not do that; or the request is addressed to another name, or comes from another site's page."""
 
     code = "forbidden"
     status = 403

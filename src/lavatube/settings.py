@@ -182,7 +182,22 @@ class Settings:
 
     @property
     def cache_folder(self) -> Path:
-        return self.cache.expanduser().absolute()
+        """Raises: InvalidSetting, where ~ leads nowhere, as for a user without a home."""
+        try:
+            return self.cache.expanduser().absolute()
+        except RuntimeError:
+            raise InvalidSetting(
+                f"cache: {self.cache} can't be found: this user has no home directory.",
+                remedy="Name a directory with --cache, or set HOME.",
+            ) from None
+
+    @property
+    def hf_cache_folder(self) -> Path:
+        """Where ~ leads nowhere, nothing is taken from there."""
+        try:
+            return self.hf_cache.expanduser().absolute()
+        except RuntimeError:
+            return self.hf_cache.absolute()
 
 
 def options() -> tuple[Option, ...]:

@@ -68,7 +68,7 @@ class Setup:
             gc.freeze()  # what is here by now stays: no stream need wait while it is searched for garbage
             self._note(f"phase 2: {_describe_engine(ready, loaded)}")
             elapsed_s, name = time.monotonic() - self.started, self._settings.served_name
-            self._note(f"ready after {elapsed_s:.1f} s: {name} at {url}; in a browser {url}/playground")
+            self._note(f"ready after {elapsed_s:.1f} s: {name} at {url}, for browsers at /playground")
         except LavatubeError as error:
             self._fail(error)
         except Exception:

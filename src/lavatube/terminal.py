@@ -65,8 +65,8 @@ def show_spec(model: str, device: str, provisioned: provision.Provisioned, spec:
     console = Console()
     decisions = Table(title=f"{model}  ({provisioned.trust}, {_size(provisioned.total_bytes)})", title_justify="left")
     decisions.add_column("what")
-    decisions.add_column("decision", style="bold")
-    decisions.add_column("because", style="dim")
+    decisions.add_column("decision", style="bold", overflow="fold")
+    decisions.add_column("because", style="dim", overflow="fold")
     for decision in spec.decisions:
         decisions.add_row(decision.subject, decision.choice, decision.reason)
     console.print(decisions)

@@ -13,7 +13,7 @@ from lavatube.checkpoint import read_spec
 from lavatube.engine.core import EngineCore
 from lavatube.engine.load import load_core
 from lavatube.engine.trail import Trail
-from lavatube.engine.wire import Done, RequestEvent, Tokens
+from lavatube.engine.wire import Done, RequestEvent, Submit, Tokens
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
 from lavatube.weights.arrival import Spoiled
@@ -73,22 +73,31 @@ class Source:
 
 
 class Asked(threading.Thread):
-    """One request on its way through an engine."""
+    """One request on its way through an engine, until it is over or its asker leaves."""
 
     def __init__(self, core: EngineCore, spec: ModelSpec) -> None:
         super().__init__(daemon=True)
         self.events: list[RequestEvent] = []
         self._core = core
-        self._spec = spec
+        self._has_left = threading.Event()
+        core.submit(question(spec))
 
     def run(self) -> None:
-        self.events = ask(self._core, self._spec)
+        while self._core.has_work and not self._has_left.is_set():
+            self.events += self._core.step()
+
+    def leave(self) -> None:
+        self._has_left.set()
+        self.join(WAIT_S)
+
+
+def question(spec: ModelSpec) -> Submit:
+    """Answered with likelihoods, which differ when a single bit of the logits does."""
+    return submit(spec, "a", msgspec.structs.replace(GREEDY, top_logprobs=5), num_images=1)
 
 
 def ask(core: EngineCore, spec: ModelSpec) -> list[RequestEvent]:
-    """Its tokens with their likelihoods, which differ when a single bit of the logits does."""
-    sampling = msgspec.structs.replace(GREEDY, top_logprobs=5)
-    return run(core, submit(spec, "a", sampling, num_images=1))["a"]
+    return run(core, question(spec))["a"]
 
 
 def said(events: list[RequestEvent]) -> list[Tokens]:
@@ -144,8 +153,9 @@ def test_layers_are_computed_as_they_land(checkpoint: Path, spec: ModelSpec, tmp
     assert said(asked.events)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_prompt_of_several_pieces_goes_through_each_layer_as_it_lands(
-    checkpoint: Path, spec: ModelSpec, tmp_path: Path
+    checkpoint: Path, spec: ModelSpec, tmp_path: Path, dtype: str
 ) -> None:
     """With all but the head here, every layer has run over every piece; and the answer has the same bits as ever."""
     source = Source(checkpoint, tmp_path, has_digests=True)
@@ -154,7 +164,7 @@ def test_a_prompt_of_several_pieces_goes_through_each_layer_as_it_lands(
     prompt = submit(spec, "a", msgspec.structs.replace(GREEDY, top_logprobs=5), length=60, num_images=2)
     num_pieces = -(-len(prompt.token_ids) // STEP)
     assert num_pieces > 5
-    trail = Trail(order(source.folder, max_step_tokens=STEP), lambda done, total: None)
+    trail = Trail(order(source.folder, max_step_tokens=STEP, dtype=dtype), lambda done, total: None)
     core = trail.core
     core.submit(prompt)
     source.bring(*early)
@@ -165,7 +175,8 @@ def test_a_prompt_of_several_pieces_goes_through_each_layer_as_it_lands(
     source.verify()
     trail.wait()
     answer = drain(core)["a"]
-    assert said(answer) == said(run(load_core(order(checkpoint, max_step_tokens=STEP)), prompt)["a"]) != []
+    plain = load_core(order(checkpoint, max_step_tokens=STEP, dtype=dtype))
+    assert said(answer) == said(run(plain, prompt)["a"]) != []
 
 
 def test_who_comes_while_another_is_held_goes_along(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:
@@ -238,6 +249,7 @@ def test_bytes_that_were_used_and_turn_out_wrong_end_it(checkpoint: Path, spec: 
     with pytest.raises(Spoiled):
         trail.wait()
     assert asked.is_alive(), "it is held for good: whoever runs the engine ends it"
+    asked.leave()
 
 
 def test_damage_that_looks_like_a_bad_checkpoint_is_known_for_what_it_is(checkpoint: Path, tmp_path: Path) -> None:

@@ -66,10 +66,10 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(grace_s)
 
-    def wait_ready(self, timeout_s: float = 60) -> None:
+    def wait_ready(self, timeout_s: float = 100) -> None:
         self.wait_for_status(200, timeout_s)
 
-    def wait_for_status(self, status: int, timeout_s: float = 60) -> None:
+    def wait_for_status(self, status: int, timeout_s: float = 100) -> None:
         """Until `/readyz` answers with this status."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -79,7 +79,7 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"/readyz was not {status} within {timeout_s} s\n{self.text}")
 
-    def wait_for_line(self, text: str, timeout_s: float = 60) -> None:
+    def wait_for_line(self, text: str, timeout_s: float = 100) -> None:
         """Until it has logged this."""
         deadline = time.monotonic() + timeout_s
         while text not in self.text:

@@ -102,6 +102,13 @@ def test_a_mistake_gets_a_sentence_and_a_code(tmp_path: Path, arguments: list[st
     assert len(result.stderr.splitlines()) <= 3, "what is wrong must not drown in a list of flags"
 
 
+def test_a_bad_variable_gets_a_sentence_and_a_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAVATUBE_TRACE", "/no/such/folder/trace.json")
+    result = run("pull", cache=tmp_path)
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert "trace: /no/such/folder/trace.json can't be written" in result.stderr
+
+
 def test_the_version_is_told() -> None:
     result = run("--version")
     assert (result.returncode, result.stdout) == (0, f"lavatube {version('lavatube')}\n")

@@ -42,6 +42,7 @@ VERSION_2 = """
         is_cancelled BOOLEAN NOT NULL, is_submitted BOOLEAN NOT NULL, deaths INTEGER NOT NULL, ended_s {real},
         size_bytes BIGINT NOT NULL, header {bytes} NOT NULL, request {bytes} NOT NULL, state {bytes} NOT NULL
     );
+    CREATE INDEX predictions_held ON predictions (status, holder);
     CREATE TABLE prediction_pieces (
         prediction_id VARCHAR(64) NOT NULL, first INTEGER NOT NULL, body {bytes} NOT NULL,
         PRIMARY KEY (prediction_id, first)

@@ -41,15 +41,19 @@ def refuse(_: Connection) -> None:
 
 async def test_one_change_that_cannot_be_made_fails_alone(writer: Writer) -> None:
     made: list[str] = []
-    is_free = threading.Event()
-    waiting = asyncio.create_task(writer.change(lambda _: is_free.wait(30)))
-    await asyncio.sleep(0)
+    has_begun, is_free = threading.Event(), threading.Event()
+
+    def wait(_: Connection) -> bool:
+        has_begun.set()
+        return is_free.wait(30)
+
+    waiting = writer.change(wait)
+    assert await asyncio.to_thread(has_begun.wait, 30)
     together = [
-        asyncio.create_task(writer.change(lambda _: made.append("before"))),
-        asyncio.create_task(writer.change(refuse)),
-        asyncio.create_task(writer.change(lambda _: made.append("after"))),
+        writer.change(lambda _: made.append("before")),
+        writer.change(refuse),
+        writer.change(lambda _: made.append("after")),
     ]
-    await asyncio.sleep(0)
     is_free.set()
     before, refused, after = await asyncio.gather(*together, return_exceptions=True)
     assert await waiting

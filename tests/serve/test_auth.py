@@ -19,7 +19,9 @@ from lavatube.predictions.tables import metadata
 from lavatube.serve.auth import ANYBODY, THE_OPERATOR, Keyring
 from tests.predictions.fakes import PNG
 from tests.serve.live import LiveServer
+from tests.serve.responses import post
 
+USER = {"role": "user", "content": "more"}
 GOOD = {"input": {"image": PNG, "prompt": "hello", "max_tokens": 5}}
 
 
@@ -141,6 +143,25 @@ def test_anothers_prediction_is_not_there(two_keys: tuple[LiveServer, str, str])
     assert httpx.post(f"{server.url}/predictions/mine/cancel", headers=headers(yours)).status_code == 404
     assert httpx.get(f"{server.url}/predictions/mine", headers=headers(mine)).json()["status"] != "canceled"
     assert httpx.post(f"{server.url}/predictions/mine/cancel", headers=headers(mine)).status_code == 200
+
+
+def test_anothers_response_is_not_there(two_keys: tuple[LiveServer, str, str]) -> None:
+    server, mine, yours = two_keys
+    with server.client(headers=headers(mine)) as my_own, server.client(headers=headers(yours)) as other:
+        made = post(my_own, background=True).json()
+        path = f"/v1/responses/{made['id']}"
+        for answer in (
+            other.get(path),
+            other.get(path, params={"stream": "true"}),
+            other.get(f"{path}/input_items"),
+            other.post(f"{path}/cancel"),
+            other.delete(path),
+            post(other, input=[{"type": "item_reference", "id": f"msg_{made['id'][5:]}"}, USER]),
+        ):
+            assert answer.status_code == 404
+        refused = post(other, previous_response_id=made["id"]).json()["error"]
+        assert refused["code"] == "previous_response_not_found"
+        assert my_own.get(path).status_code == 200
 
 
 def test_two_keys_may_use_the_same_id_and_see_nothing_of_each_other(two_keys: tuple[LiveServer, str, str]) -> None:

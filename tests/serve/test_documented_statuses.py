@@ -74,6 +74,8 @@ def test_whatever_the_server_is_doing(tmp_path: Path, kept: Kept, phase: Phase) 
     with LiveServer(tmp_path, kept=kept, is_ready=False) as server:
         server.view = replace(server.view, phase=phase)
         assert 503 in statuses(server, {})
+        for path in ("/predictions/x", "/v1/predictions/x", f"/v1/streams/{'a' * 52}", "/v1/responses/resp_x"):
+            assert httpx.get(f"{server.url}{path}").status_code == 503, "what is journaled can't be known yet"
 
 
 def test_while_the_database_fails(tmp_path: Path, broken: Kept) -> None:

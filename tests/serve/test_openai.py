@@ -6,9 +6,14 @@ import time
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from tests.serve.chat import ask, connect, post
 from tests.serve.live import LiveServer
+
+
+class Counted(BaseModel):
+    number: int
 
 
 def test_a_whole_completion_with_usage(stock: openai.OpenAI) -> None:
@@ -92,6 +97,17 @@ def test_follow_up_turns_with_a_message_of_the_helpers(stock: openai.OpenAI) -> 
     with stock.chat.completions.stream(model="echo", messages=ask("one STOP"), stop="STOP") as stream:
         message = stream.get_final_completion().choices[0].message
     messages = [*ask(), message, {"role": "user", "content": "more"}]
+    again = stock.chat.completions.create(model="echo", messages=messages, max_tokens=4)
+    assert again.choices[0].message.content == "more"
+
+
+def test_follow_up_turns_with_a_message_that_the_client_has_read(stock: openai.OpenAI) -> None:
+    """What it read in the content comes along, as `parsed`."""
+    asked = ask('{"number": 1} STOP')
+    read = stock.chat.completions.parse(model="echo", messages=asked, response_format=Counted, stop="STOP")
+    assert read.choices[0].message.parsed == Counted(number=1)
+    message = read.choices[0].message.model_dump(warnings=False)
+    messages = [*asked, message, {"role": "user", "content": "more"}]
     again = stock.chat.completions.create(model="echo", messages=messages, max_tokens=4)
     assert again.choices[0].message.content == "more"
 

@@ -56,9 +56,20 @@ def test_run_by_version_gives_it_piece_by_piece(stock: replicate.Client) -> None
     assert "".join(stock.run(f"{MODEL}:{version.id}", input=inputs())) == "hello hello "
 
 
-def test_run_polls_when_the_wait_expires(server: LiveServer, stock: replicate.Client) -> None:
+def test_a_wait_that_expires_says_starting_whatever_there_is(server: LiveServer, stock: replicate.Client) -> None:
+    """That is what makes a client poll. The stock one is left out of the wait: it hangs up half a second after it."""
     server.engine.token_s = 0.15
-    assert "".join(stock.run(MODEL, input=inputs(), wait=1)) == "hello hello "
+    path, headers = f"{server.url}/v1/models/{MODEL}/predictions", {"prefer": "wait=1"}
+    created = httpx.post(path, json={"input": inputs()}, headers=headers, timeout=60)
+    assert (created.status_code, created.headers["preference-applied"]) == (201, "wait=1")
+    assert (created.json()["status"], created.json()["output"]) == ("starting", None)
+    prediction = stock.predictions.get(created.json()["id"])
+    prediction.wait()
+    assert "".join(prediction.output) == "hello hello "
+
+
+def test_run_polls_where_it_does_not_wait(stock: replicate.Client) -> None:
+    assert "".join(stock.run(MODEL, input=inputs(), wait=False)) == "hello hello "
 
 
 def test_a_failed_prediction_is_a_model_error(stock: replicate.Client) -> None:

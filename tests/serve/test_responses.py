@@ -172,24 +172,6 @@ def test_a_chat_completion_is_no_response(stock: openai.OpenAI) -> None:
         stock.responses.retrieve(completion.id.removeprefix("chatcmpl-"))
 
 
-def test_another_keys_response_is_not_there(server: LiveServer) -> None:
-    with server.client() as http:
-        response_id = post(http, background=True).json()["id"]
-        owned = next(one for one in server.predictions() if response_id.endswith(one.id))
-        owned.owner = "somebody else"
-        path = f"/v1/responses/{response_id}"
-        for answer in (
-            http.get(path),
-            http.get(path, params={"stream": "true"}),
-            http.get(f"{path}/input_items"),
-            http.post(f"{path}/cancel"),
-            http.delete(path),
-        ):
-            assert answer.status_code == 404
-        refused = post(http, previous_response_id=response_id).json()["error"]
-        assert refused["code"] == "previous_response_not_found"
-
-
 def test_a_picture_that_is_no_longer_kept_has_to_be_sent_again(server: LiveServer) -> None:
     with server.client() as http:
         first = post(http, input=ask()).json()["id"]

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from lavatube.errors import Draining, NotReady
+from lavatube.predictions.events import Status, Usage
 from lavatube.predictions.limits import ServiceLimits
+from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.service import PredictionService
 from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.serving import Serving
@@ -75,3 +77,20 @@ async def test_who_waits_hears_of_the_end(phase: Phase, error: type[Exception]) 
     start.serving.wake()
     with pytest.raises(error):
         await task
+
+
+async def test_who_cancels_what_ends_just_now_sees_its_end(service: PredictionService) -> None:
+    """Of one that is journaled the end is decided a moment before it is shown."""
+    start = Start()
+    start.serving.open(service)
+    prediction = Prediction("one", is_journaled=True)
+    prediction.start(1, 0)
+    prediction.end_choice(0, "stop")
+    prediction.succeed(Usage())
+    assert not prediction.status.is_terminal
+    cancelling = asyncio.create_task(start.serving.end(prediction))
+    await asyncio.sleep(0)
+    assert not cancelling.done()
+    prediction.publish()
+    await cancelling
+    assert prediction.status is Status.SUCCEEDED

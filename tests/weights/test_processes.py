@@ -24,8 +24,11 @@ SMALL_BYTES = 64 * 1024  # config, tokenizer and manifest, generously
 NUM_CHUNKS = 10 + 3
 
 
-def start(uri: str, cache: Path, *, lock_wait_s: float = 30.0, flags: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.weights.puller", uri, str(cache), str(lock_wait_s), *flags]
+def start(
+    uri: str, cache: Path, *, lock_wait_s: float = 30.0, flags: tuple[str, ...] = (), by: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    """`by` is a command that starts it."""
+    command = [*by, sys.executable, "-m", "tests.weights.puller", uri, str(cache), str(lock_wait_s), *flags]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
@@ -117,6 +120,15 @@ def test_waiter_takes_over_from_a_killed_holder(cdn: Cdn, origin: Path, tmp_path
     kill(holder)
     assert contents(Path(str(answer(waiter)["folder"]))) == expected(origin)
     assert len(cdn.log.weights()) <= NUM_CHUNKS + POLICY.connections
+
+
+def test_a_file_that_the_system_lets_grow_no_further(cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
+    """The kernel refuses, as it does when a disk or a quota is full; and the next start goes on."""
+    limited = ("sh", "-c", 'ulimit -f 1000; exec "$@"', "sh")
+    given = answer(start(cdn.url("ok"), options.cache, by=limited))
+    assert given["code"] == "cache_unusable"
+    assert not list(options.cache.glob("trees/*"))
+    assert contents(provision(cdn.url("ok"), options, lambda _: None).folder) == expected(origin)
 
 
 def test_without_the_lock_both_are_right(cdn: Cdn, origin: Path, tmp_path: Path) -> None:

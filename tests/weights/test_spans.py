@@ -73,6 +73,14 @@ def test_connections_double_while_that_helps() -> None:
     assert throttle.connections == 8
 
 
+def test_no_connections_are_added_where_the_processor_is_the_bottleneck() -> None:
+    throttle = Throttle(4, 32, num_processors=2)
+    assert throttle.advance(0, 0.0, 1.0) == 0
+    assert throttle.advance(100, 0.5, 1.8) == 0
+    assert throttle.advance(900, 1.0, 1.9) == 0, "that is settled"
+    assert throttle.connections == 4
+
+
 def test_connections_have_a_limit() -> None:
     throttle = Throttle(8, 20)
     counts = [throttle.advance(10 ** (second + 1), float(second)) for second in range(6)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import random
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from lavatube.weights.provision import provision
 from lavatube.weights.staged import StagedFolder, claim, sweep
 from tests.cdn import Cdn
 from tests.checkpoints import write_checkpoint
-from tests.weights.conftest import CHUNK
+from tests.weights.conftest import CHUNK, contents
 from tests.weights.test_processes import kill, start
 
 
@@ -39,6 +42,27 @@ def test_the_next_start_removes_what_a_killed_one_has_left(held: Cdn, options: P
     held.released.set()
     provision(held.url("ok"), options, lambda _: None)
     assert list(folder.parent.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_kills_at_random_instants_leave_nothing_that_is_shown(held: Cdn, options: ProvisionOptions) -> None:
+    """Also between the making of a folder and its lock, and while another start sweeps."""
+    generator, num_killed, folder = random.Random(1), 0, held.folder
+    for _ in range(50):
+        child = start(held.url("slow"), options.cache, flags=("--stage",))
+        try:
+            child.wait(generator.uniform(0.05, 1.5))
+        except subprocess.TimeoutExpired:
+            num_killed += 1
+        kill(child)
+        for tree in options.cache.glob("trees/*.ready"):
+            assert contents(tree.with_suffix("")) == {
+                name: (folder / name).read_bytes() for name in contents(tree.with_suffix(""))
+            }
+            shutil.rmtree(options.cache)
+    assert num_killed > 10
+    provision(held.url("ok"), options, lambda _: None)
+    assert not [path for path in Cache(options.cache).staged.iterdir() if path.is_dir() or path.suffix == ".lock"]
 
 
 def test_a_folder_outlives_its_maker_while_somebody_else_uses_it(tmp_path: Path) -> None:

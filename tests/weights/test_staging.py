@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from lavatube.checkpoint.parts import read_parts
-from lavatube.errors import LavatubeError, SourceUnavailable
+from lavatube.errors import CacheUnusable, LavatubeError, SourceUnavailable
 from lavatube.weights.arrival import Arrival, Spoiled, find_arrivals
 from lavatube.weights.cache import Cache
 from lavatube.weights.chunk_map import MISSING, MapHead
@@ -124,6 +125,20 @@ def test_what_was_staged_goes_when_the_fetch_fails(cdn: Cdn, staged_options: Pro
     pull.run()
     assert isinstance(pull.error, SourceUnavailable)
     assert not list(Cache(options.cache).staged.glob("*"))
+
+
+def test_a_cache_that_is_deleted_while_somebody_trails(
+    cdn: Cdn, checkpoint: Path, staged_options: ProvisionOptions
+) -> None:
+    pull = Pull(cdn.url("held"), staged_options)
+    pull.start()
+    assert pull.is_staged.wait(60)
+    shutil.rmtree(staged_options.cache)
+    cdn.released.set()
+    pull.join(60)
+    assert isinstance(pull.error, CacheUnusable)
+    folder = provision(cdn.url("ok"), staged_options, lambda _: None).folder
+    assert contents(folder) == {name: (checkpoint / name).read_bytes() for name in contents(folder)} != {}
 
 
 @pytest.mark.parametrize("data", [b"", b"short", b"\xff" * 100, bytes(2 * CHUNK)])

@@ -28,6 +28,7 @@ MIGRATIONS: Final[dict[int, dict[str, tuple[str, ...]]]] = {
             "ALTER TABLE predictions ADD COLUMN id VARCHAR(64) NOT NULL DEFAULT ''",
             "UPDATE predictions SET id = key",
             "CREATE UNIQUE INDEX predictions_by_id ON predictions (owner, id)",
+            "DROP INDEX predictions_held",
             "ALTER TABLE predictions ADD COLUMN submitted_after INTEGER",
             """UPDATE predictions SET submitted_after = (
                 SELECT COALESCE(MAX(first) + 1, 0) FROM prediction_pieces WHERE prediction_id = predictions.key

@@ -68,7 +68,6 @@ PREDICTIONS: Final = Table(
     Column("state", LargeBinary, nullable=False),
     Index("predictions_by_id", "owner", "id", unique=True),
     Index("predictions_of_owner", "owner", "origin", "created_s"),
-    Index("predictions_held", "status", "holder"),
     Index("predictions_ended", "ended_s"),
 )
 PIECES: Final = Table(
@@ -80,7 +79,7 @@ PIECES: Final = Table(
 )
 
 _ROW: Final = tuple(PREDICTIONS.c[name] for name in Row.__dataclass_fields__)
-_IS_RUNNING: Final = PREDICTIONS.c.status.in_([Status.STARTING, Status.PROCESSING])
+_IS_RUNNING: Final = PREDICTIONS.c.ended_s.is_(None)
 _HAS_SPOKEN: Final = (  # since it was given to an engine: it brought nobody down
     select(PIECES.c.first)
     .where((PIECES.c.prediction_key == PREDICTIONS.c.key) & (PIECES.c.first >= PREDICTIONS.c.submitted_after))

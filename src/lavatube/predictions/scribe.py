@@ -133,7 +133,7 @@ class Scribe:
                 self._outbox.store(connection, delivery)
             return is_ours
 
-        storing = asyncio.ensure_future(self._writer.change(work))
+        storing = self._writer.change(work)
         await asyncio.wait({storing}, timeout=END_PATIENCE_S)
         self._writer.finish(prediction.key)
         if storing.done():

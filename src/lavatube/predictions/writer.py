@@ -79,18 +79,19 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._running = asyncio.create_task(self._run())
 
-    async def change(self, work: Callable[[Connection], T], *, is_patient: bool = True) -> T:
+    def change(self, work: Callable[[Connection], T], *, is_patient: bool = True) -> asyncio.Future[T]:
         """The result of `work`, once it is durable. Works are called in their order, and again after a failure.
 
-        Raises: what `work` does; StorageUnavailable if the database fails and there is no patience; LeaseLost.
+        Raises, when awaited: what `work` does; StorageUnavailable if the database fails and there is no patience, and
+        after the end; LeaseLost.
         """
+        future: asyncio.Future[T] = self._loop.create_future()
         if self._closing.is_set():
-            raise unavailable()
-        change = _Change(work, self._loop.create_future(), is_patient)
-        self._changes.append(change)
-        self._wake(is_urgent=True)
-        result: T = await change.future
-        return result
+            future.set_exception(unavailable())
+        else:
+            self._changes.append(_Change(work, future, is_patient))
+            self._wake(is_urgent=True)
+        return future
 
     def begin(self, key: str, num_pieces: int, *, is_suspect: bool = False) -> None:
         """So many of its pieces are stored already. The next one of a suspect, which clears it, does not wait."""

@@ -104,9 +104,7 @@ class ReplicateRoutes:
     async def cancel(self, request: Request) -> Response:
         """Of one that has ended, too: then nothing happens."""
         prediction = await self._find(request)
-        service = self._serving.service
-        if service is not None:
-            await service.cancel_anywhere(prediction)
+        await self._serving.end(prediction)
         return json_response(self._body(prediction, base_url(request, self._public_url)))
 
     async def list(self, request: Request) -> Response:
@@ -121,8 +119,8 @@ class ReplicateRoutes:
     async def stream(self, request: Request) -> EventStream:
         """Whoever has the URL may read, without a key: nobody can guess it."""
         found = _STREAM.fullmatch(request.path_params["name"])
-        service = self._serving.service
-        prediction = await service.find_by_key(found[1]) if found is not None and service is not None else None
+        service = self._serving.knowing_service()
+        prediction = None if found is None else await service.find_by_key(found[1])
         if prediction is None or found is None or not _fits(found[2], prediction):
             raise NotFound("There is no such stream.", remedy="Finished predictions are kept for a while only.")
         after, part = _last_event(request)

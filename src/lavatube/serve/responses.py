@@ -93,8 +93,7 @@ class ResponsesRoutes:
                 param="id",
                 remedy="Close the connection of any other.",
             )
-        if not view.prediction.status.is_terminal:
-            await self._serving.cancel(view.prediction.id, view.prediction.owner)
+        await self._serving.end(view.prediction)
         return json_response(view.now())
 
     async def delete(self, request: Request) -> Response:
@@ -160,17 +159,13 @@ class ResponsesRoutes:
                         held = []
 
     async def _find(self, request: Request) -> ResponseView:
-        """Raises NotFound, for another's too."""
-        response_id = request.path_params["id"].removeprefix(PREFIX)
-        prediction = await self._kept(response_id, caller_of(request).id)
+        """Raises: NotFound, for another's too; NotReady while nobody can know."""
+        prediction_id = request.path_params["id"].removeprefix(PREFIX)
+        prediction = await self._serving.knowing_service().find(prediction_id, caller_of(request).id)
         if prediction is None or "response" not in prediction.details:
             raise NotFound("There is no such response.", param="id", remedy="Finished ones are kept for a while only.")
         return ResponseView(prediction, self._names[0])
 
-    async def _kept(self, prediction_id: str, owner: str) -> Prediction | None:
-        service = self._serving.service
-        prediction = None if service is None else await service.find(prediction_id, owner)
-        return None if prediction is None or prediction.owner != owner else prediction
-
     def _chain(self, owner: str) -> Chain:
-        return Chain(partial(self._kept, owner=owner), self._pictures, self._serving.attachment)
+        find = partial(self._serving.knowing_service().find, owner=owner)
+        return Chain(find, self._pictures, self._serving.attachment)

@@ -53,7 +53,7 @@ class Chain:
 
     async def answers(self, references: Mapping[str, Reference]) -> dict[str, str]:
         """The texts that they refer to, by their place. Raises: NotFound, StorageUnavailable."""
-        return {place: await self._answer(place, reference.id) for place, reference in references.items()}
+        return {place: await self._text(place, reference.id) for place, reference in references.items()}
 
     async def items(self, prediction: Prediction) -> list[Item]:
         """What a response is the answer to, as it is listed, the oldest first. Raises PreviousResponseNotFound."""
@@ -84,7 +84,7 @@ class Chain:
             shown.append({**item, "content": content})
         return shown
 
-    async def _answer(self, place: str, item_id: str) -> str:
+    async def _text(self, place: str, item_id: str) -> str:
         prediction = await self._find(item_id.removeprefix(ITEM_PREFIX))
         if prediction is None or "response" not in prediction.details or prediction.status is not Status.SUCCEEDED:
             raise NotFound(

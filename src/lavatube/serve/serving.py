@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Final
 
 from lavatube.errors import NotFound
 from lavatube.predictions.prediction import Prediction
 from lavatube.predictions.service import PredictionService
 from lavatube.serve.health import HealthView
+
+END_WAIT_S: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -68,11 +71,15 @@ class Serving:
             service = await self.open_service()
         return service, known
 
-    async def find(self, prediction_id: str, owner: str = "") -> Prediction:
-        """An existing prediction, ready or not. Raises: NotFound; NotReady while nobody can know."""
+    def knowing_service(self) -> PredictionService:
+        """For what there is already, ready or not. Raises: NotReady while nobody can know."""
         if self.service is None:
             raise self.health().refusal()
-        return await self.service.get(prediction_id, owner)
+        return self.service
+
+    async def find(self, prediction_id: str, owner: str = "") -> Prediction:
+        """An existing prediction. Raises: NotFound; NotReady while nobody can know."""
+        return await self.knowing_service().get(prediction_id, owner)
 
     def attached(self, prediction: Prediction) -> AbstractContextManager[None]:
         """See PredictionService.attached."""
@@ -88,6 +95,11 @@ class Serving:
         """See PredictionService.attachment."""
         assert self.service is not None, "a prediction comes from a service"
         return await self.service.attachment(prediction, name)
+
+    async def end(self, prediction: Prediction) -> None:
+        """Cancel it, unless it ends by itself at this moment; either end is to be seen when this returns."""
+        if not await self.knowing_service().cancel_anywhere(prediction):
+            await prediction.wait(END_WAIT_S)
 
     async def cancel(self, prediction_id: str, owner: str = "") -> None:
         """Raises NotFound, also for one that has ended."""

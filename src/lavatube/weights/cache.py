@@ -16,55 +16,33 @@ from there, what is missing goes on top. Knows digests; no network, no models.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
-from lavatube.errors import CacheUnusable, InvalidManifest, SourceUnavailable, UnsupportedCheckpoint
-from lavatube.weights.manifest import Manifest, ManifestFile, check_manifest, hash_file
+from lavatube.errors import CacheUnusable, SourceUnavailable
+from lavatube.weights.manifest import Manifest, ManifestFile, hash_file
+from lavatube.weights.marker import ReadySet, Stamp, read_marker, stamp_of, write_marker
 from lavatube.weights.options import MIB, ProvisionOptions, Trust
-from lavatube.weights.parts import cache_border, sync_folder
+from lavatube.weights.parts import cache_border
+from lavatube.weights.refs import Recalled, read_ref, ref_name, write_ref
 
 SPARE: Final = 0.05
-_SET_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 OnVerify = Callable[[int], Callable[[int], None]]
 """Told how many bytes are about to be hashed; gives what hears of them piece by piece."""
-
-Stamp = tuple[int, int, int]
-"""Size, mtime in ns and inode: what changes when somebody else writes to a file."""
 
 logger = logging.getLogger(__name__)
 
 
 def _unheard(total_bytes: int) -> Callable[[int], None]:
     return lambda _: None
-
-
-@dataclass(frozen=True, slots=True)
-class ReadySet:
-    """A set whose every file was verified, and where it lies."""
-
-    manifest: Manifest
-    folder: Path
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """What a source meant when it was last met, and who vouched for it then."""
-
-    set_digest: str
-    trust: Trust
 
 
 def open_cache(options: ProvisionOptions) -> Cache:
@@ -164,7 +142,7 @@ class Cache:
 
         A thorough cache hashes all of it. Raises: CacheUnusable if a file is damaged and can't be removed.
         """
-        marker = self._read_marker(set_digest)
+        marker = read_marker(self.marker(set_digest))
         if marker is None:
             return self._find_in_base(set_digest, on_verify)
         ready, stamps = marker
@@ -176,11 +154,11 @@ class Cache:
             return ready
         logger.info("set %.12s looked different, was verified again and is intact", set_digest)
         with suppress(CacheUnusable):  # a read-only cache is used as it is
-            self._write_marker(ready)
+            write_marker(self.marker(ready.manifest.set_digest), ready)
         return ready
 
     def _find_in_base(self, set_digest: str, on_verify: OnVerify) -> ReadySet | None:
-        marker = self.base._read_marker(set_digest) if self.base is not None else None
+        marker = read_marker(self.base.marker(set_digest)) if self.base is not None else None
         if self.base is None or marker is None:
             return None
         damaged, _ = self.base._damaged(*marker, on_verify)
@@ -193,7 +171,7 @@ class Cache:
     ) -> tuple[list[ManifestFile], bool]:
         """The files that are not what they were when they were verified, and whether any looks as if it might not."""
         files = ready.manifest.files
-        changed = [file for file in files if _stamp(ready.folder / file.path) != stamps.get(file.path)]
+        changed = [file for file in files if stamp_of(ready.folder / file.path) != stamps.get(file.path)]
         doubted = files if self._is_thorough else changed
         on_bytes = on_verify(sum(file.size for file in doubted))
         damaged = [
@@ -207,33 +185,25 @@ class Cache:
         with cache_border(f"{ready.folder} can't be written"):
             for file in manifest.files:
                 link(self.find_blob(file.sha256), ready.folder / file.path)
-        self._write_marker(ready)
+        write_marker(self.marker(ready.manifest.set_digest), ready)
         return ready
 
     def ready_sets(self) -> list[ReadySet]:
         """Sets that have a marker; their files are not looked at, and to be listed is no use of a set."""
-        markers = [self._read_marker(path.stem, is_use=False) for path in sorted(self.trees.glob("*.ready"))]
+        markers = [read_marker(path, is_use=False) for path in sorted(self.trees.glob("*.ready"))]
         return [marker[0] for marker in markers if marker is not None]
 
     def recall(self, identity: str) -> Recalled | None:
         """What `remember` noted."""
         if not identity:
             return None
-        recalled = self.read_ref(self._ref(identity))
+        recalled = read_ref(self.refs / ref_name(identity))
         return recalled if recalled is not None or self.base is None else self.base.recall(identity)
-
-    def read_ref(self, path: Path) -> Recalled | None:
-        """None for a note that is missing or broken."""
-        match _read_json(path):
-            case {"setDigest": str(digest), "trust": str(trust)} if _SET_DIGEST.fullmatch(digest):
-                return next((Recalled(digest, known) for known in get_args(Trust) if known == trust), None)
-            case _:
-                return None
 
     def remember(self, identities: Iterable[str], set_digest: str, trust: Trust) -> None:
         """Note which set these sources mean. Raises: CacheUnusable."""
         for identity in filter(None, identities):
-            _write_json(self._ref(identity), {"setDigest": set_digest, "trust": trust})
+            write_ref(self.refs / ref_name(identity), Recalled(set_digest, trust))
 
     def marker(self, set_digest: str) -> Path:
         return self.trees / f"{set_digest}.ready"
@@ -243,35 +213,8 @@ class Cache:
         own = self.blob(sha256)
         return own if self.base is None or own.exists() else self.base.blob(sha256)
 
-    def _ref(self, identity: str) -> Path:
-        return self.refs / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
-
-    def _read_marker(self, set_digest: str, *, is_use: bool = True) -> tuple[ReadySet, dict[str, Stamp]] | None:
-        path = self.marker(set_digest)
-        match _read_json(path, is_use=is_use):
-            case {"source": str(source), "manifest": manifest, "stamps": dict(stamps)}:
-                pass
-            case _:
-                return None
-        try:
-            checked = check_manifest(manifest, str(path))
-        except (InvalidManifest, UnsupportedCheckpoint):
-            return None
-        if checked.set_digest != set_digest:
-            return None
-        return ReadySet(checked, self.trees / set_digest, source), {
-            str(name): (value[0], value[1], value[2])
-            for name, value in stamps.items()
-            if isinstance(value, list) and len(value) == 3
-        }
-
-    def _write_marker(self, ready: ReadySet) -> None:
-        stamps = {file.path: _stamp(ready.folder / file.path) for file in ready.manifest.files}
-        value = {"source": ready.source, "manifest": ready.manifest.to_value(), "stamps": stamps}
-        _write_json(self.marker(ready.manifest.set_digest), value)
-
     def _is_intact(self, path: Path, sha256: str, size: int, on_bytes: Callable[[int], None]) -> bool:
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         if stamp is None or stamp[0] != size:
             return False
         try:
@@ -285,22 +228,14 @@ class Cache:
             self.marker(ready.manifest.set_digest).unlink(missing_ok=True)
             for file in damaged:
                 blob, link = self.blob(file.sha256), ready.folder / file.path
-                if _stamp(blob) == _stamp(link) or not self.has_blob(file.sha256, file.size):
+                if stamp_of(blob) == stamp_of(link) or not self.has_blob(file.sha256, file.size):
                     blob.unlink(missing_ok=True)
                 link.unlink(missing_ok=True)
 
 
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_size, status.st_mtime_ns, status.st_ino) if stat.S_ISREG(status.st_mode) else None
-
-
 def link(blob: Path, target: Path) -> None:
     """A hard link; where the file system has none, a relative symbolic one. Raises: OSError."""
-    if _stamp(target) == _stamp(blob):
+    if stamp_of(target) == stamp_of(blob):
         return
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh = target.with_name(f".{secrets.token_hex(8)}")
@@ -309,36 +244,3 @@ def link(blob: Path, target: Path) -> None:
     except OSError:
         fresh.symlink_to(os.path.relpath(blob, target.parent))
     fresh.replace(target)
-
-
-def _read_json(path: Path, *, is_use: bool = True) -> object:
-    """None for a file that is missing or broken: the cache is made anew from what is true."""
-    try:
-        return json.loads(path.read_bytes() if is_use else _read_unnoted(path))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def _read_unnoted(path: Path) -> bytes:
-    """The same, without the time of the reading being kept, where that is in our power."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0))
-    except PermissionError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()
-
-
-def _write_json(path: Path, value: object) -> None:
-    """All or nothing, also through a loss of power. Raises: CacheUnusable."""
-    fresh = path.with_name(f".{secrets.token_hex(8)}")
-    with cache_border(f"{path} can't be written"):
-        try:
-            with fresh.open("x", encoding="utf-8") as file:
-                json.dump(value, file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
-        sync_folder(path.parent)

@@ -18,6 +18,8 @@ from lavatube.weights.parts import Part
 from lavatube.weights.source import Source, SourceFile
 
 MAX_STRIKES: Final = 2
+STEP_BYTES: Final = 2 * MIB
+"""How much is hashed at once; whoever does so receives nothing meanwhile, and its connection must not run dry."""
 WHOLE: Final = -1
 """Stands for all chunks, where strikes are counted."""
 
@@ -74,6 +76,11 @@ class Download:
     def received_bytes(self) -> int:
         with self._lock:
             return self._here.num_bytes
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a chunk is here that counts for those who trail this file once its digest is right."""
+        return bool(self._unchecked)
 
     def is_usable(self, chunk: int) -> bool:
         """Whether those who trail this file may read a chunk."""
@@ -160,14 +167,14 @@ class Download:
         return bool(self._unchecked) or self._hashable_until() > self._hashed_bytes
 
     def _hashable_until(self) -> int:
-        """One past the last byte of a chunk that is here in order; all or nothing of one that is checked first."""
+        """One past the last byte of the next step; of chunks that are checked first, all or nothing."""
         if self._hashed_bytes == self.file.size:
             return self._hashed_bytes
         chunk = self._hashed_bytes // self.part.chunk_bytes
         last = self.part.span(chunk)[1]
         if self._has_digests:
             return last if self.is_usable(chunk) else self._hashed_bytes
-        return min(last, self._here.reach(self._hashed_bytes))
+        return min(last, self._here.reach(self._hashed_bytes), self._hashed_bytes + STEP_BYTES)
 
     def _check(self, chunk: int, buffer: memoryview) -> list[int]:
         """Compare a chunk with its digest; if it is the next of the file, the hash of the whole goes on in one pass."""

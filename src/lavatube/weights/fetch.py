@@ -1,12 +1,14 @@
 """Files of a source come in as ranges over several connections, are hashed in order, and become blobs of the cache.
 
 Threads take spans and store what they bring; each takes its file's digest along, unless another does. So the faster
-bytes come, the more of the time goes into their digests, which are never far behind. What turns out wrong is fetched
-anew, once. The caller's thread reports, and opens connections.
+bytes come, the more of the time goes into their digests, which are never far behind. One more thread does nothing else,
+for all others may be waiting for bytes. What turns out wrong is fetched anew, once. The caller's thread reports, and
+opens connections.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +21,7 @@ from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.order import tail_bytes
-from lavatube.weights.patience import Patience, Transient
+from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
 from lavatube.weights.spans import Line, Span, plan
@@ -86,9 +88,9 @@ class _Fetch:
     def run(self, on_progress: OnProgress) -> None:
         num_chunks = sum(download.part.num_chunks for download in self._downloads)
         most = max(1, min(self._policy.max_connections, num_chunks))
-        with ThreadPoolExecutor(most, "fetch") as pool:
-            throttle = Throttle(min(self._policy.connections, most), most)
-            futures = {pool.submit(self._receive) for _ in range(throttle.connections)}
+        with ThreadPoolExecutor(most + 1, "fetch") as pool:
+            throttle = Throttle(min(self._policy.connections, most), most, os.cpu_count() or 1)
+            futures = {pool.submit(self._verify), *(pool.submit(self._receive) for _ in range(throttle.connections))}
             try:
                 self._watch(futures, lambda: pool.submit(self._receive), throttle, on_progress)
             finally:
@@ -114,7 +116,7 @@ class _Fetch:
             if is_staging:
                 self._stage()
             received_bytes = sum(download.received_bytes for download in self._downloads)
-            change = throttle.advance(received_bytes, time.monotonic())
+            change = throttle.advance(received_bytes, time.monotonic(), time.process_time())
             futures |= {add_receiver() for _ in range(change)}
             if change < 0:
                 with self._changed:
@@ -167,11 +169,24 @@ class _Fetch:
                 if span is not None:
                     self._downloads[span.file].num_receivers += 1
                     return span
-                download = next((each for each in self._downloads if each.claim()), None)
+                download = self._claim()
                 if download is not None:
                     return download
                 self._changed.wait(LOOK_S)  # a span becomes worth a race as time goes by
             return None
+
+    def _verify(self) -> None:
+        buffer = memoryview(bytearray(MIB))
+        while not self._is_over():
+            with self._changed:
+                download = self._claim()
+                if download is None:
+                    self._changed.wait(LOOK_S)
+            if download is not None:
+                self._hash(download, buffer)
+
+    def _claim(self) -> Download | None:
+        return next((download for download in self._downloads if download.claim()), None)
 
     def _bring(self, reader: Reader, span: Span, buffer: memoryview) -> None:
         begun_s = time.monotonic()
@@ -236,20 +251,28 @@ class _Fetch:
                 if at >= position and download.store(buffer[:count], at) and download.claim():
                     self._hash(download, buffer)
                 at += count
-                self._check_rate(at - body.start, time.monotonic() - started)
+                check_rate(self._policy, at - body.start, time.monotonic() - started)
                 yield max(at, position)
 
-    def _check_rate(self, received_bytes: int, elapsed_s: float) -> None:
-        if elapsed_s > self._policy.read_timeout_s and received_bytes < elapsed_s * self._policy.min_rate_bytes_s:
-            raise Transient(f"slower than {self._policy.min_rate_bytes_s} bytes a second")
-
     def _hash(self, download: Download, buffer: memoryview) -> None:
+        """One step, or the decision at the end; and what others brought meanwhile, if somebody waits for its digest.
+
+        They went on to their next spans, and it may be long before one of them looks up.
+        """
+        self._hash_once(download, buffer)
+        while download.is_awaited and download.claim():
+            self._hash_once(download, buffer)
+
+    def _hash_once(self, download: Download, buffer: memoryview) -> None:
         begun_s = time.monotonic()
         wrong = download.advance(buffer)
         self._tell("verify", download, begun_s)
         with self._changed:
             self._queue_again(download, wrong)
-            self._changed.notify_all()
+            if wrong or download.is_finished:
+                self._changed.notify_all()
+            else:
+                self._changed.notify()  # there may be more to hash, for one that has nothing else to do
 
     def _tell(self, kind: str, download: Download, begun_s: float) -> None:
         self._trace.span(kind, download.file.path, begun_s, time.monotonic())

@@ -20,7 +20,8 @@ def has_locks(folder: Path) -> bool:
     if file_system(folder) in NETWORKED or file_system(folder).startswith("fuse"):
         return False
     try:
-        with NamedTemporaryFile(dir=folder, prefix=".") as first, Path(first.name).open("rb") as second:
+        with NamedTemporaryFile(dir=folder, prefix=".", delete=False) as first, Path(first.name).open("rb") as second:
+            Path(first.name).unlink()  # now, so that hardly a kill can leave it
             fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,8 +17,9 @@ from typing import get_args
 
 from lavatube.checkpoint.parts import BASE, Part, Parts, read_parts
 from lavatube.errors import InvalidSetting, SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
-from lavatube.weights.cache import Cache, ReadySet, open_cache
+from lavatube.weights.cache import Cache, open_cache
 from lavatube.weights.manifest import Manifest, is_weights, list_folder
+from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import cache_border
 from lavatube.weights.source import Source

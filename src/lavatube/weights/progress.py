@@ -73,3 +73,16 @@ class Pace:
             return False
         self._next = now + self._interval_s
         return True
+
+
+def counter(phase: Phase, total_bytes: int, on_progress: OnProgress) -> Callable[[int], None]:
+    """Takes the lengths of pieces and reports their sum now and then."""
+    meter, pace, done_bytes = Meter(), Pace(), 0
+
+    def count(piece_bytes: int) -> None:
+        nonlocal done_bytes
+        done_bytes += piece_bytes
+        if pace.is_due():
+            on_progress(Progress(phase, done_bytes, total_bytes, meter.rate(done_bytes)))
+
+    return count

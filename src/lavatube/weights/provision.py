@@ -11,20 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lavatube.errors import CacheUnusable, DigestMismatch, SourceUnavailable
+from lavatube.errors import CacheUnusable, SourceUnavailable
 from lavatube.weights import manifest as manifests
 from lavatube.weights.adopt import adopt
 from lavatube.weights.archive import unpack
-from lavatube.weights.cache import Cache, ReadySet, open_cache
+from lavatube.weights.cache import Cache, open_cache
 from lavatube.weights.chunk_map import read_map
 from lavatube.weights.download import part_name
 from lavatube.weights.fetch import fetch
+from lavatube.weights.in_place import folder_bytes, use_folder
 from lavatube.weights.join import frame_main, join_parts, may_lack_parts
-from lavatube.weights.local import fingerprint
 from lavatube.weights.locks import hold
-from lavatube.weights.manifest import Manifest, ManifestFile, is_weights
+from lavatube.weights.manifest import Manifest, is_weights
+from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trust
-from lavatube.weights.progress import Meter, OnProgress, Pace, Phase, Progress
+from lavatube.weights.progress import Meter, OnProgress, Progress, counter
 from lavatube.weights.source import Source, SourceFile
 from lavatube.weights.sources import hub_identity, resolve, settle
 from lavatube.weights.staged import sweep
@@ -86,7 +87,7 @@ def _provision_one(
     model = parse_model(uri)
     on_progress(Progress("resolving"))
     if model.kind == "folder":
-        provisioned = _use_folder(Path(model.location), pinned, options, on_progress)
+        provisioned = use_folder(Path(model.location), pinned, options, on_progress)
     else:
         provisioned = _Provisioning(model, pinned, options, on_progress, make_frame).run(model)
     logger.info(
@@ -117,7 +118,7 @@ def lock_model(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> 
                 f"The set {provisioned.set_digest:.12} is not in the cache any more.", remedy="Try again."
             )
         folder, name = ready.folder, ready.manifest.name
-    on_bytes = _counter("verifying", _size_of(folder), on_progress)
+    on_bytes = counter("verifying", folder_bytes(folder), on_progress)
     return manifests.build_manifest(folder, name, on_bytes, chunk_bytes=chunk_bytes)
 
 
@@ -190,7 +191,7 @@ class _Provisioning:
         return self._provisioned(ready, recalled.trust) if ready else None
 
     def _look_up(self, set_digest: str) -> ReadySet | None:
-        return self._cache.find(set_digest, lambda size: _counter("verifying", size, self._on_progress))
+        return self._cache.find(set_digest, lambda size: counter("verifying", size, self._on_progress))
 
     def _fetch(self, source: Source) -> Provisioned:
         """Bring what is missing, while no other process does the same."""
@@ -210,7 +211,7 @@ class _Provisioning:
             source = laid_out
         cache, policy = self._cache, self._options.policy
         here_bytes = sum(file.size for file in source.files if file.sha256 and cache.has_blob(file.sha256, file.size))
-        count = _counter("verifying", here_bytes, self._on_progress)
+        count = counter("verifying", here_bytes, self._on_progress)
         missing = [
             file for file in source.files if not file.sha256 or not cache.has_intact_blob(file.sha256, file.size, count)
         ]
@@ -221,7 +222,8 @@ class _Provisioning:
         trace, is_here = self._options.trace, not missing
         if self._options.on_staged and can_be_staged(source) and may_lack_parts(source):
             described = [file for file in missing if not is_weights(file.path)]
-            known |= fetch(source, described, cache, policy, self._on_progress, trace=trace) if described else {}
+            # Too little to be told of: as a share of the whole it would look like the rest.
+            known |= fetch(source, described, cache, policy, lambda _: None, trace=trace) if described else {}
             missing = [file for file in missing if is_weights(file.path)]
         staging = self._stage(source, known) if missing else None
         known |= fetch(source, missing, cache, policy, self._on_progress, staging, trace) if missing else {}
@@ -239,12 +241,12 @@ class _Provisioning:
         """What the hub's own library has in its cache."""
         if self._model is None or self._model.kind != "hub" or self._options.hf_cache is None:
             return {}
-        on_bytes = _counter("verifying", sum(file.size for file in missing), self._on_progress)
+        on_bytes = counter("verifying", sum(file.size for file in missing), self._on_progress)
         return adopt(self._model.location, missing, self._options.hf_cache, self._cache, on_bytes)
 
     def _unpack(self, source: Source) -> Provisioned:
         self._cache.check_space(source.contents.total_bytes if source.contents else source.total_bytes)
-        on_bytes = _counter("fetching", source.total_bytes, self._on_progress)
+        on_bytes = counter("fetching", source.total_bytes, self._on_progress)
         manifest = unpack(source, self._cache, self._options.policy, on_bytes)
         return self._publish(source, manifest, from_cache=False)
 
@@ -273,69 +275,3 @@ class _Provisioning:
     def _provisioned(self, ready: ReadySet, trust: Trust, *, from_cache: bool = True) -> Provisioned:
         digest, size = ready.manifest.set_digest, ready.manifest.total_bytes
         return Provisioned(ready.folder, digest, trust, size, from_cache, ready.source)
-
-
-def _use_folder(
-    folder: Path, pinned: Manifest | None, options: ProvisionOptions, on_progress: OnProgress
-) -> Provisioned:
-    """A folder of this machine, where it lies: sizes are looked at, and digests if they are pinned."""
-    beside = folder / manifests.FILE_NAME
-    manifest = pinned or (manifests.read_manifest(beside) if beside.is_file() else None)
-    if manifest is None:
-        return Provisioned(folder, "", "local", _size_of(folder), from_cache=True, source=folder.as_uri())
-    for file in manifest.files:
-        _check_size(folder, file)
-    if pinned is not None or options.is_thorough:
-        _check_pinned(folder, manifest, open_cache(options), on_progress, is_thorough=options.is_thorough)
-    trust: Trust = "pinned" if pinned is not None else "local"
-    return Provisioned(folder, manifest.set_digest, trust, manifest.total_bytes, True, folder.as_uri())
-
-
-def _check_pinned(folder: Path, pinned: Manifest, cache: Cache, on_progress: OnProgress, *, is_thorough: bool) -> None:
-    """Hash a folder against a manifest, unless it looks as it did when that was done last."""
-    identity = f"{folder.as_uri()} {fingerprint(folder, [file.path for file in pinned.files])}"
-    recalled = cache.recall(identity)
-    if recalled is not None and recalled.set_digest == pinned.set_digest and not is_thorough:
-        return
-    on_bytes = _counter("verifying", pinned.total_bytes, on_progress)
-    for file in pinned.files:
-        _, sha256 = manifests.hash_file(folder / file.path, on_bytes)
-        if sha256 != file.sha256:
-            raise DigestMismatch(
-                f"{folder / file.path} has sha256 {sha256}, but {file.sha256} was expected.",
-                remedy="Get the file again, or give another --lock.",
-            )
-    try:
-        cache.prepare()
-        cache.remember([identity], pinned.set_digest, "pinned")
-    except CacheUnusable as error:
-        logger.info("the next start verifies again: %s", error.message)
-
-
-def _check_size(folder: Path, file: ManifestFile) -> None:
-    try:
-        size = (folder / file.path).stat().st_size
-    except OSError as error:
-        raise SourceUnavailable(f"{folder / file.path} can't be read: {error.strerror}.") from error
-    if size != file.size:
-        raise DigestMismatch(
-            f"{folder / file.path} has {size} bytes, but its manifest says {file.size}.",
-            remedy="Get the file again, or write the manifest again with `lavatube lock`.",
-        )
-
-
-def _size_of(folder: Path) -> int:
-    return sum((folder / name).stat().st_size for name in manifests.list_folder(folder))
-
-
-def _counter(phase: Phase, total_bytes: int, on_progress: OnProgress) -> Callable[[int], None]:
-    """Takes the lengths of pieces and reports their sum now and then."""
-    meter, pace, done_bytes = Meter(), Pace(), 0
-
-    def count(piece_bytes: int) -> None:
-        nonlocal done_bytes
-        done_bytes += piece_bytes
-        if pace.is_due():
-            on_progress(Progress(phase, done_bytes, total_bytes, meter.rate(done_bytes)))
-
-    return count

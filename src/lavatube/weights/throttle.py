@@ -1,4 +1,7 @@
-"""How many connections a line is worth: more, as long as each doubling brings more. Decides only."""
+"""How many connections a line is worth: more, as long as each doubling brings more, and there is a processor for them.
+
+Decides only.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,38 @@ from typing import Final
 GAIN: Final = 1.15
 """A doubling that brings less is taken back: the fewer spans share a line, the sooner each of them is here."""
 SETTLE_S: Final = 0.5
+BUSY: Final = 0.7
+"""The share of all processors from which on they are the bottleneck: more connections would cost, and bring nothing."""
 
 
 class Throttle:
     """Counts up from some connections to at most `most`."""
 
-    def __init__(self, connections: int, most: int) -> None:
+    def __init__(self, connections: int, most: int, num_processors: int = 1) -> None:
         self.connections = connections
         self._most = most
+        self._num_processors = num_processors
         self._is_settled = False
         self._best_rate = 0.0
         self._added = 0
-        self._since: tuple[float, int] | None = None
+        self._since: tuple[float, int, float] | None = None
 
-    def advance(self, received_bytes: int, now_s: float) -> int:
-        """How many connections to add at this moment, or to give up, given all bytes so far."""
+    def advance(self, received_bytes: int, now_s: float, cpu_s: float = 0.0) -> int:
+        """How many connections to add at this moment, or to give up, given all bytes and CPU seconds so far."""
         if self._since is None:
-            self._since = now_s, received_bytes
-        begun_s, begun_bytes = self._since
-        if self._is_settled or now_s - begun_s < SETTLE_S:
+            self._since = now_s, received_bytes, cpu_s
+        begun_s, begun_bytes, begun_cpu_s = self._since
+        elapsed_s = now_s - begun_s
+        if self._is_settled or elapsed_s < SETTLE_S:
             return 0
-        rate = (received_bytes - begun_bytes) / (now_s - begun_s)
+        self._since = now_s, received_bytes, cpu_s
+        rate = (received_bytes - begun_bytes) / elapsed_s
+        is_busy = cpu_s - begun_cpu_s > BUSY * elapsed_s * self._num_processors
         if rate > GAIN * self._best_rate:
-            self._added = min(self.connections, self._most - self.connections)
+            self._added = 0 if is_busy else min(self.connections, self._most - self.connections)
             self._is_settled = self._added == 0
         else:
             self._added, self._is_settled = -self._added, True
-        self._best_rate, self._since = rate, (now_s, received_bytes)
+        self._best_rate = rate
         self.connections += self._added
         return self._added

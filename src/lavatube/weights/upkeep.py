@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from lavatube.errors import CacheUnusable, InvalidSetting
-from lavatube.weights.cache import Cache, ReadySet
+from lavatube.weights.cache import Cache
 from lavatube.weights.locks import hold
+from lavatube.weights.marker import ReadySet
 from lavatube.weights.parts import cache_border
+from lavatube.weights.refs import read_ref
 from lavatube.weights.staged import sweep
 
 PART_AGE_S: Final = 7 * 24 * 3600.0
@@ -125,7 +127,7 @@ def _collect(cache: Cache, part_age_s: float) -> int:
         if tree.is_dir() and tree.name not in digests:
             shutil.rmtree(tree)
     for ref in cache.refs.glob("*.json"):
-        recalled = cache.read_ref(ref)
+        recalled = read_ref(ref)
         if recalled is None or recalled.set_digest not in digests:
             ref.unlink(missing_ok=True)
     for joined in cache.joined.glob("*"):
