@@ -244,6 +244,21 @@ async def test_an_id_means_one_request(service: PredictionService, preparer: Ech
     assert preparer.num_prepared == 1
 
 
+async def test_an_id_is_its_owners(service: PredictionService, engine: EchoEngine) -> None:
+    mine, yours = [await ask(service, f"{owner} ", prediction_id="x", owner=owner) for owner in ("me", "you")]
+    assert await mine.wait(5)
+    assert await yours.wait(5)
+    assert (await service.get("x", "me"), await service.get("x", "you")) == (mine, yours)
+    assert (mine.text[:3], yours.text[:4]) == ("me ", "you ")
+    assert len({request.request_id for request in engine.submitted}) == 2
+    await service.delete(yours)
+    assert (await service.find("x", "me"), await service.find("x", "you"), await service.find("x")) == (
+        mine,
+        None,
+        None,
+    )
+
+
 async def test_what_does_not_fit_is_refused_and_what_was_let_in_is_answered(
     preparer: EchoPreparer, engine: EchoEngine
 ) -> None:

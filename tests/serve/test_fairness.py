@@ -8,8 +8,8 @@ import httpx
 from sqlalchemy import create_engine
 
 from lavatube.predictions.keys import KeyStore
+from lavatube.predictions.limits import ServiceLimits
 from lavatube.predictions.owners import OwnerLimits
-from lavatube.predictions.service import ServiceLimits
 from lavatube.predictions.tables import metadata
 from lavatube.serve.auth import Keyring
 from tests.predictions.fakes import PNG

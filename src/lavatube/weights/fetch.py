@@ -1,8 +1,9 @@
 """Files of a source come in as ranges over several connections, are hashed in order, and become blobs of the cache.
 
 Threads take spans and store what they bring; each takes its file's digest along, unless another does. So the faster
-bytes come, the more of the time goes into their digests, which are never far behind. What turns out wrong is fetched
-anew, once. The caller's thread reports, and opens connections.
+bytes come, the more of the time goes into their digests, which are never far behind. One more thread does nothing else,
+for all others may be waiting for bytes. What turns out wrong is fetched anew, once. The caller's thread reports, and
+opens connections.
 """
 
 from __future__ import annotations
@@ -87,9 +88,9 @@ class _Fetch:
     def run(self, on_progress: OnProgress) -> None:
         num_chunks = sum(download.part.num_chunks for download in self._downloads)
         most = max(1, min(self._policy.max_connections, num_chunks))
-        with ThreadPoolExecutor(most, "fetch") as pool:
+        with ThreadPoolExecutor(most + 1, "fetch") as pool:
             throttle = Throttle(min(self._policy.connections, most), most, os.cpu_count() or 1)
-            futures = {pool.submit(self._receive) for _ in range(throttle.connections)}
+            futures = {pool.submit(self._verify), *(pool.submit(self._receive) for _ in range(throttle.connections))}
             try:
                 self._watch(futures, lambda: pool.submit(self._receive), throttle, on_progress)
             finally:
@@ -168,11 +169,24 @@ class _Fetch:
                 if span is not None:
                     self._downloads[span.file].num_receivers += 1
                     return span
-                download = next((each for each in self._downloads if each.claim()), None)
+                download = self._claim()
                 if download is not None:
                     return download
                 self._changed.wait(LOOK_S)  # a span becomes worth a race as time goes by
             return None
+
+    def _verify(self) -> None:
+        buffer = memoryview(bytearray(MIB))
+        while not self._is_over():
+            with self._changed:
+                download = self._claim()
+                if download is None:
+                    self._changed.wait(LOOK_S)
+            if download is not None:
+                self._hash(download, buffer)
+
+    def _claim(self) -> Download | None:
+        return next((download for download in self._downloads if download.claim()), None)
 
     def _bring(self, reader: Reader, span: Span, buffer: memoryview) -> None:
         begun_s = time.monotonic()
