@@ -156,7 +156,8 @@ class _CdnHandler(LoopbackHandler):
         data = path.read_bytes()
         is_any = scenario.startswith("any-")
         kind, _, often = scenario.removeprefix("any-").partition("-")
-        if (name.endswith(WEIGHTS) or is_any) and self._is_due(cdn, f"{scenario} {name}", often):
+        touches = kind != "flip" or span is None or span[0] <= len(data) // 2 < span[1]
+        if (name.endswith(WEIGHTS) or is_any) and touches and self._is_due(cdn, f"{scenario} {name}", often):
             self._misbehave(cdn, kind, name, data, span)
         else:
             self._serve(data, span)

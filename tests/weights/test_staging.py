@@ -109,7 +109,7 @@ def test_bytes_that_are_damaged_once_are_waited_for(
     cdn: Cdn, checkpoint: Path, staged_options: ProvisionOptions
 ) -> None:
     """Chunks with digests: what was wrong never counted as here."""
-    pull = Pull(cdn.url("flip-twice"), staged_options)
+    pull = Pull(cdn.url("flip-once"), staged_options)
     pull.start()
     assert pull.is_staged.wait(60)
     pull.join(60)
@@ -307,3 +307,16 @@ class TestArrival:
         (tmp_path / "model.safetensors.map").write_bytes(MapHead(1, 10).pack() + MISSING)
         (tmp_path / "vocabulary.map").write_bytes(b"")
         assert find_arrivals(tmp_path) == {}
+
+
+def test_a_part_that_becomes_a_blob_meanwhile_is_shown_as_that(tmp_path: Path) -> None:
+    part = Part(tmp_path, "x", 3, 3)
+    part.write(memoryview(b"abc"), 0)
+    part.mark(0)
+    part.link_to(tmp_path / "early")
+    part.commit(tmp_path / "blobs" / "x")
+    part.link_to(tmp_path / "late")
+    part.close()
+    assert (tmp_path / "early").read_bytes() == (tmp_path / "late").read_bytes() == b"abc"
+    assert list(find_arrivals(tmp_path)) == ["early"]
+    assert (tmp_path / "blobs" / "x").is_file()

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -35,6 +36,9 @@ class Part:
         self._head = MapHead(size, chunk_bytes, has_digests=has_digests)
         self.num_chunks = -(-size // chunk_bytes)
         self._is_own = False
+        self._blob: Path | None = None
+        self._name_lock = threading.Lock()
+        """Held while what it is called changes, or is looked up."""
         with cache_border(f"{folder} can't be written"):
             self.path, self._descriptor = _claim(folder, name)
             self._is_own = self.path.name != f"{name}.part"
@@ -95,17 +99,24 @@ class Part:
             target.parent.mkdir(mode=0o755, exist_ok=True)
             os.fchmod(self._descriptor, 0o444)
             os.fsync(self._descriptor)
-            self.path.replace(target)
+            with self._name_lock:
+                self.path.replace(target)
+                self._blob = target
             sync_folder(target.parent)
             self._write_map(0, replace(self._head, is_verified=True).pack())
             self._map_path.unlink(missing_ok=True)
 
     def link_to(self, place: Path) -> None:
-        """Show the part and its map, which go on growing, under another name as well. Raises: OSError."""
+        """Show the part and its map, which go on growing, under another name as well; once it is a blob, that alone.
+
+        Raises: OSError.
+        """
         if self._is_own:
             raise OSError(errno.ENOLCK, "there are no locks")  # two parts of one file may be under way
-        os.link(self.path, place)
-        os.link(self._map_path, map_beside(place))
+        with self._name_lock:
+            os.link(self._blob or self.path, place)
+            if self._blob is None:
+                os.link(self._map_path, map_beside(place))
 
     def discard(self) -> None:
         """Delete what was fetched: it is known to be wrong."""
