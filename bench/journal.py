@@ -73,6 +73,7 @@ def _row(start: partial[Server], journal: str, num_tokens: int, rounds: int) -> 
 def _commit_ms(database: Engine, num_commits: int = 200) -> float:
     """As the journal's thread makes them while answers are written."""
     journal, leases = Journal(database), Leases(database)
+    leases.enter()
     names = [new_id() for _ in range(STREAMS)]
     started_s = time.process_time()
     for number in range(num_commits):

@@ -58,12 +58,12 @@ def open_database(url: str) -> Engine:
             remedy="It is sqlite:///PATH or postgresql://USER@HOST/NAME; that needs lavatube[postgres].",
         ) from None
     except OSError as error:
-        raise _unusable(error) from None
+        raise _unusable(url, error) from None
     try:
         _prepare(engine)
     except (SQLAlchemyError, OSError) as error:
         engine.dispose()
-        raise _unusable(error) from None
+        raise _unusable(url, error) from None
     except DatabaseUnusable:
         engine.dispose()
         raise
@@ -82,11 +82,11 @@ def failures_told() -> Iterator[None]:
         ) from None
 
 
-def _unusable(error: Exception) -> DatabaseUnusable:
+def _unusable(url: str, error: Exception) -> DatabaseUnusable:
     logger.error("the database can't be opened: %s", getattr(error, "orig", error))
-    return DatabaseUnusable(
-        "The database can't be opened.", remedy="The log says why; --database names another, or off."
-    )
+    path = url.removeprefix("sqlite:///")
+    which = f"The database {path}" if path != url else "The database"  # another URL may hold a password
+    return DatabaseUnusable(f"{which} can't be opened.", remedy="The log says why; --database names another, or off.")
 
 
 def _prepare(engine: Engine) -> None:

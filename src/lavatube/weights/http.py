@@ -159,7 +159,7 @@ class HttpClient:
                 response = connection.getresponse()
         except ssl.SSLCertVerificationError as error:
             raise SourceUnavailable(
-                f"{redact(url)}: the server's certificate is not trusted: {error.verify_message}.",
+                f"{redact(url)}: the server's certificate is not trusted: {error.verify_message.rstrip('.')}.",
                 remedy="Have the server's certificate mended, or its authority trusted by this machine.",
             ) from error
         except (OSError, http.client.HTTPException) as error:
