@@ -7,6 +7,8 @@ import logging
 import re
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +119,17 @@ def test_each_gets_its_answer_in_json(
     assert (got, code(answer)) == (status, wanted)
     assert headers["content-type"] == "application/json"
     assert http.post(f"{shared.url}/predictions", json=GOOD).status_code == 200
+
+
+def test_who_closes_after_the_answer_gets_it(shared: LiveServer) -> None:
+    """And no reset: urllib asks for the connection's end, and sends all before it reads."""
+    asked = urllib.request.Request(
+        f"{shared.url}/v1/chat/completions", b"x" * (40 << 20), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=30)
+    with refused.value as answer:
+        assert (answer.code, json.load(answer)["error"]["code"]) == (413, "body_too_large")
 
 
 def test_a_body_is_counted_whatever_it_announces(shared: LiveServer) -> None:

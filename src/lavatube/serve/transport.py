@@ -12,13 +12,14 @@ import re
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from types import FrameType
 from typing import Final
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lavatube.errors import BodyTooLarge, HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
@@ -121,7 +122,24 @@ class Connection(H11Protocol):
         """The application, with the shorter way for pieces where the protocol has them."""
         if scope["http_version"] == "1.1" and scope["method"] != "HEAD":
             scope["extensions"] = {**scope.get("extensions", {}), PIECES: self._write_piece}
-        await self._app(scope, receive, send)
+        is_last = any(name == b"connection" and value.lower() == b"close" for name, value in scope["headers"])
+        await self._app(scope, receive, self._reading_past(receive, send) if is_last else send)
+
+    def _reading_past(self, receive: Receive, send: Send) -> Send:
+        """Who wants the connection to end with the answer would get a reset, if the rest of the body were not read."""
+
+        async def answer(message: Message) -> None:
+            is_end = message["type"] == "http.response.body" and not message.get("more_body")
+            if is_end and self.conn.their_state is h11.SEND_BODY and not self.conn.they_are_waiting_for_100_continue:
+                await send({**message, "more_body": True})
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REFUSED_BODY_S):
+                        while (await receive()).get("more_body"):
+                            pass
+                message = {**message, "body": b""}
+            await send(message)
+
+        return answer
 
     async def _write_piece(self, piece: bytes) -> None:
         """One chunk of a body without a length, as h11 would frame it, past all that has nothing to say about it.
