@@ -88,14 +88,17 @@ class Pool:
         folder.mkdir(parents=True, exist_ok=True)
 
     def start_drawing(self) -> multiprocessing.Process:
-        """Draw the missing shards in a background process that ends with this one."""
+        """Draw the missing shards in a background process, which ends with this one or a shard later."""
         worker = multiprocessing.Process(target=self.draw_missing, daemon=True)
         worker.start()
         return worker
 
     def draw_missing(self) -> None:
-        """Draw every shard that is not on disk yet."""
+        """Draw every shard that is not on disk yet; in a worker, as long as the process that started it lives."""
+        parent = multiprocessing.parent_process()
         for number in range(self.num_shards):
+            if parent is not None and not parent.is_alive():
+                return  # it was killed, and could not end this one
             path = self._path(number)
             if path.exists():
                 continue
