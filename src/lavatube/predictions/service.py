@@ -258,7 +258,7 @@ class PredictionService:
             if not self._readers[prediction]:
                 del self._readers[prediction]
                 if not prediction.is_detached and self.cancel(prediction):
-                    logger.info("prediction %s: cancelled, its last reader left", prediction.id)
+                    logger.info("prediction %s: its last reader left", prediction.id)
 
     async def adopt(self) -> None:
         """Go on with what no server has any more, as far as there is room. Raises: StorageUnavailable, LeaseLost."""

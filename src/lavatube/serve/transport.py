@@ -122,7 +122,7 @@ class Connection(H11Protocol):
         """The application, with the shorter way for pieces where the protocol has them."""
         if scope["http_version"] == "1.1" and scope["method"] != "HEAD":
             scope["extensions"] = {**scope.get("extensions", {}), PIECES: self._write_piece}
-        is_last = any(name == b"connection" and value.lower() == b"close" for name, value in scope["headers"])
+        is_last = any(name == b"connection" and b"close" in value.lower() for name, value in scope["headers"])
         await self._app(scope, receive, self._reading_past(receive, send) if is_last else send)
 
     def _reading_past(self, receive: Receive, send: Send) -> Send:
