@@ -76,6 +76,14 @@ class Pull(threading.Thread):
         self.is_staged.set()
 
 
+def begin(uri: str, options: ProvisionOptions) -> Pull:
+    """One that has got so far that something is shown, or has ended."""
+    pull = Pull(uri, options)
+    pull.start()
+    assert pull.is_staged.wait(60)
+    return pull
+
+
 @pytest.fixture
 def cdn(checkpoint: Path) -> Iterator[Cdn]:
     with Cdn(checkpoint) as server:
@@ -86,9 +94,7 @@ def cdn(checkpoint: Path) -> Iterator[Cdn]:
 def test_a_set_can_be_opened_before_its_weights_are_here(
     cdn: Cdn, checkpoint: Path, staged_options: ProvisionOptions
 ) -> None:
-    pull = Pull(cdn.url("held"), staged_options)
-    pull.start()
-    assert pull.is_staged.wait(60)
+    pull = begin(cdn.url("held"), staged_options)
     arrivals = find_arrivals(pull.folder)
     assert pull.provisioned is None
     assert arrivals, "the weights are on their way"
@@ -109,9 +115,7 @@ def test_bytes_that_are_damaged_once_are_waited_for(
     cdn: Cdn, checkpoint: Path, staged_options: ProvisionOptions
 ) -> None:
     """Chunks with digests: what was wrong never counted as here."""
-    pull = Pull(cdn.url("flip-once"), staged_options)
-    pull.start()
-    assert pull.is_staged.wait(60)
+    pull = begin(cdn.url("flip-once"), staged_options)
     pull.join(60)
     assert pull.error is None
     for name, arrival in find_arrivals(pull.folder).items():
@@ -130,9 +134,7 @@ def test_what_was_staged_goes_when_the_fetch_fails(cdn: Cdn, staged_options: Pro
 def test_a_cache_that_is_deleted_while_somebody_trails(
     cdn: Cdn, checkpoint: Path, staged_options: ProvisionOptions
 ) -> None:
-    pull = Pull(cdn.url("held"), staged_options)
-    pull.start()
-    assert pull.is_staged.wait(60)
+    pull = begin(cdn.url("held"), staged_options)
     gone = staged_options.cache.rename(staged_options.cache.with_name("gone"))  # at once, whoever writes to it
     shutil.rmtree(gone, ignore_errors=True)
     cdn.released.set()
