@@ -95,6 +95,9 @@ class Settings:
         True, "find what prompts have in common from their beginning on in the cache of keys and values"
     )
     image_cache_mib: int = declare(256, "main memory for encoded pictures that may be shown again, MiB; 0: none")
+    image_disk_mib: int = declare(
+        0, "disk for them besides, MiB, in a folder beside the cache's, so that a restart finds them; 0: none"
+    )
     share_caches: bool = declare(
         False, "let API keys find each other's prompts in the caches: faster, but the speed tells who asked what"
     )

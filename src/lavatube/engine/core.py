@@ -11,6 +11,7 @@ from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
 from lavatube.engine.compiling import Compiled, GrammarQueue
 from lavatube.engine.encoder import Encoder
+from lavatube.engine.feature_files import FeatureFiles
 from lavatube.engine.features import FeatureCache
 from lavatube.engine.gaps import Gaps
 from lavatube.engine.grammar import Grammars, Matcher
@@ -44,6 +45,7 @@ class EngineCore:
         num_token_ids: int = 0,
         token_texts: list[bytes] | None = None,
         image_cache_bytes: int = 0,
+        image_files: FeatureFiles | None = None,
         is_reusing: bool = True,
         max_guess: int = 0,
         gate: Gate | None = None,
@@ -69,6 +71,9 @@ class EngineCore:
         self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
         self._wave = None if gate is None else Wave(self._runner, gate)
+        self._image_files = image_files
+        if gate is None:
+            self._features.files = image_files
         self._pace = Pace()
         self._gaps = Gaps()
         self._outbox = Outbox()
@@ -106,6 +111,7 @@ class EngineCore:
         """What reuse has saved since the start."""
         return CacheCounts(
             image_hits=self._features.num_hits,
+            image_disk_hits=0 if self._image_files is None else self._image_files.num_hits,
             image_misses=self._features.num_misses,
             prompt_tokens=self._scheduler.num_prompt_tokens,
             cached_tokens=self._scheduler.num_cached_tokens,
@@ -193,6 +199,7 @@ class EngineCore:
             self._settle(pieces, results)
         if wave.is_over:
             self._wave = None
+            self._features.files = self._image_files  # only now is it known that the weights are right
 
     def _compute(self, chunks: list[Chunk]) -> None:
         self._note_begin(chunks)
