@@ -14,6 +14,7 @@ import torch
 from lavatube.model import twins
 from lavatube.model.examples import Examples
 from lavatube.model.operation import Operation
+from lavatube.model.panels import Multiply, Panels
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,13 @@ class Fused:
         self.normalize = Operation("norm", twins.normalize)
         self.rotate_and_store = Operation("rotary embedding", twins.rotate_and_store)
         self.swiglu = Operation("SwiGLU", twins.swiglu)
+        self.multiply: Multiply = Operation("product with quantised weights", Panels.by_torch)
         self.is_settled = False
         """Whether it is decided who does what."""
 
     @property
     def operations(self) -> list[Operation[..., Any]]:
-        return [self.attend, self.normalize, self.rotate_and_store, self.swiglu]
+        return [self.attend, self.normalize, self.rotate_and_store, self.swiglu, self.multiply]
 
     @torch.inference_mode()
     def prove(self, examples: Examples) -> None:
@@ -39,10 +41,11 @@ class Fused:
         if find_spec("triton") is None:
             logger.warning("no kernels for the GPU, as Triton is not installed: torch does all of it, slower")
         else:
-            from lavatube.model.triton import attention, rows  # they import Triton, which no CPU needs
+            from lavatube.model.triton import attention, product, rows  # they import Triton, which no CPU needs
 
             self.attend.prove(attention.attend, examples.attend())
             self.normalize.prove(rows.normalize, examples.normalize())
             self.rotate_and_store.prove(rows.rotate_and_store, examples.rotate_and_store())
             self.swiglu.prove(rows.swiglu, examples.swiglu())
+            self.multiply.prove(product.multiply, examples.multiply())
         self.is_settled = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import torch
@@ -32,7 +32,7 @@ class Operation(Generic[Arguments, Result]):
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         return (self._kernel or self._twin)(*args, **kwargs)
 
-    def prove(self, kernel: Callable[Arguments, Result], examples: Sequence[tuple[Any, ...]]) -> None:
+    def prove(self, kernel: Callable[Arguments, Result], examples: Iterable[tuple[Any, ...]]) -> None:
         """Take the kernel if on each example it returns, and leaves in its arguments, what the twin does.
 
         If not, the log says so once, and torch goes on.

@@ -30,7 +30,7 @@ def test_every_kernel_proves_itself(
     shape: LanguageSpec, dtype: torch.dtype, device: torch.device, caplog: pytest.LogCaptureFixture
 ) -> None:
     fused = Fused()
-    fused.prove(Examples(shape, 16, dtype, device))
+    fused.prove(Examples(shape, 16, dtype, device, "int4"))
     assert caplog.messages == []
     assert [one.name for one in fused.operations if not one.is_proven] == []
     assert fused.is_settled

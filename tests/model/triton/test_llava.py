@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lavatube.checkpoint import read_spec
 from lavatube.model.examples import Examples
+from lavatube.model.linear import Linear
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
-from lavatube.spec import ModelSpec
+from lavatube.spec import ModelSpec, Quantize
 from tests.checkpoints import write_checkpoint
 from tests.model.driver import Driver, Stream
 
@@ -25,13 +26,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), **request.param)
 
 
-def load(folder: Path, device: torch.device) -> tuple[Llava, ModelSpec]:
+def load(folder: Path, device: torch.device, quantize: Quantize = "none") -> tuple[Llava, ModelSpec]:
     spec = read_spec(folder)
-    return load_model(spec, folder, device, torch.float32, lambda done, total: None), spec
+    return load_model(spec, folder, device, torch.float32, lambda done, total: None, quantize), spec
 
 
-def prove(model: Llava, spec: ModelSpec) -> None:
-    model.fused.prove(Examples(spec.language, 4, model.dtype, model.device))
+def prove(model: Llava, spec: ModelSpec, quantize: Quantize = "none") -> None:
+    model.fused.prove(Examples(spec.language, 4, model.dtype, model.device, quantize))
     assert all(operation.is_proven for operation in model.fused.operations)
 
 
@@ -66,3 +67,20 @@ def test_a_stream_beside_a_prompt_that_comes_in_pieces(folder: Path, device: tor
     prove(model, spec)
     for ours, other in zip(logits(), expected, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantised_weights_mean_what_they_are_unpacked_to(
+    folder: Path, device: torch.device, quantize: Quantize
+) -> None:
+    model, spec = load(folder, device, quantize)
+    prove(model, spec, quantize)
+    rows = prompts(model, spec)
+    (ours, *_) = Driver(model, spec).step([(Stream(), each) for each in rows])
+    for linear in model.modules():
+        if isinstance(linear, Linear) and linear.panels is not None:
+            linear.weight = torch.nn.Parameter(linear.panels.unpack(), requires_grad=False)
+    expected_rows = prompts(model, spec)
+    (expected, *_) = Driver(model, spec).step([(Stream(), each) for each in expected_rows])
+    torch.testing.assert_close(rows[1], expected_rows[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
