@@ -80,7 +80,7 @@ class Settings:
     dtype: str = declare("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
     quantize: str = declare(
         "none",
-        "weights as they are (none), or of 8 or 4 bits: faster and smaller on a CPU, a little off",
+        "weights as they are (none), or of 8 or 4 bits: faster and smaller, a little off",
         choices=("none", "int8", "int4"),
     )
     threads: int = declare(

@@ -130,6 +130,10 @@ class EngineCore:
         """Prompt and answer of one request: what the model was trained for and the cache holds."""
         return min(self._spec.language.max_positions, self.cache_tokens)
 
+    def bind(self) -> None:
+        """From now on the calling thread is the one that computes."""
+        self._runner.bind()
+
     def submit(self, submit: Submit) -> None:
         """Take a request; one with bad data fails, alone, with the next step's events."""
         assert submit.request_id not in self._requests, f"request {submit.request_id} is already here"

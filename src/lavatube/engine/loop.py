@@ -18,6 +18,7 @@ def run(
     """Until Shutdown. `emit` gets all events of one step at once; `read` puts what has come into `commands`, so that an
     abort that was sent during a step is known before the next. Raises what a step raises.
     """
+    core.bind()
     while True:
         read()
         for command in _drain(commands, is_patient=not core.has_work):

@@ -33,6 +33,11 @@ class Runner:
         self.num_layers_run = 0
         self._count_layers()
 
+    def bind(self) -> None:
+        """Triton launches on the current device, of which each thread has its own."""
+        if self._model.device.type == "cuda":
+            torch.cuda.set_device(self._model.device)
+
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Results:
         """Compute `chunks`. For each, in order, what comes next for the sequence and its siblings, or for it and after

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lavatube.geometry import ImagePlan
 from lavatube.model.arrange import arrange
 from lavatube.model.attention import KVCache, Layout
+from lavatube.model.fused import Fused
 from lavatube.model.language import LanguageModel
 from lavatube.model.linear import Linear
 from lavatube.model.native_attention import attention_of
@@ -23,6 +24,7 @@ class Llava(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        self.fused = Fused()
         self.vision = VisionTower(spec.vision, spec.pixels)
         self.projector = Projector(spec)
         self.newline = nn.Parameter(torch.empty(spec.language.hidden_size)) if spec.has_newline else None
@@ -73,14 +75,14 @@ class Llava(nn.Module):
 
         Shapes: in and out (T, hidden).
         """
-        attention = attention_of(cache, layout, self.language.sliding_window)
+        attention = attention_of(cache, layout, self.language.sliding_window, self.fused)
         hidden: Tensor = self.language(embeddings, layout.positions, attention)
         return hidden
 
     @torch.inference_mode()
     def forward_by_layer(self, embeddings: Tensor, cache: KVCache, layout: Layout) -> Iterator[Tensor | None]:
         """`forward` in pieces: nothing after each of the decoder's blocks, and at last the states."""
-        attention = attention_of(cache, layout, self.language.sliding_window)
+        attention = attention_of(cache, layout, self.language.sliding_window, self.fused)
         yield from self.language.by_layer(embeddings, layout.positions, attention)
 
     @torch.inference_mode()

@@ -36,7 +36,7 @@ def allocate(model: Llava, device: torch.device, dtype: torch.dtype, quantize: Q
         kind = _kind(path, module, model, device, dtype, quantize)
         if kind is not None:
             assert isinstance(module, Linear)
-            module.pack(kind, device)
+            module.pack(kind, device, model.fused.multiply)
     weights = {
         name: torch.empty_like(weight, dtype=dtype, device=device) if weight.is_meta else weight
         for name, weight in model.state_dict().items()
