@@ -41,6 +41,7 @@ class NativeAttention:
             sequences=len(layout.context_lengths),
             table_blocks=layout.block_tables.shape[1],
             window=window or _NO_WINDOW,
+            layer_stride=cache.keys.stride(0),
         )
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

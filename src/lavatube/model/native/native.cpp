@@ -147,7 +147,7 @@ EXPORT void lavatube_nucleus(int threads, const double* scores, const double* we
 }
 
 // See layer.h. On a team of its own.
-EXPORT int lavatube_layer(int level, int threads, const Layer* layer, const Context* context, const float* cosines,
-                          const float* sines, const uint16_t* input, uint16_t* output) {
-    return !decode(kernels_of(level), {threads, true}, *layer, *context, cosines, sines, input, output);
+EXPORT int lavatube_layers(int level, int threads, const Layer* layers, int64_t count, const Context* context,
+                           const float* cosines, const float* sines, const uint16_t* input, uint16_t* output) {
+    return !decode(kernels_of(level), {threads, true}, layers, count, *context, cosines, sines, input, output);
 }

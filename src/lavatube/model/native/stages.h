@@ -29,6 +29,7 @@ struct Context {
     const int64_t* lengths;
     const int64_t* tables;
     int64_t num_slots, block_size, sequences, table_blocks, window;
+    int64_t layer_stride;  // values from one layer's keys to those of the next
 };
 
 struct Heads {
