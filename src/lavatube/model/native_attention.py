@@ -12,6 +12,10 @@ from lavatube.model.attention import Attention, KVCache, Layout
 from lavatube.model.native import Context, Native, kernels_for
 
 _NO_WINDOW: Final = 1 << 40
+PANEL_TOKENS: Final = 16
+"""So many keys lie side by side, two dimensions of each after the other, and so many values, of two tokens each: the
+cache of keys and values as the kernels have it, see `native/attention.h`.
+"""
 
 
 class NativeAttention:
@@ -71,6 +75,6 @@ def attention_of(cache: KVCache, layout: Layout, window: int | None) -> Attentio
     """The kernels' where they can."""
     stored = cache.keys
     kernels = kernels_for(stored)
-    if kernels is None or stored.shape[-1] % 2:
+    if kernels is None or stored.shape[-1] % PANEL_TOKENS or cache.block_size % PANEL_TOKENS:
         return Attention(cache, layout, window)
     return NativeAttention(kernels, cache, layout, window)
