@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
@@ -203,6 +204,7 @@ class Settings:
             return self.hf_cache.absolute()
 
 
+@cache
 def options() -> tuple[Option, ...]:
     """All options, in the order of their declaration."""
     hints, section, found = get_type_hints(Settings), "", list[Option]()
