@@ -98,8 +98,8 @@ class Runner:
         """Shapes: hidden (T, hidden), logits (T, vocabulary) if there are any yet."""
         # A row attends to itself: if any of its keys and values were not numbers, neither would it be.
         sums = hidden.sum(dim=-1, dtype=torch.float32)  # with one that is none, it is none
-        is_sound = np.isfinite(sums.cpu().numpy()).tolist()
         choices = iter(self._sample(chunks, hidden, logits, batch.sampling_rows))
+        is_sound = np.isfinite(sums.cpu().numpy()).tolist()  # after the choices: the device has nothing left to do
         found = [next(choices) if chunk.is_sampling else [] for chunk in chunks]
         starts = batch.layout.query_starts
         return [
