@@ -202,7 +202,11 @@ class EngineCore:
     def _begin_prompts(self) -> Work:
         """What this step does for prompts while streams wait for it; of that, what is for images is done."""
         ahead = self._scheduler.images_ahead
-        work = self._pace.plan(has_images=bool(ahead), has_prompts=self._scheduler.is_prefilling)
+        work = self._pace.plan(
+            has_images=bool(ahead),
+            has_prompts=self._scheduler.is_prefilling,
+            num_waiting=self._scheduler.num_without_token,
+        )
         num_layers = self._runner.advance_images(ahead, work.num_layers) if work.num_layers else 0
         return Work(num_layers, work.num_prompt_tokens)
 
