@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from lavatube.model.native import Map, Native, native
 from lavatube.model.operation import Operation
-from lavatube.model.pages import zeros
 from lavatube.spec import QUANTIZED_GROUPS
 
 Kind = Literal["bfloat16", "int8", "int4"]
@@ -43,11 +42,11 @@ class Panels(nn.Module):
         self._padded = words * _WORD_INPUTS[kind]
         self._group = QUANTIZED_GROUPS.get(kind, self._padded)
         if kind == "bfloat16":
-            self.weight = _parameter(zeros(panels, words, LANES, 2, dtype=torch.bfloat16))
+            self.weight = _parameter(torch.zeros(panels, words, LANES, 2, dtype=torch.bfloat16))
             self.scales = None
         else:
             groups = -(-self._padded // self._group)
-            self.weight = _parameter(zeros(panels, words, LANES, 4, dtype=torch.uint8))
+            self.weight = _parameter(torch.zeros(panels, words, LANES, 4, dtype=torch.uint8))
             self.scales = _parameter(torch.zeros(panels, groups, LANES, dtype=torch.bfloat16))
 
     @property
