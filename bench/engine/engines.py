@@ -43,10 +43,15 @@ class Engine:
     needs: Path = PEERS
     prepare: Callable[[Shape], None] = lambda shape: None
     environ: dict[str, str] = field(default_factory=dict)
+    is_serial: bool = False  # answers one question after the other
 
     @property
     def is_here(self) -> bool:
         return self.needs.exists()
+
+    def takes(self, *, is_crowd: bool) -> bool:
+        """Of a serial one, questions that come at once say no more than one does."""
+        return not (is_crowd and self.is_serial)
 
 
 @dataclass(slots=True)
@@ -110,7 +115,7 @@ def engines() -> list[Engine]:
         _ours("bf16", "--dtype", "bfloat16", bits=16, other_bits=16),
         _ours("int8", "--quantize", "int8", bits=8.0625, other_bits=8.0625),  # with the scales of their groups
         _ours("int4", "--quantize", "int4", bits=4.25, other_bits=8.0625),
-        Engine("transformers bf16", _transformers),
+        Engine("transformers bf16", _transformers, is_serial=True),
         *(
             _llama(name, kind, bits)
             for name, kind, bits in (("bf16", "", 16), ("Q8_0", "Q8_0", 8.5), ("Q4_K_M", "Q4_K_M", 4.9))

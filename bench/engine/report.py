@@ -6,36 +6,40 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from bench.engine.floors import Floors
-
-Measured = dict[str, dict[str, dict[str, list[float]]]]
-"""Row, figure, engine → one value a round."""
+from bench.engine.goals import Goal, Measured, goals
+from bench.engine.record import Record
 
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-def text(measured: Measured, baseline: str, floors: Floors, command: str) -> str:
+def text(record: Record, baseline: str) -> str:
     """Medians with their extremes, and how many times as good as the baseline's; in Markdown."""
-    rates = [f"{rate / 1e9:.0f}" for rate in (floors.bf16_ops, floors.int8_ops)]
+    floors = [f"{rate / 1e9:.0f}" for rate in astuple(record.floors)]
     lines = [
-        f"# {datetime.now(UTC):%d %B %Y}: {command}",
+        f"# {datetime.now(UTC):%d %B %Y}: python -m bench.engine",
+        "",
+        *(f"    {command}" for command in dict.fromkeys(record.commands)),
         "",
         f"{machine()}.",
-        f"It reads {floors.bytes_per_s / 1e9:.1f} GB/s, multiplies at {rates[0]} (bf16) and {rates[1]} Gop/s (int8).",
+        f"It reads {floors[0]} GB/s, and multiplies at {floors[1]} (bf16) and {floors[2]} Gop/s (int8).",
         "Random weights; medians (least–greatest), engines in turn in each round.",
     ]
-    for row, figures in measured.items():
+    for row, figures in record.measured.items():
         lines += ["", f"## {row}", ""]
         engines = list(dict.fromkeys(engine for values in figures.values() for engine in values))
         lines += ["| figure | " + " | ".join(engines) + " |", "|---" * (1 + len(engines)) + "|"]
         for figure, values in figures.items():
             cells = [_cell(figure, values, engine, baseline) for engine in engines]
             lines.append(f"| {figure} | " + " | ".join(cells) + " |")
+    lines += ["", "## Goals", "", "| what | seen | goal | |", "|---|---|---|---|", *map(_line, goals(record.measured))]
+    if record.failures:
+        lines += ["", "## Failed", "", *(f"- {failure}" for failure in record.failures)]
     return "\n".join(lines) + "\n"
 
 
@@ -65,6 +69,11 @@ def plot(measured: Measured, path: Path) -> None:
         axis.invert_yaxis()
         axis.tick_params(labelsize=8)
     picture.savefig(path)
+
+
+def _line(goal: Goal) -> str:
+    bound = "at most" if goal.is_most else "at least"
+    return f"| {goal.name} | {goal.seen:.2f} | {bound} {goal.wanted:.2f} | {'met' if goal.is_met else '**not met**'} |"
 
 
 def _cell(figure: str, values: Mapping[str, Sequence[float]], engine: str, baseline: str) -> str:

@@ -25,7 +25,7 @@ class Stream:
 class Driver:
     """Owns a cache whose blocks are handed out in a scrambled order, and full of NaN, as a bad owner leaves them."""
 
-    def __init__(self, model: Llava, spec: ModelSpec, *, num_blocks: int = 256, block_size: int = 4) -> None:
+    def __init__(self, model: Llava, spec: ModelSpec, *, num_blocks: int = 256, block_size: int = 16) -> None:
         self.model = model
         self.cache = KVCache.allocate(spec.language, num_blocks, block_size, model.dtype, model.device)
         self.cache.keys.fill_(torch.nan)

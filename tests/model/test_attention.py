@@ -18,10 +18,10 @@ from lavatube.model.fused_attention import FusedAttention
 from lavatube.model.native import Native
 from lavatube.model.native_attention import NativeAttention
 from lavatube.spec import LanguageSpec
+from tests.model.cache_rows import put_rows, rows_of
 
 CPU = torch.device("cpu")
-HEAD_DIM = 8
-BLOCK_SIZE = 4
+HEAD_DIM = 16
 NUM_BLOCKS = 64
 
 
@@ -37,7 +37,7 @@ def language(num_heads: int, num_kv_heads: int) -> LanguageSpec:
         vocab_size=1,
         rms_norm_eps=1e-6,
         rope_theta=10000.0,
-        max_positions=NUM_BLOCKS * BLOCK_SIZE,
+        max_positions=NUM_BLOCKS * 16,
         activation="silu",
         has_tied_embeddings=False,
     )
@@ -66,27 +66,42 @@ class Sequences:
             return [each.bfloat16().float().to(device) for each in drawn]
 
         self.queries, self.keys, self.values = rows(num_heads), rows(num_kv_heads), rows(num_kv_heads)
-        self.cache = KVCache.allocate(language(num_heads, num_kv_heads), NUM_BLOCKS, BLOCK_SIZE, dtype, device)
+        # The kernels' for CPUs, which take blocks of whole panels.
+        self._is_in_panels = dtype == torch.bfloat16 and device == CPU
+        self._block_size = 16 if self._is_in_panels else 4
+        self.cache = KVCache.allocate(language(num_heads, num_kv_heads), NUM_BLOCKS, self._block_size, dtype, device)
         self.cache.keys.fill_(torch.nan)
         self.cache.values.fill_(torch.nan)
         blocks = list(range(NUM_BLOCKS))
         random.Random(0).shuffle(blocks)
-        self.tables = [[blocks.pop() for _ in range(-(-length // BLOCK_SIZE))] for length in lengths]
+        self.tables = [[blocks.pop() for _ in range(-(-length // self._block_size))] for length in lengths]
         for index, count in enumerate(cached):
-            slots = self.slots(index)[:count]
-            self.cache.keys[:, :, slots] = self.keys[index][:count].transpose(0, 1).to(dtype)
-            self.cache.values[:, :, slots] = self.values[index][:count].transpose(0, 1).to(dtype)
+            keys, values = (rows[index][:count].transpose(0, 1).to(dtype) for rows in (self.keys, self.values))
+            self.store(self.slots(index)[:count], keys, values)
 
     def slots(self, index: int) -> Tensor:
         positions = torch.arange(self.lengths[index])
-        slots = torch.tensor(self.tables[index])[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+        size = self._block_size
+        slots = torch.tensor(self.tables[index])[positions // size] * size + positions % size
         return slots.to(self.device)
+
+    @property
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Shapes: out (layers, kv_heads, slots, head_dim) each."""
+        return rows_of(self.cache) if self._is_in_panels else (self.cache.keys, self.cache.values)
+
+    def store(self, slots: Tensor, keys: Tensor | float, values: Tensor | float) -> None:
+        """In all layers. Shapes: (kv_heads, slots, head_dim)."""
+        all_keys, all_values = self.stored
+        all_keys[:, :, slots], all_values[:, :, slots] = keys, values  # type: ignore[assignment]
+        if self._is_in_panels:
+            put_rows(self.cache, all_keys, all_values)
 
     def forget_before(self, window: int) -> None:
         """What no new row sees any more is NaN in the cache, as if its block were another's."""
         for index, count in enumerate(self.cached):
             old = self.slots(index)[: max(0, count - window + 1)]
-            self.cache.keys[:, :, old] = self.cache.values[:, :, old] = torch.nan
+            self.store(old, torch.nan, torch.nan)
 
     def attend(
         self,

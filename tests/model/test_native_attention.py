@@ -54,11 +54,12 @@ def test_how_a_prompt_was_cut_and_who_is_beside_it_makes_no_difference(
 def test_new_keys_and_values_are_stored_in_their_slots_of_their_layer_only(kernels: Native) -> None:
     sequences = sequences_of([9, 6], [3, 5], (4, 2))
     sequences.attend(layer=1, kernels=kernels)
-    for index, keys in enumerate(sequences.keys):
-        stored = sequences.cache.keys[1][:, sequences.slots(index)]
-        assert torch.equal(stored, keys.transpose(0, 1).bfloat16())
-    assert sequences.cache.keys[0][:, sequences.slots(0)[3:]].isnan().all()
-    assert (~sequences.cache.values[1][0, :, 0].isnan()).sum() == sum(sequences.lengths)
+    keys, values = sequences.stored
+    for index in range(2):
+        assert torch.equal(keys[1][:, sequences.slots(index)], sequences.keys[index].transpose(0, 1).bfloat16())
+        assert torch.equal(values[1][:, sequences.slots(index)], sequences.values[index].transpose(0, 1).bfloat16())
+    assert keys[0][:, sequences.slots(0)[3:]].isnan().all()
+    assert (~values[1][0, :, 0].isnan()).sum() == sum(sequences.lengths)
 
 
 def test_a_sequence_of_nan_leaves_its_neighbours_alone(kernels: Native) -> None:
@@ -66,7 +67,7 @@ def test_a_sequence_of_nan_leaves_its_neighbours_alone(kernels: Native) -> None:
     expected = sequences.expected()
     sequences.queries[1][:] = torch.nan
     sequences.values[1][:] = torch.nan
-    sequences.cache.values[:, :, sequences.slots(1)] = torch.nan
+    sequences.store(sequences.slots(1), torch.nan, torch.nan)
     ours = sequences.attend(kernels=kernels)
     assert ours[1].isnan().all()
     assert_near(ours[0], expected[0])

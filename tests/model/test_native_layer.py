@@ -46,7 +46,7 @@ def through_all_layers(model: Llava, folder: Path, *, in_one_call: bool) -> tupl
         rotation = Rotation(layout.positions, model.language.inverse_frequencies, torch.bfloat16)
         hidden = torch.randn(sum(counts), 128, generator=draw).bfloat16()
         for block in model.language.layers:
-            forward = block.by_kernels if in_one_call else block.by_parts
+            forward = block.native if in_one_call else block.by_parts
             hidden = forward(hidden, rotation, attention)
         found.append(hidden)
     return torch.cat(found), driver.cache
@@ -65,6 +65,19 @@ def test_one_call_gives_the_same_bits_as_the_parts(folder: Path, quantize: Quant
     assert torch.equal(ours, parts)
     for stored, expected in ((cache.keys, other.keys), (cache.values, other.values)):
         assert torch.equal(stored.view(torch.int16), expected.view(torch.int16))  # also where both are NaN
+
+
+@pytest.mark.parametrize("counts", [(40, 1), (1, 1)])
+def test_all_layers_in_one_call_give_the_same_bits_as_one_by_one(folder: Path, counts: tuple[int, int]) -> None:
+    model, draw = load(folder, "int8"), torch.Generator().manual_seed(0)
+    hidden, found = torch.randn(sum(counts), 128, generator=draw).bfloat16(), []
+    for forward in (model.language.in_one_call, lambda *step: [*model.language.by_layer(*step)][-1]):
+        driver = Driver(model, read_spec(folder))
+        layout = driver.layout([(Stream(), count) for count in counts])
+        attention = NativeAttention(kernels_up_to(len(LEVELS) - 1), driver.cache, layout, model.language.sliding_window)
+        found.append((forward(hidden, layout.positions, attention), driver.cache.keys, driver.cache.values))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours.view(torch.int16), theirs.view(torch.int16))
 
 
 def test_two_models_may_compute_at_once(folder: Path) -> None:

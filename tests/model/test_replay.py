@@ -52,7 +52,7 @@ def test_rows_get_what_they_get_when_computed_and_the_others_touch_nothing(model
         torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     assert recorder.num_recorded == 4  # of 1, 2, 4 and 6 rows
     outside = torch.ones(replaying.cache.keys.shape[2], dtype=torch.bool)
-    outside[scratch * 4 : scratch * 4 + 1] = False
+    outside[scratch * replaying.cache.block_size] = False  # the slot that rows of nobody write to
     torch.testing.assert_close(
         replaying.cache.keys[:, :, outside], computing.cache.keys[:, :, outside], rtol=1e-5, atol=1e-5, equal_nan=True
     )

@@ -11,6 +11,7 @@ from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
 from lavatube.engine.compiling import Compiled, GrammarQueue
 from lavatube.engine.encoder import Encoder
+from lavatube.engine.feature_files import FeatureFiles
 from lavatube.engine.features import FeatureCache
 from lavatube.engine.gaps import Gaps
 from lavatube.engine.grammar import Grammars, Matcher
@@ -45,6 +46,7 @@ class EngineCore:
         num_token_ids: int = 0,
         token_texts: list[bytes] | None = None,
         image_cache_bytes: int = 0,
+        image_files: FeatureFiles | None = None,
         is_reusing: bool = True,
         max_guess: int = 0,
         gate: Gate | None = None,
@@ -77,6 +79,9 @@ class EngineCore:
         self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
         self._wave = None if gate is None else Wave(self._runner, gate)
+        self._image_files = image_files
+        if gate is None:
+            self._features.files = image_files
         self._pace = Pace()
         self._gaps = Gaps()
         self._outbox = Outbox()
@@ -114,6 +119,7 @@ class EngineCore:
         """What reuse has saved since the start."""
         return CacheCounts(
             image_hits=self._features.num_hits,
+            image_disk_hits=0 if self._image_files is None else self._image_files.num_hits,
             image_misses=self._features.num_misses,
             prompt_tokens=self._scheduler.num_prompt_tokens,
             cached_tokens=self._scheduler.num_cached_tokens,
@@ -196,7 +202,11 @@ class EngineCore:
     def _begin_prompts(self) -> Work:
         """What this step does for prompts while streams wait for it; of that, what is for images is done."""
         ahead = self._scheduler.images_ahead
-        work = self._pace.plan(has_images=bool(ahead), has_prompts=self._scheduler.is_prefilling)
+        work = self._pace.plan(
+            has_images=bool(ahead),
+            has_prompts=self._scheduler.is_prefilling,
+            num_waiting=self._scheduler.num_without_token,
+        )
         num_layers = self._runner.advance_images(ahead, work.num_layers) if work.num_layers else 0
         return Work(num_layers, work.num_prompt_tokens)
 
@@ -209,6 +219,7 @@ class EngineCore:
             self._settle(pieces, results)
         if wave.is_over:
             self._wave = None
+            self._features.files = self._image_files  # only now is it known that the weights are right
 
     def _compute(self, chunks: list[Chunk]) -> None:
         self._note_begin(chunks)

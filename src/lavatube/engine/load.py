@@ -11,9 +11,11 @@ from typing import Final
 
 import torch
 
+from lavatube import __version__
 from lavatube.checkpoint import read_spec
 from lavatube.engine.capacity import BLOCK_SIZE, num_cache_blocks
 from lavatube.engine.core import EngineCore
+from lavatube.engine.feature_files import FeatureFiles
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting
 from lavatube.fidelity import with_fidelity
@@ -94,11 +96,20 @@ def make_core(
             num_token_ids=order.num_token_ids,
             token_texts=order.token_texts,
             image_cache_bytes=order.image_cache_bytes,
+            image_files=_image_files(order, plan),
             is_reusing=order.is_reusing,
             max_guess=order.max_guess,
             gate=gate,
             record=cuda_recorder() if plan.device.type == "cuda" else None,
         )
+
+
+def _image_files(order: Load, plan: LoadPlan) -> FeatureFiles | None:
+    disk = order.image_disk
+    if disk is None:
+        return None
+    facts = (__version__, disk.weights, order.fidelity, plan.dtype, plan.quantize, plan.device.type)
+    return FeatureFiles(Path(disk.folder), disk.max_bytes, " ".join(facts))
 
 
 def _prove_kernels(model: Llava, plan: LoadPlan) -> None:

@@ -144,6 +144,11 @@ class Scheduler:
         )
 
     @property
+    def num_without_token(self) -> int:
+        """Prompts that are not computed yet."""
+        return len(self.waiting) + sum(sequence.num_uncomputed_tokens > 1 for sequence in self.running)
+
+    @property
     def images_ahead(self) -> list[tuple[Sequence, int]]:
         """Images of prompts that are being computed, by the order of their sequences."""
         return [

@@ -49,7 +49,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """Keys and values of all layers, each head's together. Shapes: (layers, kv_heads, slots, head_dim) each."""
+    """Keys and values of all layers, each head's together. Shapes: (layers, kv_heads, slots, head_dim) each.
+
+    Of whole blocks only: how they lie in a block is the business of who reads and writes them.
+    """
 
     keys: Tensor
     values: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,14 @@ from lavatube.model.elementwise import RMSNorm, Rotation, swiglu
 from lavatube.model.fused_attention import FusedAttention
 from lavatube.model.linear import Linear, MergedLinear, Table
 from lavatube.model.native_attention import NativeAttention
-from lavatube.model.native_layer import NativeLayer
+from lavatube.model.native_layer import NativeLayers, native_layer
 from lavatube.spec import LanguageSpec
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Of layer, query, key and value: `Attention`, by whatever means."""
+
+_FEW_ROWS: Final = 64
+"""So few are through all layers before anybody would miss a sign of life."""
 
 
 class LanguageModel(nn.Module):
@@ -32,11 +36,32 @@ class LanguageModel(nn.Module):
         # Named device: a model is built on the meta device first, and constants must survive that.
         exponents = torch.arange(0, language.head_dim, 2, dtype=torch.float32, device="cpu") / language.head_dim
         self.register_buffer("inverse_frequencies", 1.0 / language.rope_theta**exponents, persistent=False)
+        self._native: NativeLayers | None = None
 
     def forward(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Tensor:
         """Shapes: embeddings (T, hidden), positions (T,); out (T, hidden)."""
+        if isinstance(attention, NativeAttention) and len(embeddings) <= _FEW_ROWS and self._is_in_panels:
+            return self.in_one_call(embeddings, positions, attention)
         *_, out = self.by_layer(embeddings, positions, attention)
         assert out is not None
+        return out
+
+    @property
+    def _is_in_panels(self) -> bool:
+        return self._native is not None or all(block.is_in_panels for block in self._blocks)
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.layers))
+
+    def in_one_call(self, embeddings: Tensor, positions: Tensor, attention: NativeAttention) -> Tensor:
+        """The same to the last bit. Weights that stream through the caches take Python's code out of them: between two
+        layers it would come from memory again, which is milliseconds a token.
+        """
+        if self._native is None:
+            self._native = NativeLayers.joined([block.native for block in self._blocks])
+        rotate = Rotation(positions, self.inverse_frequencies, embeddings.dtype)
+        out: Tensor = self.norm(self._native(embeddings, rotate, attention))
         return out
 
     def by_layer(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Iterator[Tensor | None]:
@@ -58,11 +83,11 @@ class Block(nn.Module):
         self.self_attn = _SelfAttention(language, index)
         self.post_attention_layernorm = RMSNorm(language.hidden_size, language.rms_norm_eps)
         self.mlp = _Perceptron(language)
-        self._native: NativeLayer | None = None
+        self._native: NativeLayers | None = None
 
     def forward(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
-        if isinstance(attention, NativeAttention) and (self._native or self._is_in_panels):
-            return self.by_kernels(hidden, rotate, attention)
+        if isinstance(attention, NativeAttention) and self.is_in_panels:
+            return self.native(hidden, rotate, attention)
         if isinstance(attention, FusedAttention):
             return self.by_fused(hidden, rotate, attention)
         return self.by_parts(hidden, rotate, attention)
@@ -73,12 +98,14 @@ class Block(nn.Module):
         out: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return out
 
-    def by_kernels(self, hidden: Tensor, rotate: Rotation, attention: NativeAttention) -> Tensor:
+    @property
+    def native(self) -> NativeLayers:
         """The same to the last bit, in one call."""
         if self._native is None:  # now, and not earlier, the weights are where they stay
             norms = self.input_layernorm, self.post_attention_layernorm
-            self._native = NativeLayer(norms, self._maps, self.self_attn.num_heads, self.self_attn.head_dim)
-        return self._native(hidden, rotate, attention, self.self_attn.index)
+            layer = native_layer(norms, self._maps, self.self_attn.num_heads, self.self_attn.head_dim)
+            self._native = NativeLayers(self.self_attn.index, [layer])
+        return self._native
 
     def by_fused(self, hidden: Tensor, rotate: Rotation, attention: FusedAttention) -> Tensor:
         """The same, but for roundings, with what stands between the products put together: fewer, larger launches."""
@@ -90,7 +117,7 @@ class Block(nn.Module):
         return out
 
     @property
-    def _is_in_panels(self) -> bool:
+    def is_in_panels(self) -> bool:
         return all(linear.panels is not None for linear in self._maps)
 
     @property

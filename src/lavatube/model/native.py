@@ -1,6 +1,6 @@
 """The compiled kernels of `native/`, for tensors on a CPU, where a compiler was there at installation.
 
-Products with panels, attention, what stands between them, and all of that together as one layer.
+Products with panels, attention, what stands between them, and all of that together as layers.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Context(ctypes.Structure):
     _fields_ = (
         *((name, _POINTER) for name in ("keys", "values", "slots", "starts", "lengths", "tables")),
         *((name, _LONG) for name in ("num_slots", "block_size", "sequences", "table_blocks", "window")),
+        ("layer_stride", _LONG),
     )
 
 
@@ -80,8 +81,8 @@ class Native:
         self._find_largest.argtypes = [_INT, _POINTER, *[_LONG] * 2, *[_POINTER] * 2]
         self._nucleus = library.lavatube_nucleus
         self._nucleus.argtypes = [_INT, *[_POINTER] * 2, *[_LONG] * 2, *[_POINTER] * 2]
-        self._layer = library.lavatube_layer
-        self._layer.argtypes = [*[_INT] * 2, *[_POINTER] * 6]
+        self._layers = library.lavatube_layers
+        self._layers.argtypes = [*[_INT] * 2, _POINTER, _LONG, *[_POINTER] * 5]
 
     def product(self, hidden: Tensor, linear: Map, out: Tensor) -> None:
         """out = hidden · weightᵀ + bias, for contiguous tensors.
@@ -102,16 +103,19 @@ class Native:
         if failed:
             raise MemoryError("no memory for the rows of a product")
 
-    def layer(self, layer: Layer, context: Context, cosines: Tensor, sines: Tensor, hidden: Tensor) -> Tensor:
-        """All rows of a step through a layer of a decoder, bfloat16.
+    def layers(
+        self, layers: ctypes.Array[Layer], context: Context, cosines: Tensor, sines: Tensor, hidden: Tensor
+    ) -> Tensor:
+        """All rows of a step through layers of a decoder, bfloat16; `context` is that of the first.
 
         Shapes: in and out (T, hidden), contiguous; cosines and sines (T, head_dim / 2) float32.
         """
         out = torch.empty_like(hidden)
-        failed = self._layer(
+        failed = self._layers(
             self.level,
             torch.get_num_threads(),
-            ctypes.byref(layer),
+            ctypes.byref(layers),
+            len(layers),
             ctypes.byref(context),
             *(rows.data_ptr() for rows in (cosines, sines, hidden, out)),
         )

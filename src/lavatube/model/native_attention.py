@@ -14,6 +14,10 @@ from lavatube.model.fused_attention import FusedAttention
 from lavatube.model.native import Context, Native, kernels_for
 
 _NO_WINDOW: Final = 1 << 40
+PANEL_TOKENS: Final = 16
+"""So many keys lie side by side, two dimensions of each after the other, and so many values, of two tokens each: the
+cache of keys and values as the kernels have it, see `native/attention.h`.
+"""
 
 
 class NativeAttention:
@@ -43,6 +47,7 @@ class NativeAttention:
             sequences=len(layout.context_lengths),
             table_blocks=layout.block_tables.shape[1],
             window=window or _NO_WINDOW,
+            layer_stride=cache.keys.stride(0),
         )
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -76,6 +81,6 @@ def attention_of(
         return FusedAttention.of(fused, cache, layout, window)
     stored = cache.keys
     kernels = kernels_for(stored)
-    if kernels is None or stored.shape[-1] % 2:
+    if kernels is None or stored.shape[-1] % PANEL_TOKENS or cache.block_size % PANEL_TOKENS:
         return Attention(cache, layout, window)
     return NativeAttention(kernels, cache, layout, window)

@@ -134,7 +134,7 @@ struct Vector {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate, add,
+const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, keep, attend, fill, normalize, gate, rotate, add,
                               find_largest};
 
 #if defined(__clang__)

@@ -9,6 +9,8 @@ struct Kernels {
     int block_rows;
     void (*pack)(const Product&, int64_t block);                    // one block of rows of the input into the scratch
     void (*multiply)(const Product&, int64_t first, int64_t last);  // all rows with some panels
+    void (*keep)(const uint16_t* key, const uint16_t* value, int64_t head_dim, int64_t lane, uint16_t* keys,
+                 uint16_t* values);                                 // in panels, each the token of its lane
     bool (*attend)(const Attention&);                               // false: there is no memory
     void (*fill)(const Filling&, int64_t index, float* values, uint8_t* levels);
     void (*normalize)(const uint16_t* row, const uint16_t* weight, float epsilon, int64_t size, uint16_t* output);

@@ -10,10 +10,9 @@ constexpr int64_t ROWS_AT_ONCE = 512;  // of the perceptron, whose rows are the 
 
 thread_local Scratch scratch;
 
-}  // namespace
-
-bool decode(const Kernels& kernels, const Threads& threads, const Layer& layer, const Context& context,
-            const float* cosines, const float* sines, const uint16_t* input, uint16_t* output) {
+// `output` may be `input`.
+bool decode_one(const Kernels& kernels, const Threads& threads, const Layer& layer, const Context& context,
+                const float* cosines, const float* sines, const uint16_t* input, uint16_t* output) {
     const int64_t rows = context.starts[context.sequences], size = layer.out.outputs, merged = layer.qkv.outputs;
     const int64_t query_size = layer.out.inputs, wide = layer.down.inputs;
     const int64_t pieces = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, at_once = (rows + pieces - 1) / pieces;
@@ -47,5 +46,18 @@ bool decode(const Kernels& kernels, const Threads& threads, const Layer& layer, 
         if (!multiply(kernels, threads, layer.down, gated, change + first * size, count, true, true)) return false;
     }
     add(kernels, threads, output, change, output, rows, size);
+    return true;
+}
+
+}  // namespace
+
+bool decode(const Kernels& kernels, const Threads& threads, const Layer* layers, int64_t count, const Context& context,
+            const float* cosines, const float* sines, const uint16_t* input, uint16_t* output) {
+    Context own = context;
+    for (int64_t i = 0; i < count; ++i) {
+        if (!decode_one(kernels, threads, layers[i], own, cosines, sines, i ? output : input, output)) return false;
+        own.keys += own.layer_stride;
+        own.values += own.layer_stride;
+    }
     return true;
 }

@@ -1,4 +1,4 @@
-// A whole layer of a decoder, all rows of a step through it.
+// Whole layers of a decoder, all rows of a step through one after the other.
 #pragma once
 
 #include "stages.h"
@@ -11,7 +11,9 @@ struct Layer {
     float epsilon;
 };
 
+// `count` of them; the context is that of the first.
+//
 // Shapes: input and output (rows, size); cosines and sines (rows, head_dim / 2). All is bfloat16 but the angles.
 // False: there is no memory.
-bool decode(const Kernels&, const Threads&, const Layer&, const Context&, const float* cosines, const float* sines,
-            const uint16_t* input, uint16_t* output);
+bool decode(const Kernels&, const Threads&, const Layer* layers, int64_t count, const Context&, const float* cosines,
+            const float* sines, const uint16_t* input, uint16_t* output);

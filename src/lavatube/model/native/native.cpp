@@ -85,9 +85,10 @@ EXPORT int lavatube_attend_all(int level, int threads, const uint16_t* query, co
                                const uint16_t* value, int64_t stride, uint16_t* output, int64_t pictures,
                                int64_t rows, int64_t heads, int64_t head_dim) {
     const Kernels& chosen = kernels_of(level);
-    int64_t* offsets = reinterpret_cast<int64_t*>(scratch.reserve(8 * rows));
-    if (!offsets) return 1;
-    for (int64_t row = 0; row < rows; ++row) offsets[row] = row * stride;
+    const int64_t panels = (rows + LANES - 1) / LANES;
+    int64_t* order = reinterpret_cast<int64_t*>(scratch.reserve(8 * panels));
+    if (!order) return 1;
+    for (int64_t panel = 0; panel < panels; ++panel) order[panel] = panel;
     std::atomic<bool> has_failed{false};
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) collapse(2)
     for (int64_t picture = 0; picture < pictures; ++picture)
@@ -95,9 +96,7 @@ EXPORT int lavatube_attend_all(int level, int threads, const uint16_t* query, co
             const int64_t at = picture * rows * stride + head * head_dim;
             Attention a;
             a.query = query + at;
-            a.keys = key + at;
-            a.values = value + at;
-            a.offsets = offsets;
+            a.panels = order;
             a.output = output + (picture * rows * heads + head) * head_dim;
             a.query_stride = stride;
             a.output_stride = heads * head_dim;
@@ -110,6 +109,19 @@ EXPORT int lavatube_attend_all(int level, int threads, const uint16_t* query, co
             a.head_dim = head_dim;
             a.is_causal = false;
             a.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+            static thread_local Scratch packed;
+            char* memory = packed.reserve(2 * panels * (a.key_panel() + a.value_panel()));
+            if (!memory) {
+                has_failed = true;
+                continue;
+            }
+            uint16_t* keys = reinterpret_cast<uint16_t*>(memory);
+            uint16_t* values = keys + panels * a.key_panel();
+            for (int64_t row = 0; row < rows; ++row)
+                chosen.keep(key + at + row * stride, value + at + row * stride, head_dim, row % LANES,
+                            keys + row / LANES * a.key_panel(), values + row / LANES * a.value_panel());
+            a.keys = keys;
+            a.values = values;
             if (!chosen.attend(a)) has_failed = true;
         }
     return has_failed;
@@ -147,7 +159,7 @@ EXPORT void lavatube_nucleus(int threads, const double* scores, const double* we
 }
 
 // See layer.h. On a team of its own.
-EXPORT int lavatube_layer(int level, int threads, const Layer* layer, const Context* context, const float* cosines,
-                          const float* sines, const uint16_t* input, uint16_t* output) {
-    return !decode(kernels_of(level), {threads, true}, *layer, *context, cosines, sines, input, output);
+EXPORT int lavatube_layers(int level, int threads, const Layer* layers, int64_t count, const Context* context,
+                           const float* cosines, const float* sines, const uint16_t* input, uint16_t* output) {
+    return !decode(kernels_of(level), {threads, true}, layers, count, *context, cosines, sines, input, output);
 }

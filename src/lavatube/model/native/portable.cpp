@@ -121,5 +121,5 @@ void Vector::store_bfloat16(uint16_t* target, const Floats& all) {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack, multiply, attend, fill, normalize, gate, rotate, add,
+const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack, multiply, keep, attend, fill, normalize, gate, rotate, add,
                                   find_largest};

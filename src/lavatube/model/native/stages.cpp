@@ -53,25 +53,26 @@ bool attend(const Kernels& kernels, const Threads& threads, const Context& conte
             Rows<const uint16_t> query, Rows<const uint16_t> key, Rows<const uint16_t> value, uint16_t* output) {
     const int64_t sequences = context.sequences, rows = context.starts[sequences], group = heads.query / heads.key;
     const int64_t longest = *std::max_element(context.lengths, context.lengths + sequences);
-    int64_t* offsets = reinterpret_cast<int64_t*>(scratch.reserve(8 * sequences * longest));
-    if (!offsets) return false;
+    const int64_t most = (longest + LANES - 1) / LANES;
+    int64_t* panels = reinterpret_cast<int64_t*>(scratch.reserve(8 * sequences * most));
+    if (!panels) return false;
     const int64_t tokens_at_once = (ROWS_AT_ONCE + group - 1) / group;
     int64_t pieces = 1;
     for (int64_t sequence = 0; sequence < sequences; ++sequence) {
         const int64_t count = context.starts[sequence + 1] - context.starts[sequence];
         pieces = std::max(pieces, (count + tokens_at_once - 1) / tokens_at_once);
-        const int64_t* block = context.tables + sequence * context.table_blocks;
-        for (int64_t first = 0; first < context.lengths[sequence]; first += context.block_size, ++block) {
-            const int64_t end = std::min(first + context.block_size, context.lengths[sequence]);
-            for (int64_t i = first; i < end; ++i)
-                offsets[sequence * longest + i] = (*block * context.block_size + i - first) * heads.size;
-        }
+        const int64_t* blocks = context.tables + sequence * context.table_blocks;
+        for (int64_t first = 0; first < context.lengths[sequence]; first += LANES)
+            panels[sequence * most + first / LANES] =
+                (blocks[first / context.block_size] * context.block_size + first % context.block_size) / LANES;
     }
     each_row(threads, rows, [&](int64_t row) {
+        const int64_t first = context.slots[row] / LANES * LANES, lane = context.slots[row] % LANES;
         for (int64_t head = 0; head < heads.key; ++head) {
-            const int64_t slot = (head * context.num_slots + context.slots[row]) * heads.size;
-            std::memcpy(context.keys + slot, key.values + row * key.stride + head * heads.size, 2 * heads.size);
-            std::memcpy(context.values + slot, value.values + row * value.stride + head * heads.size, 2 * heads.size);
+            const int64_t panel = (head * context.num_slots + first) * heads.size;
+            kernels.keep(key.values + row * key.stride + head * heads.size,
+                         value.values + row * value.stride + head * heads.size, heads.size, lane, context.keys + panel,
+                         context.values + panel);
         }
     });
     std::atomic<bool> has_failed{false};
@@ -86,7 +87,7 @@ bool attend(const Kernels& kernels, const Threads& threads, const Context& conte
         a.output = output + (start * heads.query + head * group) * heads.size;
         a.keys = context.keys + head * context.num_slots * heads.size;
         a.values = context.values + head * context.num_slots * heads.size;
-        a.offsets = offsets + sequence * longest;
+        a.panels = panels + sequence * most;
         a.query_stride = query.stride;
         a.output_stride = heads.query * heads.size;
         a.first = first;

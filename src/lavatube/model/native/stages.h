@@ -19,6 +19,8 @@ struct Map {
 
 // One layer's keys and values, and where the sequences of a step stand in its rows and in the cache.
 //
+// Sixteen slots are a panel of keys and one of values (see attention.h): a block and a head are whole numbers of those.
+//
 // Shapes: keys and values (kv_heads, num_slots, head_dim); slots (rows,); starts (sequences + 1,); lengths
 // (sequences,); tables (sequences, table_blocks).
 struct Context {
@@ -29,6 +31,7 @@ struct Context {
     const int64_t* lengths;
     const int64_t* tables;
     int64_t num_slots, block_size, sequences, table_blocks, window;
+    int64_t layer_stride;  // values from one layer's keys to those of the next
 };
 
 struct Heads {

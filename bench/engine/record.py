@@ -1,0 +1,36 @@
+"""What a comparison has seen so far, kept in a file after every turn: a run that is cut off goes on in the next."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bench.engine.floors import Floors
+from bench.engine.goals import Measured
+
+
+class Record(msgspec.Struct):
+    """`failures` are turns of which there is nothing, or not all."""
+
+    commands: list[str] = []
+    floors: Floors = Floors()
+    measured: Measured = {}
+    failures: list[str] = []
+
+    def add(self, row: str, figure: str, engine: str, value: float) -> None:
+        self.measured.setdefault(row, {}).setdefault(figure, {}).setdefault(engine, []).append(value)
+
+    def fail(self, turn: str, error: Exception) -> None:
+        message = f"{turn}: {error}".partition("\n")[0]
+        print(message, file=sys.stderr)
+        self.failures.append(message)
+
+    def write(self, path: Path) -> None:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Empty where there is none yet."""
+        return msgspec.json.decode(path.read_bytes(), type=cls) if path.exists() else cls()
