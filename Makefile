@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help serve test test-slow test-nightly test-gpu check bench bench-peers docs format clean
+.PHONY: help serve test test-slow test-nightly test-gpu test-kernels check bench bench-peers docs format clean
 help:                ## what there is to make
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
@@ -25,6 +25,9 @@ docs: $(VENV)/.dev   ## write the documents that are made from the code
 
 test-gpu: $(VENV)/.dev   ## parity on a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-kernels: $(VENV)/.triton   ## the kernels for GPUs, interpreted on the CPU; brings Triton
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/model/triton
 
 check: $(VENV)/.dev   ## lint, types, layers
 	$(BIN)/ruff check .
@@ -61,3 +64,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.triton: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'triton>=3.6'
+	@touch $@

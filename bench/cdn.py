@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.processes import cpu_s_of, family
 from lavatube.weights.manifest import FILE_NAME, Manifest, build_manifest
 
 MIB = 1024 * 1024
@@ -29,6 +30,11 @@ class Cdn:
     folder: Path
     names: tuple[str, ...]
     sha256: dict[str, str]
+    pid: int
+
+    @property
+    def size_bytes(self) -> int:
+        return sum((self.folder / "www" / name).stat().st_size for name in self.names)
 
     @property
     def free(self) -> str:
@@ -38,6 +44,10 @@ class Cdn:
     def limited(self) -> str:
         """The same files, each connection at its limit."""
         return f"{self.root}/limited"
+
+    def cpu_s(self) -> float:
+        """What serving has cost so far."""
+        return sum(cpu_s_of(pid) for pid in family(self.pid))
 
     def sent_bytes(self) -> int:
         """What has gone out since `forget_sent`, as far as the server has noted it."""
@@ -70,7 +80,8 @@ def serve_weights(folder: Path, size_mib: int, limit_mib_s: int) -> Iterator[Cdn
     try:
         time.sleep(1.0)
         assert server.poll() is None, "nginx did not start"
-        yield Cdn(f"http://127.0.0.1:{port}", folder, names, {file.path: file.sha256 for file in manifest.files})
+        sha256 = {file.path: file.sha256 for file in manifest.files}
+        yield Cdn(f"http://127.0.0.1:{port}", folder, names, sha256, server.pid)
     finally:
         server.terminate()
         server.wait()

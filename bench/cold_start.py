@@ -5,16 +5,20 @@ free for a second or two back to its host, taking it again costs several times a
 decide. `BENCH_MIB` is the size of the weights (default 1024), `BENCH_NGINX` the server's program, `BENCH_DIR` where it
 all lies (default: the temporary folder; on a tmpfs the disk plays no part), `BENCH_ROUNDS` how often (default 3),
 `BENCH_PARTS` what of it (default: free limited bytes), `BENCH_WAYS` which ways beside the floor (part of their names).
+Beside the floor stands what the processors allow: its own work, the server's and sha256, each measured in the same run.
 Needs `cc` for the floor; `aria2c` and `huggingface_hub` take part where they are installed. Says the machine's load,
 for whose sake only ratios of one round are worth reading.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.cdn import MIB, SHARDS, Cdn, serve_weights
@@ -53,14 +57,38 @@ def main() -> None:
 def _measure_free(cdn: Cdn, out: Path, rounds: int) -> None:
     wanted = os.environ.get("BENCH_WAYS", "")
     ways = {way: commands for way, commands in ways_to(cdn, out).items() if way == FLOOR or wanted in way}
-    costs = _measure(ways, out, rounds)
+    costs = _measure(cdn, ways, out, rounds)
     wall = {way: [cost.wall_s for cost in row] for way, row in costs.items()}
     show("whole processes (repeat: python -m bench cold_start)", wall, "s")
     show("their CPU", {way: [cost.cpu_s for cost in row] for way, row in costs.items()}, "CPU s")
     show("over the floor of the same round", _ratios(wall, wall[FLOOR]), "x")
-    run([pull(cdn.free, out)])
-    cached = [run([pull(cdn.free, out)]).wall_s for _ in range(rounds)]
+    _show_least(costs, statistics.median(_hash_s(cdn) for _ in range(rounds)))
+    run([pull(cdn.free, out)], cdn)
+    cached = [run([pull(cdn.free, out)], cdn).wall_s for _ in range(rounds)]
     show("all cached", {PULL: cached}, "s")
+
+
+def _show_least(costs: Mapping[str, Sequence[Cost]], hash_s: float) -> None:
+    """What verified bytes cost at least: the floor's work, serving it, and sha256, on processors that never idle."""
+    receive_s = statistics.median(cost.cpu_s for cost in costs[FLOOR])
+    serve_s = statistics.median(cost.server_cpu_s for cost in costs[FLOOR])
+    least_s = (receive_s + serve_s + hash_s) / (os.cpu_count() or 1)
+    over = least_s / statistics.median(cost.wall_s for cost in costs[FLOOR])
+    print(
+        f"to receive and write {receive_s:.2f}, to serve {serve_s:.2f}, to hash {hash_s:.2f} CPU s: "
+        f"at least {least_s:.2f} s on {os.cpu_count()} cores, {over:.2f} x the floor"
+    )
+    for way, row in costs.items():
+        print(f"  {statistics.median(cost.wall_s for cost in row) / least_s:5.2f} x that: {way}")
+
+
+def _hash_s(cdn: Cdn) -> float:
+    """CPU seconds for the sha256 of as many bytes as there are, from the processor's cache, in one thread."""
+    piece, digest = os.urandom(MIB), hashlib.sha256()
+    begun_s = time.thread_time()
+    for _ in range(cdn.size_bytes // MIB):
+        digest.update(piece)
+    return time.thread_time() - begun_s
 
 
 def _measure_limited(cdn: Cdn, out: Path, rounds: int, size_mib: int) -> None:
@@ -68,7 +96,7 @@ def _measure_limited(cdn: Cdn, out: Path, rounds: int, size_mib: int) -> None:
         f"lavatube pull, {count} x {LIMIT_MIB_S} MiB/s": [pull_with(cdn.limited, out, count)] for count in CONNECTIONS
     }
     floors = [size_mib / (count * LIMIT_MIB_S) for count in CONNECTIONS]
-    costs = _measure(ways, out, rounds)
+    costs = _measure(cdn, ways, out, rounds)
     ratios = {
         way: [cost.wall_s / floor for cost in row] for (way, row), floor in zip(costs.items(), floors, strict=True)
     }
@@ -81,7 +109,7 @@ def _measure_bytes(cdn: Cdn, out: Path, size_mib: int) -> None:
     print(f"lavatube pull had at most {_resident_mib(pull(cdn.free, out)):.0f} MiB resident")
     _clean(out)
     cdn.forget_sent()
-    run([pull(cdn.free, out)] * 2)
+    run([pull(cdn.free, out)] * 2, cdn)
     twice = cdn.sent_bytes()
     _clean(out)
     cdn.forget_sent()
@@ -92,7 +120,7 @@ def _measure_bytes(cdn: Cdn, out: Path, size_mib: int) -> None:
     killed.wait()
     time.sleep(SETTLE_S)  # until the server has noticed, and told how much it had sent
     before = cdn.sent_bytes()
-    run([pull(cdn.limited, out)])
+    run([pull(cdn.limited, out)], cdn)
     after = cdn.sent_bytes() - before
     whole = size_mib * MIB
     print(f"two processes on one cache: {twice / whole:.3f} x the bytes were sent")
@@ -112,14 +140,14 @@ def _resident_mib(command: Command) -> float:
     return most_kib / 1024
 
 
-def _measure(ways: Ways, out: Path, rounds: int) -> dict[str, list[Cost]]:
+def _measure(cdn: Cdn, ways: Ways, out: Path, rounds: int) -> dict[str, list[Cost]]:
     costs: dict[str, list[Cost]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, commands in ways.items():
             for _again in range(2):
                 _clean(out)
                 os.sync()
-                cost = run(commands)
+                cost = run(commands, cdn)
             costs[way].append(cost)
             _clean(out)
     return costs

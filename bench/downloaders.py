@@ -41,22 +41,24 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Wall time, and CPU seconds of all processes together."""
+    """Wall time, CPU seconds of all processes together, and what serving them has cost beside that."""
 
     wall_s: float
     cpu_s: float
+    server_cpu_s: float
 
 
-def run(commands: Sequence[Command]) -> Cost:
+def run(commands: Sequence[Command], cdn: Cdn) -> Cost:
     """Run them at the same time."""
-    started_s = time.monotonic()
+    served_s, started_s = cdn.cpu_s(), time.monotonic()
     usages = []
     for process in [command.start() for command in commands]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, process.args
         usages.append(usage)
-    return Cost(time.monotonic() - started_s, sum(usage.ru_utime + usage.ru_stime for usage in usages))
+    wall_s, cpu_s = time.monotonic() - started_s, sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return Cost(wall_s, cpu_s, cdn.cpu_s() - served_s)
 
 
 def ways_to(cdn: Cdn, out: Path) -> dict[str, list[Command]]:

@@ -30,7 +30,7 @@ STAGES = (
     ),
     Stage(
         "joint",
-        4500,
+        5000,
         12,
         tower_rate=1e-4,
         decoder_rate=1e-3,

@@ -22,7 +22,8 @@ def train_tokenizer(seed: int, num_scenes: int = NUM_SCENES) -> Tokenizer:
     """Learn byte-level pairs, so that any text survives the round trip; specials come first, from id 0."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    # An answer's first word is learned with the blank before it, which nobody wants to read.
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIALS],

@@ -15,6 +15,9 @@ from lavatube.prompt.prepare import Preparer
 from lavatube.prompt.structure import can_build
 from lavatube.settings import MIB, Settings
 from lavatube.spec import ModelSpec
+from lavatube.weights.local import fingerprint
+from lavatube.weights.manifest import list_folder
+from lavatube.weights.options import Provisioned
 
 # Pictures are shown as a person sees them, unless one of the worlds is asked for by name.
 _READINGS: Final[dict[Choice, Reading]] = {"auto": "person", "original": "original", "hf": "hf"}
@@ -25,11 +28,11 @@ def read_served_spec(folder: Path, settings: Settings) -> ModelSpec:
     return with_fidelity(read_spec(folder), _fidelity(settings))
 
 
-def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.Load:
+def load_command(provisioned: Provisioned, preparer: Preparer, settings: Settings) -> wire.Load:
     """Phase 2; ids that the tokenizer does not have are never sampled."""
     vocabulary = preparer.tokenizer.vocabulary
     return wire.Load(
-        folder=str(folder),
+        folder=str(provisioned.folder),
         device=settings.device,
         dtype=settings.dtype,
         quantize=settings.quantize,
@@ -40,10 +43,29 @@ def load_command(folder: Path, preparer: Preparer, settings: Settings) -> wire.L
         token_texts=[vocabulary.decode(token_id) for token_id in range(vocabulary.size)] if can_build() else [],
         fidelity=_fidelity(settings),
         image_cache_bytes=settings.image_cache_mib * MIB,
+        image_disk=_image_disk(provisioned, settings),
         is_reusing=settings.prefix_cache,
         trace=settings.trace,
         max_guess=settings.speculate,
     )
+
+
+def _image_disk(provisioned: Provisioned, settings: Settings) -> wire.FeatureDisk | None:
+    if settings.image_disk_mib == 0:
+        return None
+    folder = settings.cache_folder
+    return wire.FeatureDisk(
+        folder=str(folder.with_name(f"{folder.name}.pictures")),
+        max_bytes=settings.image_disk_mib * MIB,
+        weights=_weights_of(provisioned),
+    )
+
+
+def _weights_of(provisioned: Provisioned) -> str:
+    """What changes when the weights do: of a folder that nobody has hashed, when its files look different."""
+    if provisioned.set_digest and provisioned.trust != "local":
+        return provisioned.set_digest
+    return fingerprint(provisioned.folder, list_folder(provisioned.folder))
 
 
 def make_preparer(spec: ModelSpec, folder: Path, settings: Settings) -> Preparer:

@@ -29,7 +29,7 @@ def inspect_checkpoint(folder: Path, settings: Settings) -> Inspection:
     """Raises: UnsupportedCheckpoint, InvalidSetting."""
     spec, device = read_served_spec(folder, settings), choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, spec.dtype, device)
-    quantize = choose_quantize(settings.quantize, device)
+    quantize = choose_quantize(settings.quantize)
     cache_bytes = plan_cache(
         spec,
         dtype,

@@ -63,7 +63,7 @@ class Predictor:
         preparer = assembly.make_preparer(spec, provisioned.folder, settings)
         try:
             torch.set_num_threads(choose_threads(settings.threads, spec))
-            core = load_core(assembly.load_command(provisioned.folder, preparer, settings))
+            core = load_core(assembly.load_command(provisioned, preparer, settings))
         except BaseException:
             preparer.close()
             raise

@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
@@ -80,7 +81,7 @@ class Settings:
     dtype: str = declare("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
     quantize: str = declare(
         "none",
-        "weights as they are (none), or of 8 or 4 bits: faster and smaller on a CPU, a little off",
+        "weights as they are (none), or of 8 or 4 bits: faster and smaller, a little off",
         choices=("none", "int8", "int4"),
     )
     threads: int = declare(
@@ -95,6 +96,9 @@ class Settings:
         True, "find what prompts have in common from their beginning on in the cache of keys and values"
     )
     image_cache_mib: int = declare(256, "main memory for encoded pictures that may be shown again, MiB; 0: none")
+    image_disk_mib: int = declare(
+        0, "disk for them besides, MiB, in a folder beside the cache's, so that a restart finds them; 0: none"
+    )
     share_caches: bool = declare(
         False, "let API keys find each other's prompts in the caches: faster, but the speed tells who asked what"
     )
@@ -200,6 +204,7 @@ class Settings:
             return self.hf_cache.absolute()
 
 
+@cache
 def options() -> tuple[Option, ...]:
     """All options, in the order of their declaration."""
     hints, section, found = get_type_hints(Settings), "", list[Option]()

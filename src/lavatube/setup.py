@@ -113,7 +113,7 @@ class Setup:
             spec = await asyncio.to_thread(assembly.read_served_spec, provisioned.folder, self._settings)
             self.preparer = await asyncio.to_thread(assembly.make_preparer, spec, provisioned.folder, self._settings)
         self._serving.weights = provisioned.set_digest
-        load = assembly.load_command(provisioned.folder, self.preparer, self._settings)
+        load = assembly.load_command(provisioned, self.preparer, self._settings)
         if self._serving.service is None:
             await self._engine.start(load)
             ready = await self._engine.wait_ready()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavatube.engine.load import choose_device, choose_dtype, choose_quantize, choose_threads, explain_dtype, load_core
+from lavatube.engine.load import choose_device, choose_dtype, choose_threads, explain_dtype, load_core
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting, UnsupportedCheckpoint
 from lavatube.spec import ModelSpec
@@ -56,11 +56,6 @@ def test_the_cache_is_as_large_as_was_ordered(checkpoint: Path, spec: ModelSpec)
 def test_what_cannot_be_loaded_says_why(checkpoint: Path, overrides: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
         load_core(order(checkpoint, **overrides))
-
-
-def test_quantised_weights_are_refused_on_a_gpu() -> None:
-    with pytest.raises(InvalidSetting, match="int8 weights run on CPUs only"):
-        choose_quantize("int8", torch.device("cuda"))
 
 
 def test_devices_and_precisions_that_are_said() -> None:

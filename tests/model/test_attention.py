@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lavatube.model import attention
 from lavatube.model.attention import MAX_GATHERED_TOKENS, Attention, KVCache, Layout, group_by_length
+from lavatube.model.fused import Fused
+from lavatube.model.fused_attention import FusedAttention
 from lavatube.model.native import Native
 from lavatube.model.native_attention import NativeAttention
 from lavatube.spec import LanguageSpec
@@ -51,20 +53,23 @@ class Sequences:
         num_heads: int,
         num_kv_heads: int,
         dtype: torch.dtype = torch.float32,
+        device: torch.device = CPU,
     ) -> None:
-        self.lengths, self.cached, self.dtype = lengths, cached, dtype
+        self.lengths, self.cached, self.dtype, self.device = lengths, cached, dtype, device
 
         # A sequence is the same whatever stands beside it. What bfloat16 holds exactly serves both precisions.
         generators = [torch.Generator().manual_seed(index) for index in range(len(lengths))]
 
         def rows(num_heads: int) -> list[Tensor]:
             pairs = zip(lengths, generators, strict=True)
-            return [torch.randn(count, num_heads, HEAD_DIM, generator=one).bfloat16().float() for count, one in pairs]
+            drawn = [torch.randn(count, num_heads, HEAD_DIM, generator=one) for count, one in pairs]
+            return [each.bfloat16().float().to(device) for each in drawn]
 
         self.queries, self.keys, self.values = rows(num_heads), rows(num_kv_heads), rows(num_kv_heads)
-        self._is_in_panels = dtype == torch.bfloat16  # the kernels', which take blocks of whole panels
+        # The kernels' for CPUs, which take blocks of whole panels.
+        self._is_in_panels = dtype == torch.bfloat16 and device == CPU
         self._block_size = 16 if self._is_in_panels else 4
-        self.cache = KVCache.allocate(language(num_heads, num_kv_heads), NUM_BLOCKS, self._block_size, dtype, CPU)
+        self.cache = KVCache.allocate(language(num_heads, num_kv_heads), NUM_BLOCKS, self._block_size, dtype, device)
         self.cache.keys.fill_(torch.nan)
         self.cache.values.fill_(torch.nan)
         blocks = list(range(NUM_BLOCKS))
@@ -77,7 +82,8 @@ class Sequences:
     def slots(self, index: int) -> Tensor:
         positions = torch.arange(self.lengths[index])
         size = self._block_size
-        return torch.tensor(self.tables[index])[positions // size] * size + positions % size
+        slots = torch.tensor(self.tables[index])[positions // size] * size + positions % size
+        return slots.to(self.device)
 
     @property
     def stored(self) -> tuple[Tensor, Tensor]:
@@ -97,25 +103,35 @@ class Sequences:
             old = self.slots(index)[: max(0, count - window + 1)]
             self.store(old, torch.nan, torch.nan)
 
-    def attend(self, layer: int = 1, window: int | None = None, kernels: Native | None = None) -> list[Tensor]:
+    def attend(
+        self,
+        layer: int = 1,
+        window: int | None = None,
+        kernels: Native | None = None,
+        fused: Fused | None = None,
+    ) -> list[Tensor]:
         """What the rows after `cached` get, one tensor a sequence."""
         spans = [slice(start, end) for start, end in zip(self.cached, self.lengths, strict=True)]
         counts = [end - start for start, end in zip(self.cached, self.lengths, strict=True)]
         width = max(map(len, self.tables))
         layout = Layout(
-            positions=torch.cat([torch.arange(span.start, span.stop) for span in spans]),
+            positions=torch.cat([torch.arange(span.start, span.stop) for span in spans]).to(self.device),
             slots=torch.cat([self.slots(index)[span] for index, span in enumerate(spans)]),
             query_starts=[sum(counts[:index]) for index in range(len(counts) + 1)],
             context_lengths=list(self.lengths),
-            block_tables=torch.tensor([table + [0] * (width - len(table)) for table in self.tables]),
+            block_tables=torch.tensor([table + [0] * (width - len(table)) for table in self.tables]).to(self.device),
         )
         rows = [
             torch.cat([tensor[span] for tensor, span in zip(tensors, spans, strict=True)]).to(self.dtype)
             for tensors in (self.queries, self.keys, self.values)
         ]
-        attend = (
-            NativeAttention(kernels, self.cache, layout, window) if kernels else Attention(self.cache, layout, window)
-        )
+        attend: Attention | NativeAttention | FusedAttention
+        if kernels is not None:
+            attend = NativeAttention(kernels, self.cache, layout, window)
+        elif fused is not None:
+            attend = FusedAttention.of(fused, self.cache, layout, window)
+        else:
+            attend = Attention(self.cache, layout, window)
         return list(attend(layer, *rows).split(counts))
 
     def expected(self, window: int | None = None) -> list[Tensor]:
@@ -163,6 +179,17 @@ def test_a_window_is_all_that_a_row_sees(
     sequences = Sequences(*shape, *heads)
     sequences.forget_before(window)
     for ours, expected in zip(sequences.attend(window=window), sequences.expected(window), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(ragged(), st.sampled_from([(4, 4), (4, 2), (6, 1)]), st.one_of(st.none(), st.integers(1, 25)))
+@settings(max_examples=60, deadline=None)
+def test_what_kernels_for_gpus_are_measured_by_is_the_textbook_formula(
+    shape: tuple[list[int], list[int]], heads: tuple[int, int], window: int | None
+) -> None:
+    sequences = Sequences(*shape, *heads)
+    sequences.forget_before(window or max(shape[0]))
+    for ours, expected in zip(sequences.attend(window=window, fused=Fused()), sequences.expected(window), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -38,6 +38,8 @@ def test_sentencepiece_letters_and_bytes() -> None:
 def test_spaces_that_the_whole_text_loses() -> None:
     assert Vocabulary({}, frozenset(), SENTENCEPIECE).num_stripped_spaces == 1
     assert Vocabulary({}, frozenset(), {"type": "ByteLevel"}).num_stripped_spaces == 0
+    byte_level = {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, STRIP]}
+    assert Vocabulary({}, frozenset(), byte_level).num_stripped_spaces == 1
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,12 @@ def test_cancel_after_cancels(server: LiveServer, http: httpx.Client, monkeypatc
     assert refused.status_code == 400
 
 
+def test_each_client_finds_its_own_list_of_models(server: LiveServer, http: httpx.Client) -> None:
+    page = http.get(f"{server.url}/v1/models").json()
+    assert set(page["data"][0]) == {"id", "object", "created", "owned_by"}
+    assert page["results"] == [http.get(f"{server.url}/v1/models/{MODEL}").json()]
+
+
 def test_other_weights_are_another_version(server: LiveServer, http: httpx.Client) -> None:
     """Known by its digest once that is known; what was told before stays good."""
     url = f"{server.url}/v1/models/{MODEL}"

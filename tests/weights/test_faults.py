@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lavatube.errors import CacheUnusable, DigestMismatch, LavatubeError, SourceUnavailable, UntrustedSource
+from lavatube.weights import filesystems
 from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import FILE_NAME, read_manifest
 from lavatube.weights.options import ProvisionOptions
@@ -290,6 +291,7 @@ class TestDisk:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "posix_fallocate", fallocate)
+            patch.setattr(filesystems, "IN_MEMORY", ())
             with pytest.raises(CacheUnusable, match="No space left") as caught:
                 pull(cdn.url("ok"), options)
         assert "Free some space" in caught.value.remedy

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavatube.errors import CacheUnusable, SourceUnavailable
+from lavatube.weights import filesystems
 from lavatube.weights.options import Policy
 from lavatube.weights.parts import Part
 from lavatube.weights.patience import Patience, Transient, parse_retry_after
@@ -75,6 +76,13 @@ class TestPart:
         assert list(again.done) == [1, 0, 0]
         assert b"".join(bytes(piece) for piece in again.read(0, 10, memoryview(bytearray(4)))) == b"0123456789"
         again.close()
+
+    def test_memory_is_taken_as_it_is_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(filesystems, "file_system", lambda folder: "tmpfs")
+        part = Part(tmp_path, "x", 1 << 20, 1 << 18)
+        assert part.path.stat().st_size == 1 << 20
+        assert part.path.stat().st_blocks == 0
+        part.close()
 
     def test_another_grid_begins_anew(self, tmp_path: Path) -> None:
         part = Part(tmp_path, "x", 25, 10)

@@ -10,12 +10,21 @@ from lavatube.weights.order import rank, rank_chunks
 from lavatube.weights.spans import Line, Span
 from lavatube.weights.throttle import Throttle
 
-SPANS = [Span(0, 0, 10), Span(0, 10, 20), Span(1, 0, 10)]
+SPANS = [Span(0, 0, 10), Span(1, 0, 10), Span(0, 10, 20)]
 
 
 def test_spans_come_in_line_and_only_once() -> None:
     line = Line(SPANS, 1.0)
     assert [line.take(0.0) for _ in range(4)] == [*SPANS, None]
+
+
+def test_a_file_that_nobody_is_at_comes_first_unless_somebody_waits_for_another() -> None:
+    by_file = sorted(SPANS, key=lambda span: span.file)
+    line = Line(by_file, 1.0)
+    assert [line.take(0.0) for _ in SPANS] == SPANS
+    ranked = Line(SPANS, 1.0)
+    ranked.sort(lambda span: ((span.file, 0), span.start))
+    assert [ranked.take(0.0) for _ in SPANS] == by_file
 
 
 def test_a_straggler_is_raced_once() -> None:
@@ -58,8 +67,8 @@ def test_a_file_whose_server_ignores_ranges_is_not_raced() -> None:
     line.give_back(SPANS[0], 0.1)
     line.add([whole])
     assert line.take(0.2) == whole
-    assert line.take(0.2) == SPANS[2]
-    line.give_back(SPANS[2], 0.3)
+    assert line.take(0.2) == SPANS[1]
+    line.give_back(SPANS[1], 0.3)
     assert line.take(99.0) is None
 
 

@@ -11,6 +11,7 @@ from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
 from lavatube.engine.compiling import Compiled, GrammarQueue
 from lavatube.engine.encoder import Encoder
+from lavatube.engine.feature_files import FeatureFiles
 from lavatube.engine.features import FeatureCache
 from lavatube.engine.gaps import Gaps
 from lavatube.engine.grammar import Grammars, Matcher
@@ -27,6 +28,7 @@ from lavatube.errors import EngineNumericalError, LavatubeError, RequestError
 from lavatube.model.attention import KVCache
 from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
+from lavatube.model.replay import Record, Replay
 from lavatube.spec import ModelSpec
 
 
@@ -44,23 +46,31 @@ class EngineCore:
         num_token_ids: int = 0,
         token_texts: list[bytes] | None = None,
         image_cache_bytes: int = 0,
+        image_files: FeatureFiles | None = None,
         is_reusing: bool = True,
         max_guess: int = 0,
         gate: Gate | None = None,
+        record: Record | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`num_token_ids` is how many ids the tokenizer knows, 0: all; `token_texts` what each says, for grammars.
 
         `is_reusing`: what two prompts have in common from their beginning on is computed once. `max_guess` tokens of an
-        answer are guessed ahead. `gate`: the weights of the model are still to come.
+        answer are guessed ahead. `gate`: the weights of the model are still to come. `record`: steps that only decode
+        are recorded by it, and replayed.
         """
-        cache = KVCache.allocate(spec.language, num_blocks, BLOCK_SIZE, model.dtype, model.device)
+        # One block more than there are to give, for the rows of a recorded step that nobody needs.
+        cache = KVCache.allocate(
+            spec.language, num_blocks + (record is not None), BLOCK_SIZE, model.dtype, model.device
+        )
         vocab_size = spec.language.vocab_size
         sampler = Sampler(vocab_size, [spec.image_token_id], num_token_ids or vocab_size, model.device)
         self.device, self.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
         self._spec = spec
         self._features = FeatureCache(image_cache_bytes)
-        self._runner = Runner(model, Encoder(model, self._features), cache, sampler)
+        max_blocks = -(-spec.language.max_positions // BLOCK_SIZE)
+        replay = record and Replay(model, cache, num_blocks, max_sequences, max_blocks, record)
+        self._runner = Runner(model, Encoder(model, self._features), cache, sampler, replay)
         blocks = BlockAllocator(num_blocks, BLOCK_SIZE)
         self._speculator = Speculator(max_guess, spec.image_token_id)
         self._scheduler = Scheduler(
@@ -69,6 +79,9 @@ class EngineCore:
         self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
         self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
         self._wave = None if gate is None else Wave(self._runner, gate)
+        self._image_files = image_files
+        if gate is None:
+            self._features.files = image_files
         self._pace = Pace()
         self._gaps = Gaps()
         self._outbox = Outbox()
@@ -106,6 +119,7 @@ class EngineCore:
         """What reuse has saved since the start."""
         return CacheCounts(
             image_hits=self._features.num_hits,
+            image_disk_hits=0 if self._image_files is None else self._image_files.num_hits,
             image_misses=self._features.num_misses,
             prompt_tokens=self._scheduler.num_prompt_tokens,
             cached_tokens=self._scheduler.num_cached_tokens,
@@ -123,6 +137,10 @@ class EngineCore:
     def max_context_tokens(self) -> int:
         """Prompt and answer of one request: what the model was trained for and the cache holds."""
         return min(self._spec.language.max_positions, self.cache_tokens)
+
+    def bind(self) -> None:
+        """From now on the calling thread is the one that computes."""
+        self._runner.bind()
 
     def submit(self, submit: Submit) -> None:
         """Take a request; one with bad data fails, alone, with the next step's events."""
@@ -170,6 +188,10 @@ class EngineCore:
             self._pace.observe(Work(work.num_layers, num_prompt_tokens), self._clock() - begun_s)
         return self._outbox.take()
 
+    def tend(self) -> None:
+        """Between two steps, when all is told: what makes later steps faster."""
+        self._runner.record()
+
     def check_integrity(self) -> None:
         """Assert that no block is lost, and that no finished request is remembered."""
         self._scheduler.check_integrity()
@@ -197,6 +219,7 @@ class EngineCore:
             self._settle(pieces, results)
         if wave.is_over:
             self._wave = None
+            self._features.files = self._image_files  # only now is it known that the weights are right
 
     def _compute(self, chunks: list[Chunk]) -> None:
         self._note_begin(chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ from typing import Final
 
 import torch
 
+from lavatube import __version__
 from lavatube.checkpoint import read_spec
-from lavatube.engine.capacity import num_cache_blocks
+from lavatube.engine.capacity import BLOCK_SIZE, num_cache_blocks
 from lavatube.engine.core import EngineCore
+from lavatube.engine.feature_files import FeatureFiles
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting
 from lavatube.fidelity import with_fidelity
+from lavatube.model.examples import Examples
 from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
+from lavatube.model.replay import cuda_recorder
 from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
 
 SMALL_MODEL_PARAMETERS: Final = 50_000_000
@@ -60,7 +65,7 @@ def plan_load(order: Load) -> LoadPlan:
     spec = with_fidelity(read_spec(folder), order.fidelity)
     device = choose_device(order.device)
     dtype = choose_dtype(order.dtype, spec.dtype, device)
-    return LoadPlan(spec, folder, device, dtype, choose_quantize(order.quantize, device))
+    return LoadPlan(spec, folder, device, dtype, choose_quantize(order.quantize))
 
 
 def make_core(
@@ -80,6 +85,8 @@ def make_core(
             kv_cache_bytes=order.kv_cache_bytes,
             taken_bytes=untaken_bytes,
         )
+        if plan.device.type == "cuda":
+            _prove_kernels(model, plan)
         return EngineCore(
             model,
             plan.spec,
@@ -89,10 +96,30 @@ def make_core(
             num_token_ids=order.num_token_ids,
             token_texts=order.token_texts,
             image_cache_bytes=order.image_cache_bytes,
+            image_files=_image_files(order, plan),
             is_reusing=order.is_reusing,
             max_guess=order.max_guess,
             gate=gate,
+            record=cuda_recorder() if plan.device.type == "cuda" else None,
         )
+
+
+def _image_files(order: Load, plan: LoadPlan) -> FeatureFiles | None:
+    disk = order.image_disk
+    if disk is None:
+        return None
+    facts = (__version__, disk.weights, order.fidelity, plan.dtype, plan.quantize, plan.device.type)
+    return FeatureFiles(Path(disk.folder), disk.max_bytes, " ".join(facts))
+
+
+def _prove_kernels(model: Llava, plan: LoadPlan) -> None:
+    """On a thread beside the engine, which computes by torch until they are there."""
+
+    def prove() -> None:
+        torch.cuda.set_device(plan.device)
+        model.fused.prove(Examples(plan.spec.language, BLOCK_SIZE, model.dtype, plan.device, plan.quantize))
+
+    threading.Thread(target=prove, name="lavatube-kernels", daemon=True).start()
 
 
 @contextmanager
@@ -134,18 +161,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", int(index or 0))
 
 
-def choose_quantize(name: str, device: torch.device) -> Quantize:
-    """Raises: InvalidSetting for what there is not, on this device."""
+def choose_quantize(name: str) -> Quantize:
+    """Raises: InvalidSetting for what there is not."""
     match name:
-        case "none":
-            return "none"
-        case "int8" | "int4" as quantize:
-            if device.type == "cpu":
-                return quantize
-            raise InvalidSetting(
-                f"quantize: {name} weights run on CPUs only, so far.",
-                remedy="Leave quantize out, or set device to cpu.",
-            )
+        case "none" | "int8" | "int4" as quantize:
+            return quantize
     raise InvalidSetting(f"quantize: {name!r} is none of none, {', '.join(QUANTIZED_GROUPS)}.")
 
 

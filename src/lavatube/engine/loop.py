@@ -18,6 +18,7 @@ def run(
     """Until Shutdown. `emit` gets all events of one step at once; `read` puts what has come into `commands`, so that an
     abort that was sent during a step is known before the next. Raises what a step raises.
     """
+    core.bind()
     while True:
         read()
         for command in _drain(commands, is_patient=not core.has_work):
@@ -32,6 +33,7 @@ def run(
                     raise AssertionError(f"a running engine was told {command!r:.100}")
         if events := core.step():
             emit(events)
+        core.tend()
         if not core.has_work:
             core.check_integrity()
 

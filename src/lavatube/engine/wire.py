@@ -91,15 +91,23 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     sent_s: float = 0.0
 
 
+class FeatureDisk(msgspec.Struct, frozen=True):
+    """Where encoded images are kept on disk, in how many bytes at most, and which weights they come from."""
+
+    folder: str
+    max_bytes: int
+    weights: str
+
+
 class Load(msgspec.Struct, frozen=True, tag="load"):
     """Phase 2: put the checkpoint in `folder` into device memory.
 
     kv_cache_bytes 0: what the device has to spare. num_token_ids is how many ids the tokenizer knows, so that the
     padded rows of the vocabulary are never sampled; 0: all of them. `token_texts` is what each id says, for grammars;
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
-    main memory hold encoded images; `is_reusing` lets prompts begin with what others have computed. `max_guess` tokens
-    of an answer are guessed ahead and checked; 0: none. `quantize` is none, int8 or int4, as the setting.
-    `trace` is the file for a timeline; empty: none.
+    main memory hold encoded images, and so does `image_disk`, if there is one; `is_reusing` lets prompts begin with
+    what others have computed. `max_guess` tokens of an answer are guessed ahead and checked; 0: none. `quantize` is
+    none, int8 or int4, as the setting. `trace` is the file for a timeline; empty: none.
     """
 
     folder: str
@@ -112,6 +120,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     token_texts: list[bytes] = []
     fidelity: Choice = "auto"
     image_cache_bytes: int = 0
+    image_disk: FeatureDisk | None = None
     is_reusing: bool = True
     max_guess: int = 0
     quantize: str = "none"
@@ -159,9 +168,13 @@ class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"
 
 
 class CacheCounts(msgspec.Struct, frozen=True):
-    """Since the start: images that were found encoded or not, tokens of prompts, and those that were found computed."""
+    """Since the start: images that were found encoded or not, tokens of prompts, and those that were found computed.
+
+    Of the images that were found, `image_disk_hits` were on disk.
+    """
 
     image_hits: int = 0
+    image_disk_hits: int = 0
     image_misses: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -36,6 +36,16 @@ class Layout:
     context_lengths: list[int]
     block_tables: Tensor
 
+    @property
+    def counts(self) -> list[int]:
+        """How many rows each sequence has."""
+        return [end - start for start, end in pairwise(self.query_starts)]
+
+    @property
+    def singles(self) -> list[int]:
+        """The sequences with one row."""
+        return [sequence for sequence, count in enumerate(self.counts) if count == 1]
+
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
@@ -58,6 +68,11 @@ class KVCache:
             values=torch.empty(shape, dtype=dtype, device=device),
             block_size=block_size,
         )
+
+    def store(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Put the rows of a step where they belong. Shapes: slots (T,), key and value (T, kv_heads, head_dim)."""
+        self.keys[layer].index_copy_(1, slots, key.transpose(0, 1))
+        self.values[layer].index_copy_(1, slots, value.transpose(0, 1))
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Give each block (from, to) of a list the keys and values of another."""
@@ -95,35 +110,37 @@ class Attention:
 
     def __init__(self, cache: KVCache, layout: Layout, window: int | None = None) -> None:
         self._cache = cache
-        self._window = window
-        self._write_slots = layout.slots
-        counts = [end - start for start, end in pairwise(layout.query_starts)]
-        singles = [sequence for sequence, count in enumerate(counts) if count == 1]
-        groups = group_by_length(singles, [self._num_seen(length) for length in layout.context_lengths])
-        self._decodes = self._plan_decodes(layout, groups) if groups else []
-        self._prefills = [self._plan_prefill(layout, sequence) for sequence, count in enumerate(counts) if count > 1]
+        self._slots = layout.slots
+        self._decodes = _Decodes(cache, layout, window)
+        self._prefills = Prefills(cache, layout, window)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store this step's keys and values, then let each row attend to what it sees of its context.
 
         Shapes: query (T, heads, head_dim), key and value (T, kv_heads, head_dim); out (T, heads, head_dim).
         """
-        keys, values = self._cache.keys[layer], self._cache.values[layer]  # (kv_heads, slots, head_dim)
-        new_keys, new_values = key.transpose(0, 1), value.transpose(0, 1)  # (kv_heads, T, head_dim)
-        keys.index_copy_(1, self._write_slots, new_keys)
-        values.index_copy_(1, self._write_slots, new_values)
+        self._cache.store(layer, self._slots, key, value)
         out = torch.empty_like(query)
-        for group in self._decodes:
-            out[group.rows] = _attend_decode(query[group.rows], keys, values, group)
-        for chunk in self._prefills:
-            if chunk.slots is None:
-                context_keys, context_values = new_keys[:, chunk.rows], new_values[:, chunk.rows]
-            else:
-                context_keys, context_values = keys.index_select(1, chunk.slots), values.index_select(1, chunk.slots)
-            out[chunk.rows] = _attend_prefill(query[chunk.rows], context_keys, context_values, chunk.mask)
+        self._decodes.attend(layer, query, out)
+        self._prefills.attend(layer, query, key, value, out)
         return out
 
-    def _plan_decodes(self, layout: Layout, groups: list[list[int]]) -> list[_DecodePlan]:
+
+class _Decodes:
+    """The sequences of a step with one row each."""
+
+    def __init__(self, cache: KVCache, layout: Layout, window: int | None) -> None:
+        self._cache = cache
+        self._window = window
+        groups = group_by_length(layout.singles, [self._num_seen(length) for length in layout.context_lengths])
+        self._plans = self._plan(layout, groups) if groups else []
+
+    def attend(self, layer: int, query: Tensor, out: Tensor) -> None:
+        """Put what the rows get into theirs of `out`. Shapes: query and out (T, heads, head_dim)."""
+        for plan in self._plans:
+            out[plan.rows] = _attend_decode(query[plan.rows], self._cache.keys[layer], self._cache.values[layer], plan)
+
+    def _plan(self, layout: Layout, groups: list[list[int]]) -> list[_DecodePlan]:
         _, num_kv_heads, _, head_dim = self._cache.keys.shape
         longest = [max(self._num_seen(layout.context_lengths[sequence]) for sequence in group) for group in groups]
         most = max(len(group) * length for group, length in zip(groups, longest, strict=True))
@@ -133,10 +150,10 @@ class Attention:
         for group, length in zip(groups, longest, strict=True):
             shape = (2, num_kv_heads, len(group), length, head_dim)
             gathered = buffer[:, : num_kv_heads * len(group) * length * head_dim].view(shape)
-            plans.append(self._plan_decode(layout, group, gathered))
+            plans.append(self._plan_group(layout, group, gathered))
         return plans
 
-    def _plan_decode(self, layout: Layout, group: list[int], gathered: Tensor) -> _DecodePlan:
+    def _plan_group(self, layout: Layout, group: list[int], gathered: Tensor) -> _DecodePlan:
         device = layout.slots.device
         longest = gathered.shape[3]
         lengths = torch.tensor([layout.context_lengths[sequence] for sequence in group], device=device)
@@ -144,11 +161,39 @@ class Attention:
         positions = (lengths - longest).clamp(min=0)[:, None] + torch.arange(longest, device=device)  # (S, L)
         is_padding = positions >= lengths[:, None]
         # Padding reads the sequence's own last token: what another left behind may be NaN, and 0 · NaN is NaN.
-        slots = self._slots(layout.block_tables[group], torch.where(is_padding, lengths[:, None] - 1, positions))
+        own = torch.where(is_padding, lengths[:, None] - 1, positions)
+        slots = _slots_of(layout.block_tables[group], own, self._cache.block_size)
         rows = torch.tensor([layout.query_starts[sequence] for sequence in group], device=device)
         return _DecodePlan(rows, slots.flatten(), is_padding[:, None], keys=gathered[0], values=gathered[1])
 
-    def _plan_prefill(self, layout: Layout, sequence: int) -> _PrefillPlan:
+    def _num_seen(self, context_length: int) -> int:
+        """How much of its context the newest row sees."""
+        return context_length if self._window is None else min(context_length, self._window)
+
+
+class Prefills:
+    """The sequences of a step with several rows."""
+
+    def __init__(self, cache: KVCache, layout: Layout, window: int | None) -> None:
+        self._cache = cache
+        self._window = window
+        self._plans = [self._plan(layout, sequence) for sequence, count in enumerate(layout.counts) if count > 1]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
+        """Put what the rows get into theirs of `out`; keys and values must be in the cache already.
+
+        Shapes: query and out (T, heads, head_dim), key and value (T, kv_heads, head_dim).
+        """
+        for plan in self._plans:
+            if plan.slots is None:
+                keys, values = key[plan.rows].transpose(0, 1), value[plan.rows].transpose(0, 1)
+            else:
+                keys, values = (
+                    stored[layer].index_select(1, plan.slots) for stored in (self._cache.keys, self._cache.values)
+                )
+            out[plan.rows] = _attend_prefill(query[plan.rows], keys, values, plan.mask)
+
+    def _plan(self, layout: Layout, sequence: int) -> _PrefillPlan:
         start, end = layout.query_starts[sequence : sequence + 2]
         count, length = end - start, layout.context_lengths[sequence]
         first_seen = max(0, length - count + 1 - (self._window or length))  # by the first of the rows
@@ -159,7 +204,8 @@ class Attention:
         if count == num_seen:
             return _PrefillPlan(slice(start, end), slots=None, mask=mask)
         positions = torch.arange(first_seen, length, device=layout.slots.device)
-        return _PrefillPlan(slice(start, end), self._slots(layout.block_tables[sequence], positions), mask)
+        slots = _slots_of(layout.block_tables[sequence], positions, self._cache.block_size)
+        return _PrefillPlan(slice(start, end), slots, mask)
 
     def _mask(self, count: int, num_seen: int) -> Tensor:
         """What the last `count` of `num_seen` tokens see: a triangle, or a band of the window's width."""
@@ -169,14 +215,10 @@ class Attention:
             return mask.triu_(before + 1)
         return mask.triu(before + 1) + mask.tril_(before - self._window)
 
-    def _num_seen(self, context_length: int) -> int:
-        """How much of its context the newest row sees."""
-        return context_length if self._window is None else min(context_length, self._window)
 
-    def _slots(self, block_tables: Tensor, positions: Tensor) -> Tensor:
-        """Slots of tokens by their positions in the sequence. Shapes: in (…, B) and (…, n), out (…, n)."""
-        block_size = self._cache.block_size
-        return block_tables.gather(-1, positions // block_size) * block_size + positions % block_size
+def _slots_of(block_tables: Tensor, positions: Tensor, block_size: int) -> Tensor:
+    """Slots of tokens by their positions in the sequence. Shapes: in (…, B) and (…, n), out (…, n)."""
+    return block_tables.gather(-1, positions // block_size) * block_size + positions % block_size
 
 
 def group_by_length(sequences: Sequence[int], context_lengths: Sequence[int]) -> list[list[int]]:

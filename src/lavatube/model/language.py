@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lavatube.model.elementwise import RMSNorm, Rotation, swiglu
+from lavatube.model.fused_attention import FusedAttention
 from lavatube.model.linear import Linear, MergedLinear, Table
 from lavatube.model.native_attention import NativeAttention
 from lavatube.model.native_layer import NativeLayers, native_layer
@@ -87,6 +88,8 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
         if isinstance(attention, NativeAttention) and self.is_in_panels:
             return self.native(hidden, rotate, attention)
+        if isinstance(attention, FusedAttention):
+            return self.by_fused(hidden, rotate, attention)
         return self.by_parts(hidden, rotate, attention)
 
     def by_parts(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
@@ -103,6 +106,15 @@ class Block(nn.Module):
             layer = native_layer(norms, self._maps, self.self_attn.num_heads, self.self_attn.head_dim)
             self._native = NativeLayers(self.self_attn.index, [layer])
         return self._native
+
+    def by_fused(self, hidden: Tensor, rotate: Rotation, attention: FusedAttention) -> Tensor:
+        """The same, but for roundings, with what stands between the products put together: fewer, larger launches."""
+        fused, norm, next_norm = attention.fused, self.input_layernorm, self.post_attention_layernorm
+        _, rows = fused.normalize(hidden, None, norm.weight, norm.epsilon)
+        attended = self.self_attn.by_fused(rows, rotate, attention)
+        hidden, rows = fused.normalize(hidden, attended, next_norm.weight, next_norm.epsilon)
+        out: Tensor = hidden + self.mlp.down_proj(fused.swiglu(self.mlp.gate_up_proj(rows)))
+        return out
 
     @property
     def is_in_panels(self) -> bool:
@@ -131,6 +143,13 @@ class _SelfAttention(nn.Module):
         )
         out = attention(self.index, rotate(query), rotate(key), value)
         merged: Tensor = self.o_proj(out.flatten(1))
+        return merged
+
+    def by_fused(self, hidden: Tensor, rotate: Rotation, attention: FusedAttention) -> Tensor:
+        heads = torch.unflatten(self.qkv_proj(hidden), -1, (-1, self.head_dim))  # (T, heads + 2 · kv_heads, head_dim)
+        merged: Tensor = self.o_proj(
+            attention.rotate_and_attend(self.index, heads, rotate.cosines, rotate.sines).flatten(1)
+        )
         return merged
 
 

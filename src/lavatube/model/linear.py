@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavatube.model.native import Map
-from lavatube.model.panels import Kind, Panels
+from lavatube.model.panels import Kind, Multiply, Panels
 
 
 class Linear(nn.Module):
@@ -32,10 +32,10 @@ class Linear(nn.Module):
     def size_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())
 
-    def pack(self, kind: Kind, device: torch.device) -> None:
+    def pack(self, kind: Kind, device: torch.device, multiply: Multiply | None = None) -> None:
         """Have the weights in panels from now on; their values are still to come."""
         with device:
-            self.panels = Panels(self.outputs, self.inputs, kind)
+            self.panels = Panels(self.outputs, self.inputs, kind, multiply)
         self.weight = None
 
     def put(self, first: int, rows: Tensor) -> None:

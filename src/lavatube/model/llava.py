@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lavatube.geometry import ImagePlan
 from lavatube.model.arrange import arrange
 from lavatube.model.attention import KVCache, Layout
+from lavatube.model.fused import Fused
 from lavatube.model.language import LanguageModel
 from lavatube.model.linear import Linear
 from lavatube.model.native_attention import attention_of
@@ -23,6 +24,7 @@ class Llava(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        self.fused = Fused()
         self.vision = VisionTower(spec.vision, spec.pixels)
         self.projector = Projector(spec)
         self.newline = nn.Parameter(torch.empty(spec.language.hidden_size)) if spec.has_newline else None
@@ -63,8 +65,11 @@ class Llava(nn.Module):
 
     @torch.inference_mode()
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
-        """Shapes: in (T,), out (T, hidden)."""
-        embeddings: Tensor = self.language.embed_tokens(token_ids)
+        """A placeholder's id may lie behind the table: what stands there for it is never read.
+
+        Shapes: in (T,), out (T, hidden).
+        """
+        embeddings: Tensor = self.language.embed_tokens(token_ids.clamp(max=self.language.embed_tokens.outputs - 1))
         return embeddings.to(self.dtype)
 
     @torch.inference_mode()
@@ -73,14 +78,14 @@ class Llava(nn.Module):
 
         Shapes: in and out (T, hidden).
         """
-        attention = attention_of(cache, layout, self.language.sliding_window)
+        attention = attention_of(cache, layout, self.language.sliding_window, self.fused)
         hidden: Tensor = self.language(embeddings, layout.positions, attention)
         return hidden
 
     @torch.inference_mode()
     def forward_by_layer(self, embeddings: Tensor, cache: KVCache, layout: Layout) -> Iterator[Tensor | None]:
         """`forward` in pieces: nothing after each of the decoder's blocks, and at last the states."""
-        attention = attention_of(cache, layout, self.language.sliding_window)
+        attention = attention_of(cache, layout, self.language.sliding_window, self.fused)
         yield from self.language.by_layer(embeddings, layout.positions, attention)
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Attention by the compiled kernels, in bfloat16 on a CPU: what `Attention` does, and which of the two a step gets."""
+"""Attention by the compiled kernels, in bfloat16 on a CPU: what `Attention` does, and which a step gets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lavatube.model.attention import Attention, KVCache, Layout
+from lavatube.model.fused import Fused
+from lavatube.model.fused_attention import FusedAttention
 from lavatube.model.native import Context, Native, kernels_for
 
 _NO_WINDOW: Final = 1 << 40
@@ -71,8 +73,12 @@ def attend_all(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return kernels.attend_all(query, key, value)
 
 
-def attention_of(cache: KVCache, layout: Layout, window: int | None) -> Attention | NativeAttention:
-    """The kernels' where they can."""
+def attention_of(
+    cache: KVCache, layout: Layout, window: int | None, fused: Fused
+) -> Attention | NativeAttention | FusedAttention:
+    """The kernels' where they can: those for CPUs, or those for GPUs once they are known to be right."""
+    if fused.attend.is_proven:
+        return FusedAttention.of(fused, cache, layout, window)
     stored = cache.keys
     kernels = kernels_for(stored)
     if kernels is None or stored.shape[-1] % PANEL_TOKENS or cache.block_size % PANEL_TOKENS:

@@ -1,4 +1,4 @@
-"""The weights of a linear map as the compiled kernels read them, in bfloat16 or quantised to int8 or int4.
+"""The weights of a linear map as kernels read them, in bfloat16 or quantised to int8 or int4.
 
 Sixteen outputs stand side by side; `native/product.h` has the layout. Integers are symmetric, with one scale for each
 output and group of inputs. Filling and product are the kernels' where there are any; those in torch are slow.
@@ -13,16 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavatube.model.native import Map, Native, native
+from lavatube.model.operation import Operation
 from lavatube.spec import QUANTIZED_GROUPS
 
 Kind = Literal["bfloat16", "int8", "int4"]
+Multiply = Operation[["Panels", Tensor, Tensor | None, torch.dtype], Tensor]
 
 LANES: Final = 16
 _KINDS: Final[tuple[Kind, ...]] = ("bfloat16", "int8", "int4")
 _STEP_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 4}
 _WORD_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 8}
 _LARGEST: Final = {"int8": 127, "int4": 7}
-_WEIGHTS_AT_ONCE: Final = 1 << 18
+_WEIGHTS_AT_ONCE: Final = 1 << 18  # that are quantised on a CPU
+_WEIGHTS_AT_ONCE_ON_GPU: Final = 1 << 24  # that are quantised, or unpacked by torch: 64 MiB as float32
 
 
 class Panels(nn.Module):
@@ -30,9 +33,11 @@ class Panels(nn.Module):
 
     scales: nn.Parameter | None
 
-    def __init__(self, outputs: int, inputs: int, kind: Kind) -> None:
+    def __init__(self, outputs: int, inputs: int, kind: Kind, multiply: Multiply | None = None) -> None:
+        """`multiply` is the product on other devices than a CPU, if it is not `by_torch`."""
         super().__init__()
         self.outputs, self.inputs, self.kind = outputs, inputs, kind
+        self._multiply = multiply
         panels, words = -(-outputs // LANES), -(-inputs // _WORD_INPUTS[kind])
         self._padded = words * _WORD_INPUTS[kind]
         self._group = QUANTIZED_GROUPS.get(kind, self._padded)
@@ -48,10 +53,16 @@ class Panels(nn.Module):
     def size_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())
 
+    @property
+    def group_words(self) -> int:
+        """How many words of an output have one scale."""
+        return self._group // _WORD_INPUTS[self.kind]
+
     def put(self, first: int, rows: Tensor) -> None:
         """The weights of the outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
         kernels = native() if self.weight.device.type == "cpu" else None
-        for piece in torch.split(rows, max(1, _WEIGHTS_AT_ONCE // self.inputs)):  # bounds the memory that this takes
+        at_once = _WEIGHTS_AT_ONCE if self.weight.device.type == "cpu" else _WEIGHTS_AT_ONCE_ON_GPU
+        for piece in torch.split(rows, max(1, at_once // self.inputs)):  # bounds the memory that this takes
             if kernels is None:
                 self.put_by_torch(first, piece)
             else:
@@ -113,6 +124,8 @@ class Panels(nn.Module):
 
         Shapes: hidden (…, inputs), out (…, outputs) of `dtype`.
         """
+        if self._multiply is not None and self._multiply.is_proven:
+            return self._multiply(self, hidden, bias, dtype)
         kernels = native() if hidden.device.type == "cpu" else None
         if kernels is None:
             return self.by_torch(hidden, bias, dtype)
@@ -122,8 +135,13 @@ class Panels(nn.Module):
         return self.by_kernels(kernels, hidden, bias, dtype)
 
     def by_torch(self, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """For other devices, and where no kernels were built: right, but the matrix is unpacked each time."""
-        return functional.linear(hidden, self.unpack().to(hidden.dtype), bias).to(dtype)
+        """What there is everywhere: right, but the matrix is unpacked each time, piece by piece."""
+        outputs = torch.arange(self.outputs, device=self.weight.device)
+        parts = [
+            functional.linear(hidden, self.rows(piece).to(hidden.dtype), None if bias is None else bias[piece])
+            for piece in torch.split(outputs, max(1, _WEIGHTS_AT_ONCE_ON_GPU // self.inputs))
+        ]
+        return torch.cat(parts, dim=-1).to(dtype)
 
     def by_kernels(self, kernels: Native, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         """On a CPU. Of quantised weights, the rows are quantised too, to int8 by groups: 0.5 % off, by the norm."""

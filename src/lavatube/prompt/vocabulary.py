@@ -47,8 +47,10 @@ class Vocabulary:
 def _read_decoder(decoder: Mapping[str, Any] | None) -> tuple[Callable[[str], bytes], int]:
     """How a token becomes bytes, and how many leading spaces go. Raises UnsupportedCheckpoint."""
     match decoder:
-        case {"type": "ByteLevel"} | {"type": "Sequence", "decoders": [{"type": "ByteLevel"}]}:
+        case {"type": "ByteLevel"}:
             return _byte_level_piece, 0
+        case {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, *rest]}:
+            return _byte_level_piece, _num_stripped(rest)
         case {"type": "Sequence", "decoders": [replace, {"type": "ByteFallback"}, {"type": "Fuse"}, *rest]}:
             return _fallback_piece(replace), _num_stripped(rest)
         case _:

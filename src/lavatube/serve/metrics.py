@@ -43,6 +43,7 @@ class EngineCounts:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     image_hits: int = 0
+    image_disk_hits: int = 0
     image_misses: int = 0
     guessed_tokens: int = 0
     rightly_guessed_tokens: int = 0
@@ -131,6 +132,7 @@ class Metrics:
         yield _counted("engine_prompt_tokens", "tokens of prompts that this engine began", engine.prompt_tokens)
         yield _counted("engine_cached_tokens", "of them, found in the cache", engine.cached_tokens)
         yield _counted("engine_image_hits", "pictures that this engine found encoded", engine.image_hits)
+        yield _counted("engine_image_disk_hits", "of them, on disk", engine.image_disk_hits)
         yield _counted("engine_image_misses", "pictures that it encoded", engine.image_misses)
         yield _counted("engine_guessed_tokens", "tokens that this engine guessed ahead", engine.guessed_tokens)
         yield _counted("engine_guessed_tokens_right", "of them, right ones", engine.rightly_guessed_tokens)

@@ -17,7 +17,14 @@ from lavatube.serve.base_url import base_url
 from lavatube.serve.dialects import json_response
 from lavatube.serve.kept import Kept
 from lavatube.serve.openapi import openapi_document
-from lavatube.serve.replicate_views import account_body, deployment_body, model_body, page_body, version_body
+from lavatube.serve.replicate_views import (
+    account_body,
+    deployment_body,
+    model_body,
+    openai_model_body,
+    page_body,
+    version_body,
+)
 from lavatube.serve.served_model import ServedModel
 from lavatube.serve.serving import Serving
 
@@ -55,9 +62,8 @@ class CatalogueRoutes:
 
     async def models(self, request: Request) -> Response:
         """The list, and the answer to a search: whoever looks for a model finds the one that there is."""
-        found = self._body(request)
-        names = {"models": list(self._model.names[:1]), "object": "list", "data": [found]}
-        return json_response(page_body([found]) | names)
+        names = {"models": list(self._model.names[:1]), "object": "list", "data": [openai_model_body(self._model)]}
+        return json_response(page_body([self._body(request)]) | names)
 
     async def model(self, request: Request) -> Response:
         self._check(request)

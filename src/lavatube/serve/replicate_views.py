@@ -52,11 +52,7 @@ def prediction_body(prediction: Prediction, base: str, stream_url: str, *, as_st
 
 def model_body(model: ServedModel, base: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Replicate's model and OpenAI's at once: both ask for it at the same path, and no key has two meanings."""
-    return {
-        "id": model.names[0],
-        "object": "model",
-        "created": int(model.created_at.timestamp()),
-        "owned_by": model.owner,
+    return openai_model_body(model) | {
         "url": f"{base}/v1/models/{model.full_name}",
         "owner": model.owner,
         "name": model.name,
@@ -69,6 +65,15 @@ def model_body(model: ServedModel, base: str, schema: dict[str, Any]) -> dict[st
         "cover_image_url": None,
         "default_example": None,
         "latest_version": version_body(model, schema),
+    }
+
+
+def openai_model_body(model: ServedModel) -> dict[str, Any]:
+    return {
+        "id": model.names[0],
+        "object": "model",
+        "created": int(model.created_at.timestamp()),
+        "owned_by": model.owner,
     }
 
 

@@ -6,7 +6,9 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import time
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 from lavatube.weights.options import Policy
@@ -57,6 +59,30 @@ def may_redirect(origin: list[Address], target: list[Address]) -> bool:
     )
 
 
+class _PlainSocket(socket.socket):
+    """Its reads may be given an end all together: `due_s`."""
+
+    due_s: float | None = None
+
+    def recv_into(self, *arguments: Any) -> int:
+        _set_rest(self, self.due_s)
+        return super().recv_into(*arguments)
+
+
+class _TlsSocket(ssl.SSLSocket):
+    due_s: float | None = None
+
+    def recv_into(self, *arguments: Any) -> int:
+        _set_rest(self, self.due_s)
+        return super().recv_into(*arguments)
+
+
+def _set_rest(of: socket.socket, due_s: float | None) -> None:
+    """Give the next read the time that is left, but always some."""
+    if due_s is not None:
+        of.settimeout(max(due_s - time.monotonic(), 0.001))
+
+
 class Connection(http.client.HTTPConnection):
     """A keep-alive connection that dials the given addresses in turn; `abort` may come from another thread."""
 
@@ -65,11 +91,21 @@ class Connection(http.client.HTTPConnection):
         super().__init__(host, port, timeout=policy.read_timeout_s)
         self._addresses = addresses
         self._policy = policy
-        self._dialed: socket.socket | None = None
+        self._dialed: _PlainSocket | _TlsSocket | None = None
         self._is_aborted = False
 
     def connect(self) -> None:
         self._adopt(self._dial())
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        """As a whole within the time-out of one read: a header that comes a byte at a time would never end."""
+        assert self._dialed is not None
+        self._dialed.due_s = time.monotonic() + self._policy.read_timeout_s
+        try:
+            return super().getresponse()
+        finally:
+            self._dialed.due_s = None
+            self._dialed.settimeout(self._policy.read_timeout_s)
 
     def abort(self) -> None:
         self._is_aborted = True
@@ -78,19 +114,20 @@ class Connection(http.client.HTTPConnection):
                 # Not the method of an SSLSocket, which would take its state from under the reader's feet.
                 socket.socket.shutdown(self._dialed, socket.SHUT_RDWR)
 
-    def _adopt(self, dialed: socket.socket) -> None:
+    def _adopt(self, dialed: _PlainSocket | _TlsSocket) -> None:
         self.sock = self._dialed = dialed
         if self._is_aborted:
             raise ConnectionAbortedError("aborted")
 
-    def _dial(self) -> socket.socket:
+    def _dial(self) -> _PlainSocket:
         failure: OSError = ConnectionError("the host has no address")
         for address in self._addresses:
             try:
-                dialed = socket.create_connection((str(address), self.port), self._policy.connect_timeout_s)
+                created = socket.create_connection((str(address), self.port), self._policy.connect_timeout_s)
             except OSError as error:
                 failure = error
                 continue
+            dialed = _PlainSocket(fileno=created.detach())
             dialed.settimeout(self._policy.read_timeout_s)
             dialed.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return dialed
@@ -102,11 +139,14 @@ class _TlsConnection(Connection):
 
     def connect(self) -> None:
         plain = self._dial()
+        context = ssl.create_default_context()
+        context.sslsocket_class = _TlsSocket
         try:
-            dialed = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
+            dialed = context.wrap_socket(plain, server_hostname=self.host)
         except BaseException:
             plain.close()
             raise
+        assert isinstance(dialed, _TlsSocket)
         self._adopt(dialed)
 
 

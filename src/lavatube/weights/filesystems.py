@@ -1,4 +1,4 @@
-"""Whether locks can be trusted where a folder lies. Those of networks may fail, or succeed and keep nobody out."""
+"""What can be relied on where a folder lies. Locks of networks may fail, or succeed and keep nobody out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from typing import Final
 NETWORKED: Final = {
     "nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "ceph", "beegfs", "9p", "virtiofs", "afs", "glusterfs",
 }  # fmt: skip
+
+IN_MEMORY: Final = {"tmpfs", "ramfs"}
+
+
+def is_memory(folder: Path) -> bool:
+    """Whether what is kept there is kept in memory, and has to be taken page by page."""
+    return file_system(folder) in IN_MEMORY
 
 
 def has_locks(folder: Path) -> bool:

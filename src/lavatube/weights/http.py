@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import http.client
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -155,8 +154,7 @@ class HttpClient:
         try:
             connection = self._connect(url, hop)
             connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=sent)
-            with _limited(connection, self._access.policy.read_timeout_s):
-                response = connection.getresponse()
+            response = connection.getresponse()
         except ssl.SSLCertVerificationError as error:
             raise SourceUnavailable(
                 f"{redact(url)}: the server's certificate is not trusted: {error.verify_message.rstrip('.')}.",
@@ -239,18 +237,6 @@ def _join(url: str, location: str) -> SplitResult | None:
         return parts if parts.port != 0 and is_clean else None
     except ValueError:
         return None
-
-
-@contextmanager
-def _limited(connection: Connection, limit_s: float) -> Iterator[None]:
-    """A header that comes a byte at a time keeps within the time-out of each read, and would never end."""
-    timer = threading.Timer(limit_s, connection.abort)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _read(response: http.client.HTTPResponse, most: int, policy: Policy) -> bytes:

@@ -20,7 +20,7 @@ from typing import Final
 
 from lavatube.errors import CacheUnusable
 from lavatube.weights.chunk_map import LANDED, MISSING, VOUCHED, MapHead, map_beside, read_map
-from lavatube.weights.filesystems import has_locks
+from lavatube.weights.filesystems import has_locks, is_memory
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
@@ -135,7 +135,7 @@ class Part:
         """Take the space, open the map and say which chunks are there."""
         is_begun = os.fstat(self._descriptor).st_size == self.size
         try:
-            _allocate(self._descriptor, self.size)
+            _allocate(self._descriptor, self.size, is_memory=is_memory(self.path.parent))
         except OSError:
             self.discard()  # give back what little there was
             raise
@@ -207,11 +207,14 @@ def _is_same(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _allocate(descriptor: int, size: int) -> None:
-    """Take the disk space now, so that a full disk is met before the first byte."""
-    if os.fstat(descriptor).st_size > size:
+def _allocate(descriptor: int, size: int, *, is_memory: bool) -> None:
+    """Take the disk space now, so that a full disk is met before the first byte.
+
+    Memory is taken as it is written: to take it takes as long as to write it, and all would wait for the first byte.
+    """
+    if is_memory or size == 0 or os.fstat(descriptor).st_size > size:
         os.ftruncate(descriptor, size)
-    if size == 0:
+    if is_memory or size == 0:
         return
     try:
         os.posix_fallocate(descriptor, 0, size)

@@ -68,6 +68,7 @@ class Line:
         self._lost: set[Span] = set()
         self._whole: set[int] = set()
         self._paces: deque[float] = deque(maxlen=64)
+        self._is_ranked = False
 
     def take(self, now_s: float) -> Span | None:
         """The next span, or one that is worth a second try beside the first; None: nothing to do at this moment."""
@@ -98,17 +99,24 @@ class Line:
         self._whole.add(file)
 
     def sort(self, key: Callable[[Span], tuple[Rank, int]]) -> None:
-        """What is under way stays so."""
+        """From now on somebody waits for them in this order. What is under way stays so."""
+        self._is_ranked = True
         self._waiting = deque(sorted(self._waiting, key=key))
 
     def _next(self) -> Span:
-        span = self._waiting.popleft()
+        span = self._waiting[0] if self._is_ranked else self._next_of_an_idle_file()
+        self._waiting.remove(span)
         share = max(PIECE_BYTES, self._waiting_bytes // (2 * (len(self._begun_s) + 1)))
         if span.file not in self._whole and span.size >= share + PIECE_BYTES:
             self._waiting.appendleft(Span(span.file, span.start + share, span.stop))
             span = Span(span.file, span.start, span.start + share)
         self._waiting_bytes -= span.size
         return span
+
+    def _next_of_an_idle_file(self) -> Span:
+        """If there is one: a file's bytes are hashed in order, and what comes in order need not be read again."""
+        busy = {span.file for span in self._begun_s}
+        return next((span for span in self._waiting if span.file not in busy), self._waiting[0])
 
     def _straggler(self, now_s: float) -> Span | None:
         alone = {

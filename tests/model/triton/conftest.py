@@ -1,0 +1,39 @@
+"""Where Triton's kernels run: compiled on a GPU, or interpreted on the CPU, which `make test-kernels` sees to."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """One on which kernels run in this process."""
+    is_interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+    if find_spec("triton") is None:
+        pytest.skip("Triton is not installed: make test-kernels")
+    if request.param == "cuda" and (is_interpreting or not torch.cuda.is_available()):
+        pytest.skip("no CUDA device, or TRITON_INTERPRET is set")
+    if request.param == "cpu" and not is_interpreting:
+        pytest.skip("TRITON_INTERPRET is not set: make test-kernels")
+    if request.param == "cpu":
+        _widen_products(monkeypatch)
+    return torch.device(request.param)
+
+
+def _widen_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter has bfloat16 as integers, and would multiply those."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    multiply = InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        a, b = (self.cast_impl(each, tl.float32) if each.dtype.scalar == tl.bfloat16 else each for each in (a, b))
+        return multiply(self, a, b, *others)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
