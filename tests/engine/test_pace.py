@@ -8,7 +8,7 @@ import statistics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavatube.engine.pace import MIN_PROMPT_TOKENS, UNNOTICED_S, Pace, Work
+from lavatube.engine.pace import MIN_PROMPT_TOKENS, MOST_PROMPTS, SHARE, UNNOTICED_S, Pace, Work
 
 MOST = 3.0
 LEARNING_STEPS = 12
@@ -16,14 +16,17 @@ LEARNING_STEPS = 12
 Costs = st.tuples(st.floats(1e-3, 0.5), st.floats(1e-5, 0.2), st.floats(1e-6, 5e-3))
 
 
-def steps(costs: tuple[float, float, float], count: int, *, has_images: bool, has_prompts: bool) -> list[float]:
+def steps(
+    costs: tuple[float, float, float], count: int, *, has_images: bool, has_prompts: bool, num_waiting: int = 1
+) -> list[float]:
     """How long steps take on a machine with these costs, give or take a tenth; after some that only decode."""
     decode_s, layer_s, token_s = costs
     rng = random.Random(0)
     pace = Pace()
     taken = []
     for number in range(5 + count):
-        work = pace.plan(has_images=has_images, has_prompts=has_prompts) if number >= 5 else Work()
+        kinds = {"has_images": has_images, "has_prompts": has_prompts}
+        work = pace.plan(**kinds, num_waiting=num_waiting) if number >= 5 else Work()
         step_s = (decode_s + work.num_layers * layer_s + work.num_prompt_tokens * token_s) * rng.uniform(0.95, 1.05)
         pace.observe(work, step_s)
         taken.append(step_s)
@@ -47,6 +50,19 @@ def test_what_is_allowed_is_used(costs: tuple[float, float, float]) -> None:
     taken = steps(costs, 60, has_images=False, has_prompts=True)[LEARNING_STEPS:]
     if MIN_PROMPT_TOKENS * token_s < decode_s:
         assert statistics.median(taken) >= 1.5 * decode_s
+
+
+@given(Costs, st.integers(1, 100))
+def test_the_more_prompts_wait_the_longer_a_step_up_to_a_bound(
+    costs: tuple[float, float, float], num_waiting: int
+) -> None:
+    decode_s, _, token_s = costs
+    taken = steps(costs, 60, has_images=False, has_prompts=True, num_waiting=num_waiting)[LEARNING_STEPS:]
+    share = SHARE * min(num_waiting, MOST_PROMPTS)
+    least_s = decode_s + MIN_PROMPT_TOKENS * token_s
+    assert max(taken) <= max((1.2 + share) * decode_s, 1.2 * least_s, decode_s + 2 * UNNOTICED_S) * 1.1
+    if MIN_PROMPT_TOKENS * token_s < decode_s:
+        assert statistics.median(taken) >= (0.8 + 0.5 * share) * decode_s
 
 
 @given(Costs, st.booleans())

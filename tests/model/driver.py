@@ -33,6 +33,10 @@ class Driver:
         self._free = list(range(num_blocks))
         random.Random(0).shuffle(self._free)
 
+    def take_block(self) -> int:
+        """One that no stream will get."""
+        return self._free.pop()
+
     def step(self, chunks: Sequence[tuple[Stream, Tensor]]) -> list[Tensor]:
         """Logits of every row. Shapes: each chunk's embeddings (n, hidden); out (n, vocab) each."""
         layout = self.layout([(stream, len(rows)) for stream, rows in chunks])

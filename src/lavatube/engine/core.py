@@ -28,6 +28,7 @@ from lavatube.errors import EngineNumericalError, LavatubeError, RequestError
 from lavatube.model.attention import KVCache
 from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
+from lavatube.model.replay import Record, Replay
 from lavatube.spec import ModelSpec
 
 
@@ -49,20 +50,27 @@ class EngineCore:
         is_reusing: bool = True,
         max_guess: int = 0,
         gate: Gate | None = None,
+        record: Record | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`num_token_ids` is how many ids the tokenizer knows, 0: all; `token_texts` what each says, for grammars.
 
         `is_reusing`: what two prompts have in common from their beginning on is computed once. `max_guess` tokens of an
-        answer are guessed ahead. `gate`: the weights of the model are still to come.
+        answer are guessed ahead. `gate`: the weights of the model are still to come. `record`: steps that only decode
+        are recorded by it, and replayed.
         """
-        cache = KVCache.allocate(spec.language, num_blocks, BLOCK_SIZE, model.dtype, model.device)
+        # One block more than there are to give, for the rows of a recorded step that nobody needs.
+        cache = KVCache.allocate(
+            spec.language, num_blocks + (record is not None), BLOCK_SIZE, model.dtype, model.device
+        )
         vocab_size = spec.language.vocab_size
         sampler = Sampler(vocab_size, [spec.image_token_id], num_token_ids or vocab_size, model.device)
         self.device, self.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
         self._spec = spec
         self._features = FeatureCache(image_cache_bytes)
-        self._runner = Runner(model, Encoder(model, self._features), cache, sampler)
+        max_blocks = -(-spec.language.max_positions // BLOCK_SIZE)
+        replay = record and Replay(model, cache, num_blocks, max_sequences, max_blocks, record)
+        self._runner = Runner(model, Encoder(model, self._features), cache, sampler, replay)
         blocks = BlockAllocator(num_blocks, BLOCK_SIZE)
         self._speculator = Speculator(max_guess, spec.image_token_id)
         self._scheduler = Scheduler(
@@ -180,6 +188,10 @@ class EngineCore:
             self._pace.observe(Work(work.num_layers, num_prompt_tokens), self._clock() - begun_s)
         return self._outbox.take()
 
+    def tend(self) -> None:
+        """Between two steps, when all is told: what makes later steps faster."""
+        self._runner.record()
+
     def check_integrity(self) -> None:
         """Assert that no block is lost, and that no finished request is remembered."""
         self._scheduler.check_integrity()
@@ -190,7 +202,11 @@ class EngineCore:
     def _begin_prompts(self) -> Work:
         """What this step does for prompts while streams wait for it; of that, what is for images is done."""
         ahead = self._scheduler.images_ahead
-        work = self._pace.plan(has_images=bool(ahead), has_prompts=self._scheduler.is_prefilling)
+        work = self._pace.plan(
+            has_images=bool(ahead),
+            has_prompts=self._scheduler.is_prefilling,
+            num_waiting=self._scheduler.num_without_token,
+        )
         num_layers = self._runner.advance_images(ahead, work.num_layers) if work.num_layers else 0
         return Work(num_layers, work.num_prompt_tokens)
 

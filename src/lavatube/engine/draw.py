@@ -73,8 +73,7 @@ def _floors(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     kernels = native() if scores.device.type == "cpu" else None
     if kernels is not None:
         by_rank = _kth(scores.topk(needed).values, sizes, vocab_size)
-        shares = _shares(samplings, scores)
-        return kernels.nucleus(scores, by_rank, shares) if shares.isfinite().any() else by_rank
+        return kernels.nucleus(scores, by_rank, _shares(samplings, scores)) if _any_share(samplings) else by_rank
     floors, is_settled = _floors_in_head(scores, samplings, sizes, min(max(_HEAD, needed + 1), vocab_size))
     return floors if is_settled else _floors_in_head(scores, samplings, sizes, vocab_size)[0]
 
@@ -87,10 +86,10 @@ def _floors_in_head(
     is_whole = torch.tensor(sizes, device=scores.device)[:, None] == vocab_size
     ranked = scores.topk(head).values
     floors = _kth(ranked, sizes, vocab_size)
+    if not _any_share(samplings):
+        return floors, True
     # What is before a token decides, so that the first is always kept and the one that reaches top_p is, too.
     limits = _shares(samplings, scores)
-    if not limits.isfinite().any():
-        return floors, True
     weights = ranked.exp().masked_fill(ranked < floors, 0.0)
     totals = torch.where(is_whole, scores.exp().sum(dim=-1, keepdim=True), weights.sum(dim=-1, keepdim=True))
     num_kept = (weights.cumsum(dim=-1) - weights < limits * totals).sum(dim=-1, keepdim=True)
@@ -106,6 +105,10 @@ def _kth(ranked: Tensor, sizes: Sequence[int], vocab_size: int) -> Tensor:
     """The smallest score that top-k keeps; none where it keeps all. Shapes: ranked (rows, head), out (rows, 1)."""
     size = torch.tensor(sizes, device=ranked.device)[:, None]
     return ranked.gather(1, size.clamp(max=ranked.shape[1]) - 1).masked_fill(size == vocab_size, -torch.inf)
+
+
+def _any_share(samplings: Sequence[Sampling]) -> bool:
+    return any(sampling.top_p < 1 for sampling in samplings)
 
 
 def _shares(samplings: Sequence[Sampling], like: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from lavatube.model.examples import Examples
 from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
+from lavatube.model.replay import cuda_recorder
 from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
 
 SMALL_MODEL_PARAMETERS: Final = 50_000_000
@@ -99,6 +100,7 @@ def make_core(
             is_reusing=order.is_reusing,
             max_guess=order.max_guess,
             gate=gate,
+            record=cuda_recorder() if plan.device.type == "cuda" else None,
         )
 
 

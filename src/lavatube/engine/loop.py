@@ -33,6 +33,7 @@ def run(
                     raise AssertionError(f"a running engine was told {command!r:.100}")
         if events := core.step():
             emit(events)
+        core.tend()
         if not core.has_work:
             core.check_integrity()
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-STRETCH: Final = 2.5
-"""How many times as long as decoding alone a step may take."""
+SHARE: Final = 1.5
+"""How many times as long as decoding alone a step may spend on a prompt."""
+MOST_PROMPTS: Final = 3
+"""Each of so many that wait has such a share: time is divided among those who wait for a first token and for a next."""
 UNNOTICED_S: Final = 0.015
 """More work than this is always allowed: streams of small models are faster than anybody reads."""
 MIN_PROMPT_TOKENS: Final = 16
@@ -37,9 +39,12 @@ class Pace:
         self._last = Work()
         self._most = Work()  # of each kind, the most that was ever tried: no step tries more than twice that
 
-    def plan(self, *, has_images: bool, has_prompts: bool) -> Work:
-        """What a step may do beside decoding. Of two kinds of work they take turns: so it is seen what each costs."""
-        share_s = max((STRETCH - 1) * (self.decode_s or 0.0), UNNOTICED_S)
+    def plan(self, *, has_images: bool, has_prompts: bool, num_waiting: int = 1) -> Work:
+        """What a step may do beside decoding, where so many prompts wait.
+
+        Of two kinds of work they take turns: so it is seen what each costs.
+        """
+        share_s = max(SHARE * min(num_waiting, MOST_PROMPTS) * (self.decode_s or 0.0), UNNOTICED_S)
         if has_images and not (has_prompts and self._last.num_layers):
             return Work(num_layers=_amount(share_s, self.layer_s, 1, self._most.num_layers))
         if has_prompts:

@@ -17,6 +17,7 @@ from lavatube.engine.scheduler import Chunk
 from lavatube.model.attention import KVCache
 from lavatube.model.gate import VERIFIED
 from lavatube.model.llava import Llava
+from lavatube.model.replay import Replay
 
 Results = list[list[Choice] | None]
 """Of each chunk what comes next; None for one of which nothing is worth keeping."""
@@ -25,13 +26,21 @@ Results = list[list[Choice] | None]
 class Runner:
     """One model, its encoder of images, its KV cache and its sampler."""
 
-    def __init__(self, model: Llava, encoder: Encoder, cache: KVCache, sampler: Sampler) -> None:
+    def __init__(
+        self, model: Llava, encoder: Encoder, cache: KVCache, sampler: Sampler, replay: Replay | None = None
+    ) -> None:
         self._model = model
         self._encoder = encoder
         self._cache = cache
         self._sampler = sampler
+        self._replay = replay
         self.num_layers_run = 0
         self._count_layers()
+
+    def record(self) -> None:
+        """What can wait until the step's tokens are told: steps are recorded that will be computed again."""
+        if self._replay is not None:
+            self._replay.record_wanted()
 
     def bind(self) -> None:
         """Triton launches on the current device, of which each thread has its own."""
@@ -47,6 +56,9 @@ class Runner:
         # Not all images of a request at once: the step's token budget bounds this work too, so that streams go on.
         if any(map(images_of, chunks)):
             self._encoder.encode(_wanted(chunks))
+        elif self._replay is not None and _is_decoding(chunks) and self._replay.has(len(chunks)):
+            batch = build_batch(chunks, self._cache.block_size, torch.device("cpu"))
+            return self._end(chunks, batch, *self._replay.decode(batch.token_ids, batch.layout))
         batch, embeddings = self._begin(chunks)
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         return self._end(chunks, batch, hidden)
@@ -77,18 +89,17 @@ class Runner:
     def _begin(self, chunks: Sequence[Chunk]) -> tuple[Batch, Tensor]:
         """The rows of a step, and their embeddings (T, hidden)."""
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
-        last_id = self._model.language.embed_tokens.outputs - 1
-        embeddings = self._model.embed_tokens(batch.token_ids.clamp(max=last_id))
+        embeddings = self._model.embed_tokens(batch.token_ids)
         if any(map(images_of, chunks)):
             splice_features(embeddings, chunks)
         return batch, embeddings
 
-    def _end(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor) -> Results:
-        """Shapes: hidden (T, hidden)."""
+    def _end(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor, logits: Tensor | None = None) -> Results:
+        """Shapes: hidden (T, hidden), logits (T, vocabulary) if there are any yet."""
         # A row attends to itself: if any of its keys and values were not numbers, neither would it be.
         sums = hidden.sum(dim=-1, dtype=torch.float32)  # with one that is none, it is none
-        is_sound = np.isfinite(sums.cpu().numpy()).tolist()
-        choices = iter(self._sample(chunks, hidden, batch.sampling_rows))
+        choices = iter(self._sample(chunks, hidden, logits, batch.sampling_rows))
+        is_sound = np.isfinite(sums.cpu().numpy()).tolist()  # after the choices: the device has nothing left to do
         found = [next(choices) if chunk.is_sampling else [] for chunk in chunks]
         starts = batch.layout.query_starts
         return [
@@ -101,12 +112,17 @@ class Runner:
         """Give each block (from, to) the keys and values of another."""
         self._cache.copy_blocks(copies)
 
-    def _sample(self, chunks: Sequence[Chunk], hidden: Tensor, rows: list[list[int]]) -> list[list[Choice | None]]:
-        """For each chunk that is sampling. Shapes: hidden (T, hidden)."""
+    def _sample(
+        self, chunks: Sequence[Chunk], hidden: Tensor, logits: Tensor | None, rows: list[list[int]]
+    ) -> list[list[Choice | None]]:
+        """For each chunk that is sampling. Shapes: hidden (T, hidden), logits (T, vocabulary) if there are any yet."""
         if not rows:
             return []
         asking = [row for of_chunk in rows for row in of_chunk]
-        logits = self._model.logits(hidden if len(asking) == len(hidden) else hidden[asking])  # (R, vocabulary)
+        if logits is None:
+            logits = self._model.logits(hidden if len(asking) == len(hidden) else hidden[asking])  # (R, vocabulary)
+        elif len(asking) < len(logits):
+            logits = logits[asking]
         groups = [_asked(chunk) for chunk in chunks if chunk.is_sampling]
         first_rows = accumulate(map(len, rows), initial=0)
         # The first tokens of several choices come from one row; each token of a guess has its own.
@@ -140,6 +156,10 @@ class Runner:
 def _wanted(chunks: Sequence[Chunk]) -> Iterator[Wanted]:
     """The images whose placeholders these chunks reach, of all sequences together."""
     return ((chunk.sequence, index) for chunk in chunks for index in images_of(chunk))
+
+
+def _is_decoding(chunks: Sequence[Chunk]) -> bool:
+    return all(chunk.num_rows == 1 for chunk in chunks)
 
 
 def _asked(chunk: Chunk) -> list[Row]:

@@ -62,7 +62,8 @@ def _scan(logits: Tensor) -> tuple[list[int], list[bool]]:
     if kernels is not None:
         return kernels.find_largest(logits)
     is_good = logits.amin(dim=-1).isfinite() & logits.amax(dim=-1).isfinite()  # NaN is both least and most
-    return logits.argmax(dim=-1).tolist(), is_good.tolist()
+    places, are_finite = torch.stack([logits.argmax(dim=-1), is_good.long()]).tolist()  # a device is waited for once
+    return places, list(map(bool, are_finite))
 
 
 def _choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:

@@ -65,8 +65,11 @@ class Llava(nn.Module):
 
     @torch.inference_mode()
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
-        """Shapes: in (T,), out (T, hidden)."""
-        embeddings: Tensor = self.language.embed_tokens(token_ids)
+        """A placeholder's id may lie behind the table: what stands there for it is never read.
+
+        Shapes: in (T,), out (T, hidden).
+        """
+        embeddings: Tensor = self.language.embed_tokens(token_ids.clamp(max=self.language.embed_tokens.outputs - 1))
         return embeddings.to(self.dtype)
 
     @torch.inference_mode()

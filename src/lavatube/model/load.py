@@ -16,6 +16,7 @@ from torch import Tensor
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.model.llava import Llava
 from lavatube.model.places import Place, allocate, places
+from lavatube.model.ring import copy_to
 from lavatube.spec import ModelSpec, Quantize
 from lavatube.weights.composite import TensorSource, open_checkpoint
 
@@ -84,7 +85,7 @@ def load_model(
         model = Llava(spec)
     _check(spec, dict(places(model)), sources, tensors)
     allocate(model, device, dtype, quantize)
-    goals = dict(places(model))
+    goals = dict(places(model, copy_to(device)))
     on_shaped(model, {name: place.size_bytes for name, place in goals.items()})
     total_bytes, done_bytes = sum(place.size_bytes for place in goals.values()), 0
     with torch.inference_mode():

@@ -22,7 +22,7 @@ class Operation(Generic[Arguments, Result]):
 
     def __init__(self, name: str, twin: Callable[Arguments, Result]) -> None:
         self.name = name
-        self._twin = twin
+        self.twin = twin
         self._kernel: Callable[Arguments, Result] | None = None
 
     @property
@@ -30,7 +30,7 @@ class Operation(Generic[Arguments, Result]):
         return self._kernel is not None
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        return (self._kernel or self._twin)(*args, **kwargs)
+        return (self._kernel or self.twin)(*args, **kwargs)
 
     def prove(self, kernel: Callable[Arguments, Result], examples: Iterable[tuple[Any, ...]]) -> None:
         """Take the kernel if on each example it returns, and leaves in its arguments, what the twin does.
@@ -40,7 +40,7 @@ class Operation(Generic[Arguments, Result]):
         try:
             for example in examples:
                 torch.testing.assert_close(
-                    *(_outcome(means, example) for means in (kernel, self._twin)),
+                    *(_outcome(means, example) for means in (kernel, self.twin)),
                     rtol=(tolerance := _tolerance(example)),
                     atol=tolerance,
                     equal_nan=True,  # of a cache, what nobody has written to

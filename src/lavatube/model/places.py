@@ -13,6 +13,7 @@ from lavatube.model.linear import Linear, Table
 from lavatube.model.llava import Llava
 from lavatube.model.native import native
 from lavatube.model.panels import Kind, Panels
+from lavatube.model.ring import Copy
 from lavatube.spec import Quantize
 
 
@@ -26,8 +27,8 @@ class Place:
     values: Tensor | None = None
 
     @classmethod
-    def of(cls, values: Tensor) -> Place:
-        return cls(values.shape, values.nbytes, values.copy_, values)
+    def of(cls, values: Tensor, copy: Copy) -> Place:
+        return cls(values.shape, values.nbytes, partial(copy, values), values)
 
 
 def allocate(model: Llava, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none") -> None:
@@ -45,30 +46,33 @@ def allocate(model: Llava, device: torch.device, dtype: torch.dtype, quantize: Q
     model.to(device)  # the constants: they were never on the meta device, and keep their precision
 
 
-def places(model: Llava) -> Iterator[tuple[str, Place]]:
-    """By name, in the order of execution: weights, or their parts of merged ones."""
+def places(model: Llava, copy: Copy = Tensor.copy_) -> Iterator[tuple[str, Place]]:
+    """By name, in the order of execution: weights, or their parts of merged ones.
+
+    `copy` puts there what is not converted to panels.
+    """
     for path, module in model.named_modules():
         if isinstance(module, Linear):
-            yield from _places_of_linear(path, module)
+            yield from _places_of_linear(path, module, copy)
         elif not isinstance(module, Panels):
             for kind, weight in module.named_parameters(recurse=False):
-                yield f"{path}.{kind}" if path else kind, Place.of(weight)
+                yield f"{path}.{kind}" if path else kind, Place.of(weight, copy)
 
 
-def _places_of_linear(path: str, linear: Linear) -> Iterator[tuple[str, Place]]:
+def _places_of_linear(path: str, linear: Linear, copy: Copy) -> Iterator[tuple[str, Place]]:
     first = 0
     for part, count in linear.parts.items():
         name, end = f"{path.rpartition('.')[0]}.{part}" if part else path, first + count
         if linear.panels is None:
             assert linear.weight is not None
-            yield f"{name}.weight", Place.of(linear.weight[first:end])
+            yield f"{name}.weight", Place.of(linear.weight[first:end], copy)
         else:
             whole, outputs = linear.panels.size_bytes, linear.outputs
             size_bytes = whole * end // outputs - whole * first // outputs
             shape = torch.Size((count, linear.inputs))
             yield f"{name}.weight", Place(shape, size_bytes, partial(linear.panels.put, first))
         if linear.bias is not None:
-            yield f"{name}.bias", Place.of(linear.bias[first:end])
+            yield f"{name}.bias", Place.of(linear.bias[first:end], copy)
         first = end
 
 

@@ -16,7 +16,7 @@ def attend(
     """One row of each of S sequences, the last of its context, sees that context, or as much of it as the window shows.
 
     Shapes: query (S, heads, head_dim), keys and values (kv_heads, slots, head_dim), lengths (S,), tables (S, blocks);
-    out as query. Heads stand side by side, and all but the rows of query and tables are contiguous.
+    out as query. Rows of query may lie apart, and tables anyhow; all else is contiguous.
     """
     rows = []
     for row, length, table in zip(query, lengths.tolist(), tables, strict=True):

@@ -48,7 +48,7 @@ def attend(
         head_dim**-0.5 * _LOG2_E,
         query.stride(0),
         num_slots,
-        tables.stride(0),
+        *tables.stride(),
         window or _NO_WINDOW,
         GROUP=num_heads // num_kv_heads,
         ROWS=max(_LEAST_DOT, triton.next_power_of_2(num_heads // num_kv_heads)),
@@ -71,7 +71,7 @@ def _num_parts(num_programs: int, longest: int, tile: int) -> int:
     return int(triton.next_power_of_2(wanted))
 
 
-@triton.jit(do_not_specialize=["lengths", "tables", "num_slots", "table_stride", "window"])
+@triton.jit(do_not_specialize=["lengths", "tables", "num_slots", "table_stride", "block_stride", "window"])
 def _attend_part(
     query,  # (S, heads, HEAD_DIM)
     keys,  # (kv_heads, slots, HEAD_DIM)
@@ -84,6 +84,7 @@ def _attend_part(
     query_stride,
     num_slots,
     table_stride,
+    block_stride,
     window,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
@@ -113,7 +114,8 @@ def _attend_part(
     for start in range(begin, end, TILE):
         positions = start + tl.arange(0, TILE)
         is_seen = positions < end
-        block = tl.load(tables + sequence * table_stride + positions // BLOCK_SIZE, mask=is_seen, other=0)
+        entries = tables + sequence * table_stride + positions // BLOCK_SIZE * block_stride
+        block = tl.load(entries, mask=is_seen, other=0)
         slots = block.to(tl.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
         places = first_key + slots[:, None] * HEAD_DIM + dims[None, :]  # (TILE, DIMS)
         # What is not seen may be what another left behind, NaN even: it is not read.
