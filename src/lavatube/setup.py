@@ -146,7 +146,8 @@ class Setup:
 
 
 def _describe(provisioned: Provisioned) -> str:
-    where = "from the cache" if provisioned.from_cache else "fetched"
+    is_in_place = provisioned.source == provisioned.folder.absolute().as_uri()
+    where = "in place" if is_in_place else "from the cache" if provisioned.from_cache else "fetched"
     return f"{provisioned.total_bytes / MIB:.1f} MiB {where}, trust: {provisioned.trust}"
 
 

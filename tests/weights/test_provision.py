@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -66,6 +67,16 @@ class TestFolder:
         os.truncate(folder / SHARD, 1000)
         with pytest.raises(DigestMismatch, match=f"{SHARD} has 1000 bytes"):
             pull(str(folder), options)
+
+    def test_the_log_says_that_a_manifest_beside_it_is_not_hashed_unless_asked(
+        self, folder: Path, options: ProvisionOptions, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        flip_bit(folder / SHARD)
+        assert pull(str(folder), options).trust == "local"
+        assert f"{folder / FILE_NAME}: its files have the sizes that it lists" in caplog.text
+        with pytest.raises(DigestMismatch, match=SHARD):
+            pull(str(folder), dataclasses.replace(options, is_thorough=True))
 
     def test_pinned_is_hashed_once(self, folder: Path, options: ProvisionOptions) -> None:
         options = dataclasses.replace(options, lock=folder / FILE_NAME)

@@ -28,6 +28,8 @@ def use_folder(
         _check_size(folder, file)
     if pinned is not None or options.is_thorough:
         _check_pinned(folder, manifest, open_cache(options), on_progress, is_thorough=options.is_thorough)
+    else:
+        logger.info("%s: its files have the sizes that it lists; --verify full, or --lock, hashes them", beside)
     trust: Trust = "pinned" if pinned is not None else "local"
     return Provisioned(folder, manifest.set_digest, trust, manifest.total_bytes, True, folder.as_uri())
 
