@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from bench.engine.goals import Goal, Measured, goals
+from bench.engine.goals import OURS, Goal, Measured, goals
 from bench.engine.record import Record
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -52,7 +52,7 @@ def machine() -> str:
 
 
 def plot(measured: Measured, path: Path) -> None:
-    """Bars by engine for each figure that was measured in seconds or tokens a second."""
+    """Bars by engine, ours in colour, for each figure that was measured in seconds or tokens a second."""
     from matplotlib.figure import Figure
 
     wanted = [
@@ -61,10 +61,14 @@ def plot(measured: Measured, path: Path) -> None:
         for figure, values in figures.items()
         if figure.endswith((", s", "tokens/s"))
     ]
-    picture = Figure(figsize=(7, 1.2 * len(wanted) + 0.5), layout="tight")
-    axes = picture.subplots(len(wanted), 1, squeeze=False)
+    if not wanted:
+        return
+    heights = [0.7 + 0.2 * len(values) for _, values in wanted]  # inches
+    picture = Figure(figsize=(7, sum(heights)), layout="tight")
+    axes = picture.subplots(len(wanted), 1, squeeze=False, height_ratios=heights)
     for axis, (title, values) in zip(axes[:, 0], wanted, strict=True):
-        axis.barh(list(values), [statistics.median(runs) for runs in values.values()], color="#c2552d", height=0.6)
+        colours = ["#c2552d" if engine.startswith(OURS) else "#8a8a8a" for engine in values]
+        axis.barh(list(values), [statistics.median(runs) for runs in values.values()], color=colours, height=0.6)
         axis.set_title(title, loc="left", fontsize=9)
         axis.invert_yaxis()
         axis.tick_params(labelsize=8)

@@ -140,23 +140,23 @@ class Scheduler:
         """Whether a prompt could be computed, in part at least."""
         return bool(self.waiting) or any(
             min(sequence.num_ready_tokens, sequence.num_tokens - 1) > sequence.num_computed_tokens
-            for sequence in self.running
+            for sequence in self._begun
         )
 
     @property
     def num_without_token(self) -> int:
         """Prompts that are not computed yet."""
-        return len(self.waiting) + sum(sequence.num_uncomputed_tokens > 1 for sequence in self.running)
+        return len(self.waiting) + len(self._begun)
+
+    @property
+    def _begun(self) -> list[Sequence]:
+        """Those whose prompt, or recomputation, is under way."""
+        return [sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1]
 
     @property
     def images_ahead(self) -> list[tuple[Sequence, int]]:
         """Images of prompts that are being computed, by the order of their sequences."""
-        return [
-            (sequence, index)
-            for sequence in self.running
-            if sequence.num_uncomputed_tokens > 1
-            for index in sequence.images_ahead
-        ]
+        return [(sequence, index) for sequence in self._begun for index in sequence.images_ahead]
 
     def schedule(self, max_prompt_tokens: int | None = None) -> list[Chunk]:
         """The chunks of the next step, at most `max_step_tokens` tokens in all, decoding rows first.
@@ -207,7 +207,7 @@ class Scheduler:
 
     def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
         """In order of arrival; but half of the budget is for prompts that are much shorter than the first."""
-        begun = [sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1]
+        begun = self._begun
         chunks = _cut(self._much_shorter(begun), budget // 2, must_be_ready=must_be_ready)
         left = budget - sum(chunk.num_rows for chunk in chunks)
         served = [chunk.sequence for chunk in chunks]
