@@ -26,8 +26,9 @@ docs: $(VENV)/.dev   ## write the documents that are made from the code
 test-gpu: $(VENV)/.dev   ## parity on a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-test-kernels: $(VENV)/.triton   ## the kernels for GPUs, interpreted on the CPU; brings Triton
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/model/triton
+test-kernels: $(VENV)/.triton   ## the kernels for GPUs, interpreted on the CPU and compiled; brings Triton
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not gpu" tests/model/triton
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/model/triton/test_compile.py
 
 check: $(VENV)/.dev   ## lint, types, layers
 	$(BIN)/ruff check .
