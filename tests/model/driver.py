@@ -43,8 +43,8 @@ class Driver:
         hidden = self.model(torch.cat([rows for _, rows in chunks]), self.cache, layout)
         return list(self.model.logits(hidden).split([len(rows) for _, rows in chunks]))
 
-    def layout(self, chunks: Sequence[tuple[Stream, int]]) -> Layout:
-        """Grows each stream by so many rows."""
+    def layout(self, chunks: Sequence[tuple[Stream, int]], device: torch.device | None = None) -> Layout:
+        """Grows each stream by so many rows. On the cache's device, if on no other."""
         positions: list[int] = []
         slots: list[int] = []
         query_starts = [0]
@@ -59,7 +59,7 @@ class Driver:
             query_starts.append(len(positions))
         width = max(len(stream.blocks) for stream, _ in chunks)
         tables = [stream.blocks + [0] * (width - len(stream.blocks)) for stream, _ in chunks]
-        device = self.cache.keys.device
+        device = device or self.cache.keys.device
         return Layout(
             positions=torch.tensor(positions, device=device),
             slots=torch.tensor(slots, device=device),

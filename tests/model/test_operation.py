@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import Tensor
 
+from lavatube.model.examples import Examples
+from lavatube.model.fused import Fused
 from lavatube.model.operation import Operation
+from tests.model.test_attention import language
 
 
 def test_a_kernel_that_differs_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
@@ -54,3 +59,12 @@ def test_a_kernel_is_used_where_it_does_as_torch(caplog: pytest.LogCaptureFixtur
     assert torch.equal(double(torch.ones(3)), torch.full((3,), 2.0))
     assert len(calls) == 2
     assert caplog.messages == []
+
+
+@pytest.mark.skipif(find_spec("triton") is not None, reason="Triton is installed")
+def test_without_triton_torch_does_all_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    fused = Fused()
+    fused.prove(Examples(language(4, 2), 16, torch.float32, torch.device("cpu")))
+    assert fused.is_settled
+    assert not any(operation.is_proven for operation in fused.operations)
+    assert caplog.messages == ["no kernels for the GPU, torch does all of it, slower: No module named 'triton'"]

@@ -261,16 +261,18 @@ class EngineCore:
 
     def _extend_all(self, sequence: Sequence, choices: list[Choice]) -> None:
         """What was sampled for a sequence and its siblings, which begin now."""
+        if not sequence.siblings:
+            self._receive(sequence, choices[0])
+            return
         for one, choice in zip(self._fork(sequence), choices, strict=True):
             self._receive(one, choice)
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """A sequence and its siblings, which begin now."""
         siblings = sequence.siblings
-        if siblings:
-            self._runner.copy_blocks(self._scheduler.fork(sequence))
-            for sibling in siblings:
-                sibling.scheduled_s = sequence.scheduled_s
+        self._runner.copy_blocks(self._scheduler.fork(sequence))
+        for sibling in siblings:
+            sibling.scheduled_s = sequence.scheduled_s
         return [sequence, *siblings]
 
     def _receive(self, sequence: Sequence, choice: Choice) -> None:

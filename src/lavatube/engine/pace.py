@@ -12,7 +12,7 @@ from typing import Final
 
 SHARE: Final = 1.5
 """How many times as long as decoding alone a step may spend on a prompt."""
-MOST_PROMPTS: Final = 3
+MOST_PROMPTS: Final = 4
 """Each of so many that wait has such a share: time is divided among those who wait for a first token and for a next."""
 UNNOTICED_S: Final = 0.015
 """More work than this is always allowed: streams of small models are faster than anybody reads."""

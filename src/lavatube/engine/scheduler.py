@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Sequences
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
 
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.sequence import Sequence, SequenceState
@@ -23,8 +24,7 @@ MUCH_SHORTER: Final = 4
 """How many times as long a prompt must be as one that need not wait for its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """The tokens from `start` up to `end` of one sequence, computed in one step; and behind its last one a guess at
     those to come, to be checked.
     """
@@ -41,7 +41,7 @@ class Chunk:
     @property
     def is_sampling(self) -> bool:
         """Whether the chunk ends the known tokens, so that its last row says what comes next."""
-        return self.end == self.sequence.num_tokens
+        return self.end == len(self.sequence.token_ids)
 
 
 class Scheduler:
@@ -200,7 +200,7 @@ class Scheduler:
             if guess and self.blocks.can_grow(chunk.sequence.block_table, chunk.end + len(guess)):
                 self.blocks.grow(chunk.sequence.block_table, chunk.end + len(guess))
                 num_rows += len(guess)
-                found.append(replace(chunk, guess=guess))
+                found.append(msgspec.structs.replace(chunk, guess=guess))
             else:
                 found.append(chunk)
         return found

@@ -6,7 +6,6 @@ Knows no weights. Kernels are compiled when they are proved, which takes seconds
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -38,11 +37,11 @@ class Fused:
     @torch.inference_mode()
     def prove(self, examples: Examples) -> None:
         """Compile each kernel and compare it with torch, on examples of the model's shapes."""
-        if find_spec("triton") is None:
-            logger.warning("no kernels for the GPU, as Triton is not installed: torch does all of it, slower")
-        else:
+        try:
             from lavatube.model.triton import attention, product, rows  # they import Triton, which no CPU needs
-
+        except ImportError as error:
+            logger.warning("no kernels for the GPU, torch does all of it, slower: %s", error)
+        else:
             self.attend.prove(attention.attend, examples.attend())
             self.normalize.prove(rows.normalize, examples.normalize())
             self.rotate_and_store.prove(rows.rotate_and_store, examples.rotate_and_store())

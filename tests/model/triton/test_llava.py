@@ -13,9 +13,11 @@ from lavatube.model.examples import Examples
 from lavatube.model.linear import Linear
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
+from lavatube.model.replay import Replay, cuda_recorder
 from lavatube.spec import ModelSpec, Quantize
 from tests.checkpoints import write_checkpoint
 from tests.model.driver import Driver, Stream
+from tests.model.replaying import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 NUM_TOKENS = 6
@@ -51,6 +53,24 @@ def test_a_pictures_answer_is_the_same_as_by_torch(folder: Path, device: torch.d
     prove(model, spec)
     assert Driver(model, spec).generate(prompts(model, spec), NUM_TOKENS) == expected
     assert len(set(map(tuple, expected))) == 2
+
+
+def test_replayed_steps_give_the_same_answers(folder: Path, device: torch.device) -> None:
+    model, spec = load(folder, device)
+    expected = Driver(model, spec).generate(prompts(model, spec), NUM_TOKENS)
+    prove(model, spec)
+    driver, streams = Driver(model, spec), [Stream(), Stream()]
+    record = Recorder() if device.type == "cpu" else cuda_recorder()
+    replay = Replay(model, driver.cache, driver.take_block(), max_rows=2, max_blocks=64, record=record)
+    assert not replay.has(2)
+    replay.record_wanted()
+    logits = driver.step(list(zip(streams, prompts(model, spec), strict=True)))
+    steps = [torch.stack([rows[-1] for rows in logits]).argmax(dim=-1).cpu()]
+    while len(steps) < NUM_TOKENS:
+        assert replay.has(2)
+        layout = driver.layout([(stream, 1) for stream in streams], torch.device("cpu"))
+        steps.append(replay.decode(steps[-1], layout)[1].argmax(dim=-1).cpu())
+    assert torch.stack(steps, dim=1).tolist() == expected
 
 
 def test_a_stream_beside_a_prompt_that_comes_in_pieces(folder: Path, device: torch.device) -> None:
