@@ -20,7 +20,7 @@ from torch import Tensor
 
 import lavatube
 from lavatube import assembly
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.prompt.chat import Generation, single_turn

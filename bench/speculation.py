@@ -19,7 +19,7 @@ import lavatube
 from bench.engine.shapes import shapes
 from bench.table import show
 from lavatube import assembly
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.engine.core import EngineCore
 from lavatube.engine.load import choose_dtype, choose_threads
 from lavatube.engine.wire import Sampling, Submit

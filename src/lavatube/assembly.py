@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.engine import wire
 from lavatube.fidelity import Choice, with_fidelity
 from lavatube.prompt.decoder import ImageDecoder

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.geometry import plan_image
 from lavatube.spec import ModelSpec

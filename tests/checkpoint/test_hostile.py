@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.errors import UnsupportedCheckpoint
 from tests.checkpoint.test_hf import edit
 from tests.checkpoints import write_checkpoint

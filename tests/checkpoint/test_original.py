@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lavatube.checkpoint import read_spec
 from lavatube.checkpoint.parts import read_parts
+from lavatube.checkpoint.read import read_spec
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.geometry import plan_image
 from lavatube.spec import ModelSpec

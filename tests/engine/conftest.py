@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.engine.core import EngineCore
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model

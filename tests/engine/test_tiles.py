@@ -10,7 +10,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Pixels, Submit
 from lavatube.geometry import plan_image

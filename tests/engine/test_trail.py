@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.engine.core import EngineCore
 from lavatube.engine.load import load_core
 from lavatube.engine.trail import Trail

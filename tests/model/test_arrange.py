@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.geometry import ImagePlan, plan_image
 from lavatube.model.arrange import arrange
 from lavatube.spec import ModelSpec

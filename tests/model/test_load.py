@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.memory import count_weights
 from lavatube.model.linear import Linear
@@ -300,7 +300,7 @@ def test_the_memory_plan_counts_the_quantised_weights(
 LOADER = """
 import sys, torch
 from pathlib import Path
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.load import load_model
 
 def private_kib():

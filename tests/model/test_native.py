@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import lavatube
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.load import load_model
 from tests.checkpoints import write_checkpoint
 from tests.model.driver import Driver, Stream
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
 import sys, logging, torch
 from pathlib import Path
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.load import load_model
 from tests.model.driver import Driver, Stream
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.attention import KVCache
 from lavatube.model.elementwise import Rotation
 from lavatube.model.llava import Llava

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.model.native import native

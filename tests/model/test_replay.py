@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.model.replay import Replay

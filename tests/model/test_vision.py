@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.vision import VisionTower, normalized_levels
 from lavatube.spec import PixelSpec, VisionSpec
 from tests.checkpoints import write_checkpoint

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.geometry import ImagePlan, plan_image
 from lavatube.model.load import load_model
 from lavatube.predictor import Predictor

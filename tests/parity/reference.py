@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.geometry import ImagePlan, plan_image
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.fidelity import Choice, with_fidelity
 from lavatube.predictor import Predictor
 from lavatube.prompt.chat import Generation, single_turn

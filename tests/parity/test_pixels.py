@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.vision import VisionTower
 from tests.checkpoints import write_checkpoint
 

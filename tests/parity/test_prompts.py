@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from transformers import ProcessorMixin
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.fidelity import with_fidelity
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Role, Text, Turn
 from lavatube.prompt.decoder import ImageDecoder

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.load import load_model
 from lavatube.predictor import Predictor
 from lavatube.prompt.chat import Generation, single_turn

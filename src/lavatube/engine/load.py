@@ -12,7 +12,7 @@ from typing import Final
 import torch
 
 from lavatube import __version__
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.engine.capacity import BLOCK_SIZE, num_cache_blocks
 from lavatube.engine.core import EngineCore
 from lavatube.engine.feature_files import FeatureFiles

@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.engine.frames import Frames, decode_command, frame_events
 from lavatube.engine.wire import (
     Abort,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lavatube.checkpoint import read_spec
+from lavatube.checkpoint.read import read_spec
 from lavatube.model.examples import Examples
 from lavatube.model.linear import Linear
 from lavatube.model.llava import Llava
