@@ -64,7 +64,8 @@ def choose(random: np.random.Generator, options: Sequence[T]) -> T:
 def _word(random: np.random.Generator, wordings: Sequence[str], selector: Selector) -> str:
     name = choose(random, ("thing", "thing", "object", "shape"))
     one, many = selector.words(noun=name), selector.words(is_plural=True, noun=name)
-    wording = choose(random, wordings)
+    fitting = [each for each in wordings if "{colour}" not in each or selector.size is None]  # it must say all it asks
+    wording = choose(random, fitting)
     return wording.format(it=one, them=many, an_it=article(one), colour=selector.colour)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from train.dialogue import roughen, sample_conversation, sample_single
 from train.questions import (
+    ask_shape,
     colour_answer,
     count_answer,
     exists_answer,
@@ -55,6 +56,15 @@ def test_colours_of_several_are_all_named() -> None:
 def test_shapes() -> None:
     assert shape_answer(THINGS, Selector(colour="blue")) == "The blue thing is a circle."
     assert shape_answer(LETTER, Selector(colour="green")) == "The green thing is the letter A."
+
+
+def test_a_question_says_all_that_it_asks() -> None:
+    random = np.random.default_rng(3)
+    exchanges = [ask_shape(random, THINGS) for _ in range(2000)]
+    sized = [each for each in exchanges if each.selector is not None and each.selector.size is not None]
+    assert len(sized) > 100
+    assert all(each.selector.size in each.question for each in sized)
+    assert any(each.question == "What is red?" for each in exchanges)
 
 
 def test_places() -> None:
