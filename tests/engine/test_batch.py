@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lavatube.engine.batch import build_batch, splice_features
-from lavatube.engine.scheduler import Chunk
+from lavatube.engine.chunk import Chunk
 from lavatube.engine.sequence import ImageSpan, Sequence
 from lavatube.engine.wire import Pixels, Sampling
 from lavatube.geometry import Cut, ImagePlan

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavatube.engine.blocks import BlockAllocator
+from lavatube.engine.chunk import Chunk
 from lavatube.engine.lookup import Lookup
-from lavatube.engine.scheduler import Chunk, Scheduler
+from lavatube.engine.scheduler import Scheduler
 from lavatube.engine.sequence import Sequence, SequenceState
 from lavatube.engine.speculator import Speculator
 from lavatube.engine.wire import Sampling

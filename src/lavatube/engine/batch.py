@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lavatube.engine.blocks import BlockTable
-from lavatube.engine.scheduler import Chunk
+from lavatube.engine.chunk import Chunk
 from lavatube.model.attention import Layout
 
 

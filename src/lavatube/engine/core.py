@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from collections.abc import Sequence as Chunks
 
 from lavatube.engine.admission import admit
+from lavatube.engine.answers import Answers
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
+from lavatube.engine.chunk import Chunk
 from lavatube.engine.compiling import Compiled, GrammarQueue
 from lavatube.engine.encoder import Encoder
 from lavatube.engine.feature_files import FeatureFiles
 from lavatube.engine.features import FeatureCache
-from lavatube.engine.gaps import Gaps
 from lavatube.engine.grammar import Grammars, Matcher
-from lavatube.engine.outbox import Outbox
 from lavatube.engine.pace import Pace, Work
-from lavatube.engine.runner import Results, Runner
-from lavatube.engine.sampler import Choice, Sampler
-from lavatube.engine.scheduler import Chunk, Scheduler
+from lavatube.engine.runner import Runner
+from lavatube.engine.sampler import Sampler
+from lavatube.engine.scheduler import Scheduler
 from lavatube.engine.sequence import Sequence, SequenceState
 from lavatube.engine.speculator import Speculator
 from lavatube.engine.wave import Wave
 from lavatube.engine.wire import CacheCounts, GapCounts, GuessCounts, RequestEvent, Submit
-from lavatube.errors import EngineNumericalError, LavatubeError, RequestError
+from lavatube.errors import RequestError
 from lavatube.model.attention import KVCache
 from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
@@ -77,26 +76,23 @@ class EngineCore:
             blocks, max_sequences, max_step_tokens, is_reusing=is_reusing, speculator=self._speculator
         )
         self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
-        self._requests: dict[str, list[Sequence]] = {}  # the choices of each that have not ended
+        self._answers = Answers(self._scheduler, self._runner, self._speculator, self._let_go, clock)
         self._wave = None if gate is None else Wave(self._runner, gate)
         self._image_files = image_files
         if gate is None:
             self._features.files = image_files
         self._pace = Pace()
-        self._gaps = Gaps()
-        self._outbox = Outbox()
         self._clock = clock
-        self._num_steps = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute or say something."""
-        return len(self._outbox) > 0 or self._scheduler.has_work or len(self._grammars) > 0
+        return self._answers.has_events or self._scheduler.has_work or len(self._grammars) > 0
 
     @property
     def progress(self) -> int:
         """Grows with each layer and each step; as long as there is work, a standstill is a hang."""
-        return self._num_steps + self._runner.num_layers_run
+        return self._answers.num_settled + self._runner.num_layers_run
 
     @property
     def num_running(self) -> int:
@@ -131,7 +127,7 @@ class EngineCore:
 
     @property
     def gaps(self) -> GapCounts:
-        return self._gaps.counts
+        return self._answers.gaps.counts
 
     @property
     def max_context_tokens(self) -> int:
@@ -144,13 +140,13 @@ class EngineCore:
 
     def submit(self, submit: Submit) -> None:
         """Take a request; one with bad data fails, alone, with the next step's events."""
-        assert submit.request_id not in self._requests, f"request {submit.request_id} is already here"
+        assert not self._answers.of(submit.request_id), f"request {submit.request_id} is already here"
         try:
             sequences = admit(submit, self._spec, self.max_context_tokens, self._clock())
         except RequestError as error:
-            self._outbox.fail(submit.request_id, error)
+            self._answers.refuse(submit.request_id, error)
             return
-        self._requests[submit.request_id] = [one for sequence in sequences for one in (sequence, *sequence.siblings)]
+        self._answers.add(submit.request_id, sequences)
         if submit.sampling.grammar:
             self._grammars.add(submit.request_id, submit.sampling.grammar, sequences)
             return
@@ -162,21 +158,21 @@ class EngineCore:
 
         Tokens computed after `sent_s`, by this engine's clock, are told as late; 0: none are.
         """
-        for sequence in list(self._requests.get(request_id, [])):
+        for sequence in self._answers.of(request_id):
             has_begun = sequence.num_completion_tokens > 0
             if choice is None or (sequence.choice == choice and has_begun):
-                self._finish(sequence, "abort", sequence.num_tokens_since(sent_s) if sent_s else 0)
+                self._answers.finish(sequence, "abort", sequence.num_tokens_since(sent_s) if sent_s else 0)
 
     def step(self) -> list[RequestEvent]:
         """Compute the next tokens of whoever is scheduled.
 
         Raises: whatever the model raises; then nothing here can be trusted, and the process should end.
         """
-        for compiled in self._grammars.take(is_idle=not self._outbox and not self._scheduler.has_work):
+        for compiled in self._grammars.take(is_idle=not self._answers.has_events and not self._scheduler.has_work):
             self._constrain(compiled)
         if self._wave is not None:
             self._follow(self._wave)
-            return self._outbox.take()
+            return self._answers.take()
         begun_s = self._clock()
         is_awaited = self._scheduler.is_decoding
         work = self._begin_prompts() if is_awaited else None
@@ -186,7 +182,7 @@ class EngineCore:
         if work is not None:
             num_prompt_tokens = sum(chunk.end - chunk.start for chunk in chunks if chunk.end - chunk.start > 1)
             self._pace.observe(Work(work.num_layers, num_prompt_tokens), self._clock() - begun_s)
-        return self._outbox.take()
+        return self._answers.take()
 
     def tend(self) -> None:
         """Between two steps, when all is told: what makes later steps faster."""
@@ -195,7 +191,7 @@ class EngineCore:
     def check_integrity(self) -> None:
         """Assert that no block is lost, and that no finished request is remembered."""
         self._scheduler.check_integrity()
-        sequences = [sequence for choices in self._requests.values() for sequence in choices]
+        sequences = self._answers.sequences
         num_expected = sum(sequence.state is SequenceState.EXPECTED for sequence in sequences)
         assert len(sequences) == self.num_running + self.num_waiting + num_expected
 
@@ -216,14 +212,14 @@ class EngineCore:
             self._note_begin(prompt)
             wave.add(prompt)
         for pieces, results in wave.advance():
-            self._settle(pieces, results)
+            self._answers.settle(pieces, results)
         if wave.is_over:
             self._wave = None
             self._features.files = self._image_files  # only now is it known that the weights are right
 
     def _compute(self, chunks: list[Chunk]) -> None:
         self._note_begin(chunks)
-        self._settle(chunks, self._runner.run(chunks))
+        self._answers.settle(chunks, self._runner.run(chunks))
 
     def _note_begin(self, chunks: Iterable[Chunk]) -> None:
         scheduled_s = self._clock()
@@ -231,90 +227,19 @@ class EngineCore:
             if chunk.sequence.scheduled_s is None:
                 chunk.sequence.scheduled_s = scheduled_s
 
-    def _settle(self, chunks: Chunks[Chunk], results: Results) -> None:
-        """What was computed is in the cache; what was sampled is told."""
-        self._num_steps += 1
-        for chunk, choices in zip(chunks, results, strict=True):
-            chunk.sequence.compute(chunk.end)
-            if choices is not None:
-                self._scheduler.remember(chunk.sequence)
-        for chunk, choices in zip(chunks, results, strict=True):
-            if chunk.sequence.state is SequenceState.FINISHED:
-                continue  # a sibling has failed
-            if choices is None:
-                self._fail(chunk.sequence, EngineNumericalError("The model's output for this request is not a number."))
-            elif chunk.guess:
-                self._check_guess(chunk, choices)
-            elif choices:
-                self._extend_all(chunk.sequence, choices)
-
-    def _check_guess(self, chunk: Chunk, choices: list[Choice]) -> None:
-        """What was sampled for a sequence and after each token of its guess; good up to the first that was wrong."""
-        sequence, num_right = chunk.sequence, 0
-        for choice, guessed in zip(choices, (*chunk.guess, None), strict=False):
-            self._receive(sequence, choice)
-            if choice.token_id != guessed or sequence.state is SequenceState.FINISHED:
-                break
-            sequence.compute(sequence.num_tokens)
-            num_right += 1
-        self._speculator.learn(sequence, len(chunk.guess), num_right)
-
-    def _extend_all(self, sequence: Sequence, choices: list[Choice]) -> None:
-        """What was sampled for a sequence and its siblings, which begin now."""
-        if not sequence.siblings:
-            self._receive(sequence, choices[0])
-            return
-        for one, choice in zip(self._fork(sequence), choices, strict=True):
-            self._receive(one, choice)
-
-    def _fork(self, sequence: Sequence) -> list[Sequence]:
-        """A sequence and its siblings, which begin now."""
-        siblings = sequence.siblings
-        self._runner.copy_blocks(self._scheduler.fork(sequence))
-        for sibling in siblings:
-            sibling.scheduled_s = sequence.scheduled_s
-        return [sequence, *siblings]
-
-    def _receive(self, sequence: Sequence, choice: Choice) -> None:
-        """What was sampled for a sequence. A failure is its whole request's."""
-        if sequence.state is SequenceState.FINISHED:
-            return  # a sibling has failed
-        if sequence.matcher is not None and sequence.matcher.failure is not None:
-            self._fail(sequence, sequence.matcher.failure)
-        else:
-            self._extend(sequence, choice)
-
-    def _extend(self, sequence: Sequence, choice: Choice) -> None:
-        """Add a sampled token. A stop token ends the choice and is not part of the answer."""
-        now_s = self._clock()
-        if sequence.first_token_s is None:
-            sequence.first_token_s = now_s
-        else:
-            self._gaps.add(now_s - sequence.recent_tokens_s[-1])
-        sequence.recent_tokens_s.append(now_s)
-        if choice.token_id in sequence.sampling.stop_token_ids:
-            self._finish(sequence, "stop")
-            return
-        self._outbox.tell(sequence, choice)
-        sequence.token_ids.append(choice.token_id)
-        if sequence.matcher is not None and sequence.matcher.ends_with(choice.token_id):
-            self._finish(sequence, "stop")
-        elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
-            self._finish(sequence, "length")
-
     def _begin(self, sequence: Sequence, *, is_over: bool = False) -> None:
         """Put it into the queue. An answer may be whole, of which only the end was not heard."""
         self._scheduler.add(sequence)
         if is_over:
-            self._finish(sequence, "stop")
-        elif sequence.num_completion_tokens == sequence.sampling.max_tokens:
-            self._finish(sequence, "length")
+            self._answers.finish(sequence, "stop")
+        else:
+            self._answers.finish_if_long(sequence)
 
     def _constrain(self, compiled: Compiled) -> None:
         """Begin a request whose grammar is ready: each of its choices with a matcher of its own."""
         matcher = compiled.matcher
         if not isinstance(matcher, Matcher):
-            self._fail(compiled.sequences[0], matcher)
+            self._answers.fail(compiled.sequences[0], matcher)
             return
         for sequence in compiled.sequences:
             if sequence.state is SequenceState.FINISHED:
@@ -325,23 +250,10 @@ class EngineCore:
                 sibling.matcher = sequence.matcher.copy()
             self._begin(sequence, is_over=is_over)
 
-    def _finish(self, sequence: Sequence, reason: str, late_tokens: int = 0) -> None:
-        num_left = self._forget(sequence)
-        self._outbox.end(sequence, reason, self._clock(), num_left=num_left, late_tokens=late_tokens)
-
-    def _fail(self, sequence: Sequence, error: LavatubeError) -> None:
-        for one in list(self._requests[sequence.request_id]):
-            self._forget(one)
-        self._outbox.fail(sequence.request_id, error)
-
-    def _forget(self, sequence: Sequence) -> int:
-        """Returns how many other choices of its request go on."""
+    def _let_go(self, sequence: Sequence, num_left: int) -> None:
+        """A sequence has ended, and so many other choices of its request go on: nobody works for it any more."""
         if self._wave is not None:
             self._wave.discard(sequence)
         self._scheduler.finish(sequence)
-        choices = self._requests[sequence.request_id]
-        choices.remove(sequence)
-        if not choices:
-            del self._requests[sequence.request_id]
+        if num_left == 0:
             self._grammars.discard(sequence.request_id)
-        return len(choices)

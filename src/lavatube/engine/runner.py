@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lavatube.engine.batch import Batch, build_batch, images_of, splice_features
+from lavatube.engine.chunk import Chunk
 from lavatube.engine.encoder import Encoder, Wanted
 from lavatube.engine.row import Row
 from lavatube.engine.sampler import Choice, Sampler
-from lavatube.engine.scheduler import Chunk
 from lavatube.model.attention import KVCache
 from lavatube.model.gate import VERIFIED
 from lavatube.model.llava import Llava

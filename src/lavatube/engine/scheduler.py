@@ -17,31 +17,12 @@ from typing import Final
 import msgspec
 
 from lavatube.engine.blocks import BlockAllocator
+from lavatube.engine.chunk import Chunk
 from lavatube.engine.sequence import Sequence, SequenceState
 from lavatube.engine.speculator import Speculator
 
 MUCH_SHORTER: Final = 4
 """How many times as long a prompt must be as one that need not wait for its end."""
-
-
-class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """The tokens from `start` up to `end` of one sequence, computed in one step; and behind its last one a guess at
-    those to come, to be checked.
-    """
-
-    sequence: Sequence
-    start: int
-    end: int
-    guess: tuple[int, ...] = ()
-
-    @property
-    def num_rows(self) -> int:
-        return self.end - self.start + len(self.guess)
-
-    @property
-    def is_sampling(self) -> bool:
-        """Whether the chunk ends the known tokens, so that its last row says what comes next."""
-        return self.end == len(self.sequence.token_ids)
 
 
 class Scheduler:

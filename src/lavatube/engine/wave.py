@@ -11,8 +11,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lavatube.engine.chunk import Chunk
 from lavatube.engine.runner import Results, Runner
-from lavatube.engine.scheduler import Chunk
 from lavatube.engine.sequence import Sequence as Tokens
 from lavatube.model.gate import Gate
 
