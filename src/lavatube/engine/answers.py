@@ -7,8 +7,9 @@ from collections.abc import Sequence as Sequences
 
 from lavatube.engine.chunk import Chunk
 from lavatube.engine.gaps import Gaps
+from lavatube.engine.launched import Results
 from lavatube.engine.outbox import Outbox
-from lavatube.engine.runner import Results, Runner
+from lavatube.engine.runner import Runner
 from lavatube.engine.sampler import Choice
 from lavatube.engine.scheduler import Scheduler
 from lavatube.engine.sequence import Sequence, SequenceState

@@ -28,31 +28,36 @@ class Batch:
 def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) -> Batch:
     """The rows of all chunks, one after the other."""
     token_ids: list[int] = []
+    sampling_rows = []
+    for chunk in chunks:
+        token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
+        token_ids += chunk.guess
+        if chunk.is_sampling:
+            sampling_rows.append([*range(len(token_ids) - 1 - len(chunk.guess), len(token_ids))])
+    return Batch(as_tensor(token_ids).to(device), build_layout(chunks, block_size, device), sampling_rows)
+
+
+def build_layout(chunks: Sequence[Chunk], block_size: int, device: torch.device) -> Layout:
+    """Where the rows of all chunks belong, whatever their tokens are."""
     positions: list[int] = []
     slots: list[int] = []
     query_starts = [0]
     context_lengths = []
-    sampling_rows = []
     for chunk in chunks:
         table = chunk.sequence.block_table
-        token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
-        token_ids += chunk.guess
         end = chunk.end + len(chunk.guess)
         own = range(chunk.start, end)
         positions += own
         slots += [table[position // block_size] * block_size + position % block_size for position in own]
         query_starts.append(len(positions))
         context_lengths.append(end)
-        if chunk.is_sampling:
-            sampling_rows.append([*range(len(positions) - 1 - len(chunk.guess), len(positions))])
-    layout = Layout(
-        positions=_tensor(positions, device),
-        slots=_tensor(slots, device),
+    return Layout(
+        positions=as_tensor(positions).to(device),
+        slots=as_tensor(slots).to(device),
         query_starts=query_starts,
         context_lengths=context_lengths,
         block_tables=_rectangle([chunk.sequence.block_table for chunk in chunks]).to(device),
     )
-    return Batch(_tensor(token_ids, device), layout, sampling_rows)
 
 
 def splice_features(embeddings: torch.Tensor, chunks: Sequence[Chunk]) -> None:
@@ -78,8 +83,9 @@ def images_of(chunk: Chunk) -> list[int]:
     return [index for index, span in enumerate(images) if span.start < chunk.end and chunk.start < span.end]
 
 
-def _tensor(values: list[int], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.array(values, np.int64)).to(device)  # several times as fast as torch.tensor
+def as_tensor(values: list[int]) -> torch.Tensor:
+    """Several times as fast as torch.tensor."""
+    return torch.from_numpy(np.array(values, np.int64))
 
 
 def _rectangle(tables: Sequence[BlockTable]) -> torch.Tensor:

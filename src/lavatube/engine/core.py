@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from lavatube.engine.admission import admit
+from lavatube.engine.ahead import Ahead
 from lavatube.engine.answers import Answers
 from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
@@ -56,7 +57,7 @@ class EngineCore:
 
         `is_reusing`: what two prompts have in common from their beginning on is computed once. `max_guess` tokens of an
         answer are guessed ahead. `gate`: the weights of the model are still to come. `record`: steps that only decode
-        are recorded by it, and replayed.
+        are recorded by it, and replayed, one ahead where that can be.
         """
         # One block more than there are to give, for the rows of a recorded step that nobody needs.
         cache = KVCache.allocate(
@@ -76,6 +77,7 @@ class EngineCore:
             blocks, max_sequences, max_step_tokens, is_reusing=is_reusing, speculator=self._speculator
         )
         self._grammars = GrammarQueue(Grammars(token_texts or [], spec.stop_token_ids, vocab_size))
+        self._ahead = Ahead(self._scheduler, self._runner)
         self._answers = Answers(self._scheduler, self._runner, self._speculator, self._let_go, clock)
         self._wave = None if gate is None else Wave(self._runner, gate)
         self._image_files = image_files
@@ -87,7 +89,8 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether a step would compute or say something."""
-        return self._answers.has_events or self._scheduler.has_work or len(self._grammars) > 0
+        is_computing = self._scheduler.has_work or self._ahead.is_under_way
+        return self._answers.has_events or is_computing or len(self._grammars) > 0
 
     @property
     def progress(self) -> int:
@@ -161,7 +164,8 @@ class EngineCore:
         for sequence in self._answers.of(request_id):
             has_begun = sequence.num_completion_tokens > 0
             if choice is None or (sequence.choice == choice and has_begun):
-                self._answers.finish(sequence, "abort", sequence.num_tokens_since(sent_s) if sent_s else 0)
+                num_late = sequence.num_tokens_since(sent_s) + self._ahead.has(sequence) if sent_s else 0
+                self._answers.finish(sequence, "abort", num_late)
 
     def step(self) -> list[RequestEvent]:
         """Compute the next tokens of whoever is scheduled.
@@ -174,6 +178,10 @@ class EngineCore:
             self._follow(self._wave)
             return self._answers.take()
         begun_s = self._clock()
+        if self._ahead.is_under_way:
+            self._answers.settle(*self._ahead.finish())
+            self._pace.observe(Work(), self._clock() - begun_s)
+            return self._answers.take()
         is_awaited = self._scheduler.is_decoding
         work = self._begin_prompts() if is_awaited else None
         chunks = self._scheduler.schedule(None if work is None else work.num_prompt_tokens)
@@ -219,7 +227,7 @@ class EngineCore:
 
     def _compute(self, chunks: list[Chunk]) -> None:
         self._note_begin(chunks)
-        self._answers.settle(chunks, self._runner.run(chunks))
+        self._answers.settle(chunks, self._ahead.run(chunks))
 
     def _note_begin(self, chunks: Iterable[Chunk]) -> None:
         scheduled_s = self._clock()

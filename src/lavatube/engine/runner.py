@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate, pairwise
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lavatube.engine.batch import Batch, build_batch, images_of, splice_features
+from lavatube.engine.batch import Batch, as_tensor, build_batch, build_layout, images_of, splice_features
 from lavatube.engine.chunk import Chunk
 from lavatube.engine.encoder import Encoder, Wanted
+from lavatube.engine.launched import Launched, Results
 from lavatube.engine.row import Row
 from lavatube.engine.sampler import Choice, Sampler
 from lavatube.model.attention import KVCache
@@ -19,8 +21,7 @@ from lavatube.model.gate import VERIFIED
 from lavatube.model.llava import Llava
 from lavatube.model.replay import Replay
 
-Results = list[list[Choice] | None]
-"""Of each chunk what comes next; None for one of which nothing is worth keeping."""
+_HOST: Final = torch.device("cpu")
 
 
 class Runner:
@@ -56,12 +57,28 @@ class Runner:
         # Not all images of a request at once: the step's token budget bounds this work too, so that streams go on.
         if any(map(images_of, chunks)):
             self._encoder.encode(_wanted(chunks))
-        elif self._replay is not None and _is_decoding(chunks) and self._replay.has(len(chunks)):
-            batch = build_batch(chunks, self._cache.block_size, torch.device("cpu"))
-            return self._end(chunks, batch, *self._replay.decode(batch.token_ids, batch.layout))
+        elif replay := self._replay_of(chunks):
+            batch = build_batch(chunks, self._cache.block_size, _HOST)
+            return self._end(chunks, batch, *replay.decode(batch.token_ids, batch.layout))
         batch, embeddings = self._begin(chunks)
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         return self._end(chunks, batch, hidden)
+
+    @torch.inference_mode()
+    def launch(self, chunks: Sequence[Chunk], before: Launched | None = None) -> Launched | None:
+        """Begin a step and wait for nothing. None where it can't be replayed, or a row wants anything but the likeliest
+        token. The tokens that it computes are known, or those that the step `before` chooses for the same sequences.
+        """
+        replay = self._replay_of(chunks)
+        if replay is None or (before is None and not all(map(_is_plain, chunks))):  # after a plain token all are
+            return None
+        layout = build_layout(chunks, self._cache.block_size, _HOST)
+        if before is None:
+            token_ids = [chunk.sequence.token_ids[chunk.start] for chunk in chunks]
+            decoded = replay.decode(as_tensor(token_ids), layout)
+        else:
+            decoded = replay.decode(as_tensor(before.places(chunks)), layout, before.chosen)
+        return Launched.choose(chunks, decoded, self._sampler.forbidden_ids)
 
     @torch.inference_mode()
     def by_stage(self, pieces: Sequence[Chunk]) -> Generator[str, None, Results]:
@@ -85,6 +102,12 @@ class Runner:
             assert hidden is not None
             results += self._end([piece], batch, hidden)
         return results
+
+    def _replay_of(self, chunks: Sequence[Chunk]) -> Replay | None:
+        """What has a step of these recorded, if anything has."""
+        if self._replay is None or not chunks or any(chunk.num_rows > 1 or images_of(chunk) for chunk in chunks):
+            return None
+        return self._replay if self._replay.has(len(chunks)) else None
 
     def _begin(self, chunks: Sequence[Chunk]) -> tuple[Batch, Tensor]:
         """The rows of a step, and their embeddings (T, hidden)."""
@@ -158,8 +181,8 @@ def _wanted(chunks: Sequence[Chunk]) -> Iterator[Wanted]:
     return ((chunk.sequence, index) for chunk in chunks for index in images_of(chunk))
 
 
-def _is_decoding(chunks: Sequence[Chunk]) -> bool:
-    return all(chunk.num_rows == 1 for chunk in chunks)
+def _is_plain(chunk: Chunk) -> bool:
+    return chunk.is_sampling and chunk.sequence.is_plain
 
 
 def _asked(chunk: Chunk) -> list[Row]:

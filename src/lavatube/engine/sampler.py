@@ -38,7 +38,7 @@ class Sampler:
             *range(num_token_ids, vocab_size)
         }
         self._forbidden = frozenset(forbidden)
-        self._forbidden_ids = torch.tensor(sorted(forbidden), dtype=torch.int64, device=device)
+        self.forbidden_ids = torch.tensor(sorted(forbidden), dtype=torch.int64, device=device)
 
     def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[Choice | None]:
         """The next token of each row; None where the logits have a NaN or an infinity: any choice from it is noise.
@@ -48,7 +48,7 @@ class Sampler:
         chosen, is_finite = _scan(logits)
         if all(is_finite) and self._forbidden.isdisjoint(chosen) and all(row.is_plain for row in rows):
             return [Choice(token_id) for token_id in chosen]
-        logits.index_fill_(1, self._forbidden_ids, -torch.inf)
+        logits.index_fill_(1, self.forbidden_ids, -torch.inf)
         if not all(is_finite):
             logits[[index for index, is_good in enumerate(is_finite) if not is_good]] = 0.0
         chosen = _choose(adjust(logits, rows), rows)

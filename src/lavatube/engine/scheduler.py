@@ -151,6 +151,23 @@ class Scheduler:
             return chunks + self._prefill_chunks(budget, must_be_ready=False)
         return chunks + self._prefill_chunks(min(budget, max_prompt_tokens), must_be_ready=True)
 
+    def schedule_behind(self, chunks: Sequences[Chunk]) -> list[Chunk]:
+        """The step behind one that decodes these, while nobody knows what it will say: a token more of each.
+
+        Whoever it brings to full length is left out. Nothing where the next step may do anything else: somebody waits
+        or computes a prompt, a guess could be made, or there is no room without taking it from somebody.
+        """
+        is_guessing = self.speculator is not None and self.speculator.is_on
+        if self.waiting or len(chunks) < len(self.running) or is_guessing:
+            return []
+        behind = [Chunk(chunk.sequence, chunk.end, chunk.end + 1) for chunk in chunks if chunk.sequence.num_left > 1]
+        growing = [chunk for chunk in behind if not self.blocks.holds(chunk.sequence.block_table, chunk.end)]
+        if len(growing) > self.blocks.num_free:
+            return []
+        for chunk in growing:
+            self.blocks.grow(chunk.sequence.block_table, chunk.end)
+        return behind
+
     def let_in(self) -> list[list[Chunk]]:
         """Whoever there is room for, each with all of its prompt: cut as it would be if it were alone.
 

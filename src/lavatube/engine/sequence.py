@@ -102,6 +102,11 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
+    def num_left(self) -> int:
+        """Tokens that may still come."""
+        return self.sampling.max_tokens - self.num_completion_tokens
+
+    @property
     def images_ahead(self) -> list[int]:
         """Images that are still to be computed and not encoded yet."""
         return [
@@ -115,6 +120,11 @@ class Sequence:
         """Tokens before the first placeholder whose image is not encoded yet."""
         ahead = self.images_ahead
         return self.images[ahead[0]].start if ahead else self.num_tokens
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what comes next is the likeliest token, whatever came before. Then it is so from there on."""
+        return self.matcher is None and not self.siblings and self.next_row().is_plain
 
     def next_row(self, guess: tuple[int, ...] = ()) -> Row:
         """What the choice of the next token depends on, and of the one after a guess, should that be right."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from lavatube.engine.chunk import Chunk
-from lavatube.engine.runner import Results, Runner
+from lavatube.engine.launched import Results
+from lavatube.engine.runner import Runner
 from lavatube.engine.sequence import Sequence as Tokens
 from lavatube.model.gate import Gate
 

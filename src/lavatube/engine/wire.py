@@ -233,8 +233,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """The end of one choice; `num_left` others of its request go on. `reason` is "stop", "length" or "abort".
 
     `cached_tokens` of the prompt were computed before, for another request.
-    `late_tokens` were computed after the abort can have come: those of the step that was under way, which is at most
-    one unless it was guessed ahead.
+    `late_tokens` were computed after the abort can have come: those of the step that was under way, which is one unless
+    it was guessed ahead, and of the one launched behind it, if there was one.
     """
 
     request_id: str

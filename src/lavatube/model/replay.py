@@ -57,10 +57,13 @@ class _Inputs:
         self._on_host = self._split(self._host)
         self._empty(0)
         self._device = self._host.to(device)
+        self._is_copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.token_ids, self.positions, self.slots, self.context_lengths, self.block_tables = self._split(self._device)
 
-    def fill(self, token_ids: Tensor, layout: Layout) -> None:
-        """The rows of a step; those that are left read and write the scratch block."""
+    def fill(self, token_ids: Tensor, layout: Layout, chosen: Tensor | None = None) -> None:
+        """The rows of a step, as in `Replay.decode`; those that are left read and write the scratch block."""
+        if self._is_copied is not None:
+            self._is_copied.synchronize()  # the image of the step before may be on its way still
         count, num_blocks = layout.block_tables.shape
         lengths = torch.tensor(layout.context_lengths)
         for goal, values in zip(self._on_host, (token_ids, layout.positions, layout.slots, lengths), strict=False):
@@ -69,6 +72,10 @@ class _Inputs:
         self._empty(count)
         used = self._size * (4 + num_blocks)
         self._device[:used].copy_(self._host[:used], non_blocking=True)
+        if self._is_copied is not None:
+            self._is_copied.record()
+        if chosen is not None:
+            self.token_ids[:count] = chosen[self.token_ids[:count]]
 
     def _empty(self, first: int) -> None:
         """Give the rows from `first` on to nobody."""
@@ -115,11 +122,14 @@ class Replay:
         return size in self._recordings and not self._is_broken
 
     @torch.inference_mode()
-    def decode(self, token_ids: Tensor, layout: Layout) -> Decoded:
-        """One row for each sequence, all tensors on the host. What is returned is good until the next call."""
+    def decode(self, token_ids: Tensor, layout: Layout, chosen: Tensor | None = None) -> Decoded:
+        """One row for each sequence, all tensors on the host. What is returned is good until the next call.
+
+        With `chosen` (n,), ids on the device that nobody has seen yet, `token_ids` are places in it.
+        """
         count = len(token_ids)
         recording = self._recordings[self._size(count)]
-        recording.inputs.fill(token_ids, layout)
+        recording.inputs.fill(token_ids, layout, chosen)
         recording.repeat()
         hidden, logits = (results[:count] for results in recording.results)
         if not recording.is_proven:
