@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lavatube.engine.batch import build_batch, splice_features
+from lavatube.engine.blocks import new_table
 from lavatube.engine.chunk import Chunk
 from lavatube.engine.sequence import ImageSpan, Sequence
 from lavatube.engine.wire import Pixels, Sampling
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def sequence(token_ids: list[int], block_table: list[int], images: tuple[ImageSpan, ...] = ()) -> Sequence:
-    return Sequence("a", token_ids, len(token_ids), Sampling(4), images, block_table=block_table)
+    return Sequence("a", token_ids, len(token_ids), Sampling(4), images, block_table=new_table(block_table))
 
 
 def test_rows_of_a_prompt_and_of_a_stream() -> None:
@@ -39,12 +40,22 @@ def test_rows_of_a_prompt_and_of_a_stream() -> None:
     assert batch.layout.context_lengths == [6, 6]
     assert batch.layout.block_tables[0].tolist() == [7, 0, 3]
     assert batch.layout.block_tables[1, :2].tolist() == [5, 2]
-    assert batch.sampling_rows == [[0]]
 
 
 def test_the_last_chunk_of_a_prompt_is_sampled() -> None:
     prompt = sequence([10, 11, 12], [0])
-    assert build_batch([Chunk(prompt, 1, 3)], 4, CPU).sampling_rows == [[1]]
+    assert [Chunk(prompt, start, end).is_sampling for start, end in ((0, 2), (1, 3), (2, 3))] == [False, True, True]
+
+
+def test_a_guess_stands_behind_what_is_known() -> None:
+    batch = build_batch(
+        [Chunk(sequence([10, 11, 12], [1, 5]), 2, 3, (40, 41)), Chunk(sequence([20], [3]), 0, 1)], 4, CPU
+    )
+    assert batch.token_ids.tolist() == [12, 40, 41, 20]
+    assert batch.layout.positions.tolist() == [2, 3, 4, 0]
+    assert batch.layout.slots.tolist() == [1 * 4 + 2, 1 * 4 + 3, 5 * 4 + 0, 3 * 4]
+    assert batch.layout.query_starts == [0, 3, 4]
+    assert batch.layout.context_lengths == [5, 1]
 
 
 @pytest.mark.parametrize("border", range(1, 12))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import accumulate
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lavatube.engine.blocks import BlockTable
 from lavatube.engine.chunk import Chunk
@@ -16,47 +17,37 @@ from lavatube.model.attention import Layout
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """All rows of one step. Shapes: token_ids (T,) int64; sampling_rows has, for each sampling chunk, the row of its
-    last token and those of its guess.
-    """
+    """All rows of one step. Shapes: token_ids (T,) int64."""
 
     token_ids: torch.Tensor
     layout: Layout
-    sampling_rows: list[list[int]]
 
 
 def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) -> Batch:
     """The rows of all chunks, one after the other."""
     token_ids: list[int] = []
-    sampling_rows = []
     for chunk in chunks:
         token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
         token_ids += chunk.guess
-        if chunk.is_sampling:
-            sampling_rows.append([*range(len(token_ids) - 1 - len(chunk.guess), len(token_ids))])
-    return Batch(as_tensor(token_ids).to(device), build_layout(chunks, block_size, device), sampling_rows)
+    return Batch(as_tensor(token_ids).to(device), build_layout(chunks, block_size, device))
 
 
 def build_layout(chunks: Sequence[Chunk], block_size: int, device: torch.device) -> Layout:
     """Where the rows of all chunks belong, whatever their tokens are."""
-    positions: list[int] = []
-    slots: list[int] = []
-    query_starts = [0]
-    context_lengths = []
-    for chunk in chunks:
-        table = chunk.sequence.block_table
-        end = chunk.end + len(chunk.guess)
-        own = range(chunk.start, end)
-        positions += own
-        slots += [table[position // block_size] * block_size + position % block_size for position in own]
-        query_starts.append(len(positions))
-        context_lengths.append(end)
+    counts = [chunk.num_rows for chunk in chunks]
+    query_starts = [0, *accumulate(counts)]
+    context_lengths = [chunk.end + len(chunk.guess) for chunk in chunks]
+    tables = _rectangle([chunk.sequence.block_table for chunk in chunks])
+    # The last row of each is the last of its context.
+    behind = np.array(context_lengths, np.int64) - query_starts[1:]
+    positions = np.arange(query_starts[-1]) + behind.repeat(counts)
+    blocks = tables[np.arange(len(chunks)).repeat(counts), positions // block_size]
     return Layout(
-        positions=as_tensor(positions).to(device),
-        slots=as_tensor(slots).to(device),
+        positions=torch.from_numpy(positions).to(device),
+        slots=torch.from_numpy(blocks * block_size + positions % block_size).to(device),
         query_starts=query_starts,
         context_lengths=context_lengths,
-        block_tables=_rectangle([chunk.sequence.block_table for chunk in chunks]).to(device),
+        block_tables=torch.from_numpy(tables).to(device),
     )
 
 
@@ -88,9 +79,11 @@ def as_tensor(values: list[int]) -> torch.Tensor:
     return torch.from_numpy(np.array(values, np.int64))
 
 
-def _rectangle(tables: Sequence[BlockTable]) -> torch.Tensor:
+def _rectangle(tables: Sequence[BlockTable]) -> NDArray[np.int64]:
     """Block tables filled up to the longest; what is filled in is never read."""
-    longest = max(len(table) for table in tables)
-    blocks = chain.from_iterable(chain(table, repeat(0, longest - len(table))) for table in tables)
-    # Four times as fast as a tensor made of lists of lists.
-    return torch.from_numpy(np.fromiter(blocks, np.int64, len(tables) * longest)).view(len(tables), longest)
+    longest = max(map(len, tables))
+    rows = bytearray()
+    for table in tables:
+        rows += table
+        rows += bytes((longest - len(table)) * table.itemsize)
+    return np.frombuffer(rows, np.int64).reshape(len(tables), longest)

@@ -7,10 +7,18 @@ them any more. A full block whose contents have a key stays findable after its l
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
-BlockTable = list[int]
+BlockTable: TypeAlias = "array[int]"
+"""Of 64-bit integers, as a step's tensor has them: so it is made of all tables by copying bytes."""
+
+
+def new_table(blocks: Iterable[int] = ()) -> BlockTable:
+    """A table that names these; an empty one is what `BlockAllocator` grows."""
+    return array("q", blocks)
 
 
 class BlockAllocator:

@@ -205,6 +205,8 @@ class EngineCore:
 
     def _begin_prompts(self) -> Work:
         """What this step does for prompts while streams wait for it; of that, what is for images is done."""
+        if self._scheduler.num_without_token == 0:
+            return Work()
         ahead = self._scheduler.images_ahead
         work = self._pace.plan(
             has_images=bool(ahead),

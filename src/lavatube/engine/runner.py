@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Generator, Sequence
+from itertools import islice, pairwise
 from typing import Final
 
 import numpy as np
@@ -55,8 +55,8 @@ class Runner:
         of that chunk is worth keeping; in a guess, what is not a number only ends it.
         """
         # Not all images of a request at once: the step's token budget bounds this work too, so that streams go on.
-        if any(map(images_of, chunks)):
-            self._encoder.encode(_wanted(chunks))
+        if wanted := _wanted(chunks):
+            self._encoder.encode(wanted)
         elif replay := self._replay_of(chunks):
             batch = build_batch(chunks, self._cache.block_size, _HOST)
             return self._end(chunks, batch, *replay.decode(batch.token_ids, batch.layout))
@@ -113,21 +113,19 @@ class Runner:
         """The rows of a step, and their embeddings (T, hidden)."""
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
         embeddings = self._model.embed_tokens(batch.token_ids)
-        if any(map(images_of, chunks)):
-            splice_features(embeddings, chunks)
+        splice_features(embeddings, chunks)
         return batch, embeddings
 
     def _end(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor, logits: Tensor | None = None) -> Results:
         """Shapes: hidden (T, hidden), logits (T, vocabulary) if there are any yet."""
         # A row attends to itself: if any of its keys and values were not numbers, neither would it be.
         sums = hidden.sum(dim=-1, dtype=torch.float32)  # with one that is none, it is none
-        choices = iter(self._sample(chunks, hidden, logits, batch.sampling_rows))
-        is_sound = np.isfinite(sums.cpu().numpy()).tolist()  # after the choices: the device has nothing left to do
-        found = [next(choices) if chunk.is_sampling else [] for chunk in chunks]
         starts = batch.layout.query_starts
+        sampled = self._sample(chunks, starts[1:], hidden, logits)
+        is_sound = np.isfinite(sums.cpu().numpy()).tolist()  # after the choices: the device has nothing left to do
         return [
-            _sound(one, is_sound[start:end], chunk.guess)
-            for chunk, one, (start, end) in zip(chunks, found, pairwise(starts), strict=True)
+            _sound(choices, is_sound[start:end], chunk.guess)
+            for chunk, choices, (start, end) in zip(chunks, sampled, pairwise(starts), strict=True)
         ]
 
     @torch.inference_mode()
@@ -136,28 +134,32 @@ class Runner:
         self._cache.copy_blocks(copies)
 
     def _sample(
-        self, chunks: Sequence[Chunk], hidden: Tensor, logits: Tensor | None, rows: list[list[int]]
+        self, chunks: Sequence[Chunk], ends: list[int], hidden: Tensor, logits: Tensor | None
     ) -> list[list[Choice | None]]:
-        """For each chunk that is sampling. Shapes: hidden (T, hidden), logits (T, vocabulary) if there are any yet."""
-        if not rows:
-            return []
-        asking = [row for of_chunk in rows for row in of_chunk]
+        """For each chunk, by the row after its last one.
+
+        Shapes: hidden (T, hidden), logits (T, vocabulary) if there are any yet.
+        """
+        asked: list[Row] = []
+        counts: list[int] = []
+        places: list[int] = []
+        for chunk, end in zip(chunks, ends, strict=True):
+            group = _asked(chunk)
+            asked += group
+            counts.append(len(group))
+            # The first tokens of several choices come from one row; each token of a guess has its own.
+            places += range(end - len(group), end) if chunk.guess else [end - 1] * len(group)
+        if not asked:
+            return [[] for _ in chunks]
+        wanted = list(dict.fromkeys(places))
         if logits is None:
-            logits = self._model.logits(hidden if len(asking) == len(hidden) else hidden[asking])  # (R, vocabulary)
-        elif len(asking) < len(logits):
-            logits = logits[asking]
-        groups = [_asked(chunk) for chunk in chunks if chunk.is_sampling]
-        first_rows = accumulate(map(len, rows), initial=0)
-        # The first tokens of several choices come from one row; each token of a guess has its own.
-        origins = [
-            first + (index if len(of_chunk) > 1 else 0)
-            for group, of_chunk, first in zip(groups, rows, first_rows, strict=False)
-            for index in range(len(group))
-        ]
-        if len(origins) > len(logits):
-            logits = logits[origins]
-        choices = iter(self._sampler.sample(logits, [row for group in groups for row in group]))
-        return [[next(choices) for _ in group] for group in groups]
+            logits = self._model.logits(hidden if len(wanted) == len(hidden) else hidden[wanted])
+        elif len(wanted) < len(logits):
+            logits = logits[wanted]
+        if len(wanted) < len(places):
+            logits = logits[[wanted.index(place) for place in places]]
+        choices = iter(self._sampler.sample(logits, asked))
+        return [list(islice(choices, count)) for count in counts]
 
     @torch.inference_mode()
     def advance_images(self, wanted: Sequence[Wanted], num_layers: int) -> int:
@@ -176,9 +178,9 @@ class Runner:
                     layer.register_forward_hook(count)
 
 
-def _wanted(chunks: Sequence[Chunk]) -> Iterator[Wanted]:
+def _wanted(chunks: Sequence[Chunk]) -> list[Wanted]:
     """The images whose placeholders these chunks reach, of all sequences together."""
-    return ((chunk.sequence, index) for chunk in chunks for index in images_of(chunk))
+    return [(chunk.sequence, index) for chunk in chunks for index in images_of(chunk)]
 
 
 def _is_plain(chunk: Chunk) -> bool:
@@ -188,9 +190,14 @@ def _is_plain(chunk: Chunk) -> bool:
 def _asked(chunk: Chunk) -> list[Row]:
     """What a sampling chunk asks: of its sequence after each token of the guess, or of all that begin there."""
     sequence = chunk.sequence
+    if not chunk.is_sampling:
+        return []
     if chunk.guess:
         return [sequence.next_row(chunk.guess[:count]) for count in range(len(chunk.guess) + 1)]
-    return [one.next_row() for one in (sequence, *sequence.siblings)]
+    rows = [sequence.next_row()]
+    if sequence.siblings:
+        rows += [sibling.next_row() for sibling in sequence.siblings]
+    return rows
 
 
 def _sound(choices: list[Choice | None], is_sound: list[bool], guess: tuple[int, ...]) -> list[Choice] | None:

@@ -206,6 +206,8 @@ class Scheduler:
     def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
         """In order of arrival; but half of the budget is for prompts that are much shorter than the first."""
         begun = self._begun
+        if not begun and not self.waiting:
+            return []
         chunks = _cut(self._much_shorter(begun), budget // 2, must_be_ready=must_be_ready)
         left = budget - sum(chunk.num_rows for chunk in chunks)
         served = [chunk.sequence for chunk in chunks]

@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from lavatube.engine.blocks import BlockTable
+from lavatube.engine.blocks import BlockTable, new_table
 from lavatube.engine.grammar import Matcher
 from lavatube.engine.lookup import Lookup
 from lavatube.engine.prefix import block_key, root_key
@@ -83,7 +83,7 @@ class Sequence:
     state: SequenceState = SequenceState.EXPECTED
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
-    block_table: BlockTable = field(default_factory=list)
+    block_table: BlockTable = field(default_factory=new_table)
     block_keys: list[bytes] = field(default_factory=list)
     num_remembered_blocks: int = 0
     features: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -140,8 +140,9 @@ class Sequence:
         """The tokens up to `end` are in the cache now; the features of images that lie before it are let go."""
         assert self.num_computed_tokens < end <= self.num_tokens
         self.num_computed_tokens = end
-        for index in [index for index in self.features if self.images[index].end <= end]:
-            del self.features[index]
+        if self.features:
+            for index in [index for index in self.features if self.images[index].end <= end]:
+                del self.features[index]
 
     def adopt(self, num_tokens: int) -> int:
         """The first `num_tokens` were found in the cache. Returns how many of the prompt's were when it first began."""
