@@ -12,9 +12,13 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from lavatube.engine.blocks import BlockAllocator
 from lavatube.engine.capacity import BLOCK_SIZE
+from lavatube.engine.chunk import Chunk
 from lavatube.engine.core import EngineCore
 from lavatube.engine.launched import Launched, Results
+from lavatube.engine.scheduler import Scheduler
+from lavatube.engine.sequence import Sequence
 from lavatube.engine.wire import Done, Failed, RequestEvent, Sampling, Submit, Tokens
 from lavatube.model.examples import Examples
 from lavatube.model.llava import Llava
@@ -348,6 +352,51 @@ def test_nobody_runs_ahead_where_answers_are_guessed(twins: Llava, spec: ModelSp
         core.step()
         core.tend()
         assert not core._ahead.is_under_way
+
+
+def decoding(
+    *lengths: int, max_tokens: int = 9, num_blocks: int = 8, block_size: int = 4
+) -> tuple[Scheduler, list[Chunk]]:
+    """Streams whose prompts were so long, and the chunks of their next step."""
+    scheduler = Scheduler(BlockAllocator(num_blocks, block_size), 4, 64, is_reusing=False)
+    for index, length in enumerate(lengths):
+        scheduler.add(Sequence(str(index), [3] * length, length, Sampling(max_tokens)))
+    for chunk in scheduler.schedule():
+        chunk.sequence.compute(chunk.end)
+        chunk.sequence.token_ids.append(5)
+    return scheduler, scheduler.schedule()
+
+
+def test_the_step_behind_is_one_token_further_and_has_its_blocks() -> None:
+    """The second's next token opens a block."""
+    scheduler, chunks = decoding(5, 7)
+    before = [len(chunk.sequence.block_table) for chunk in chunks]
+    behind = scheduler.schedule_behind(chunks)
+    assert [(chunk.sequence.request_id, chunk.start, chunk.end) for chunk in behind] == [("0", 6, 7), ("1", 8, 9)]
+    assert [len(chunk.sequence.block_table) for chunk in behind] == [before[0], before[1] + 1]
+    scheduler.check_integrity()
+
+
+def test_the_step_behind_leaves_out_whom_the_step_before_brings_to_full_length() -> None:
+    scheduler, chunks = decoding(5, 6, max_tokens=2)
+    chunks[0].sequence.sampling = Sampling(3)
+    assert [chunk.sequence.request_id for chunk in scheduler.schedule_behind(chunks)] == ["0"]
+
+
+def test_there_is_no_step_behind_where_it_is_not_certain_what_it_does() -> None:
+    scheduler, chunks = decoding(5, 6)
+    assert scheduler.schedule_behind(chunks[:1]) == [], "another runs"
+    scheduler.add(Sequence("late", [3], 1, Sampling(2)))
+    assert scheduler.schedule_behind(chunks) == [], "another waits"
+
+
+def test_nobody_makes_room_for_a_step_behind() -> None:
+    """Both need a block for it, and there is one."""
+    scheduler, chunks = decoding(7, 7, num_blocks=5)
+    tables = [list(chunk.sequence.block_table) for chunk in chunks]
+    assert scheduler.schedule_behind(chunks) == []
+    assert [list(chunk.sequence.block_table) for chunk in chunks] == tables
+    scheduler.check_integrity()
 
 
 @pytest.mark.gpu

@@ -58,6 +58,20 @@ def test_rows_get_what_they_get_when_computed_and_the_others_touch_nothing(model
     )
 
 
+def test_ids_that_nobody_has_seen_are_taken_where_they_are(model: Llava, spec: ModelSpec) -> None:
+    """Rows of a step take theirs from what the step before chose, in any order, and leave some out."""
+    ids = torch.randint(3, 300, (5,), generator=torch.Generator().manual_seed(1))
+    places = torch.tensor([4, 0, 3])
+    logits = []
+    for token_ids, chosen in ((ids[places], None), (places, ids)):
+        driver, streams = Driver(model, spec, num_blocks=NUM_BLOCKS), [Stream() for _ in places]
+        replay = Replay(model, driver.cache, driver.take_block(), MAX_ROWS, NUM_BLOCKS, Recorder())
+        assert not replay.has(3)
+        replay.record_wanted()
+        logits.append(replay.decode(token_ids, driver.layout([(stream, 1) for stream in streams]), chosen)[1])
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=0)
+
+
 def test_what_has_come_to_be_wrong_is_computed_from_then_on(
     model: Llava, spec: ModelSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
