@@ -35,7 +35,7 @@ class Launched:
         sums = hidden.sum(dim=-1, dtype=torch.float32)  # as in Runner: with one that is no number, it is none
         is_good = sums.isfinite() & logits.amin(dim=-1).isfinite() & logits.amax(dim=-1).isfinite()
         chosen = logits.index_fill_(1, forbidden_ids, -torch.inf).argmax(dim=-1)
-        told = torch.stack([chosen, is_good.long()]).to("cpu", non_blocking=True)
+        told = torch.stack([chosen, is_good.long()]).to("cpu", non_blocking=True)  # into memory that is pinned
         if logits.device.type != "cuda":
             return cls(chunks, chosen, told, None)
         # Of this copy, and not of the device: that has the next step to do by the time this one is read.
