@@ -390,6 +390,14 @@ def test_there_is_no_step_behind_where_it_is_not_certain_what_it_does() -> None:
     assert scheduler.schedule_behind(chunks) == [], "another waits"
 
 
+def test_there_is_a_step_behind_while_nobody_can_be_let_in() -> None:
+    scheduler, chunks = decoding(5, 5, 5, 5, num_blocks=16)
+    scheduler.add(Sequence("late", [3], 1, Sampling(2)))
+    assert len(scheduler.schedule_behind(chunks)) == 4
+    chunks[0].sequence.sampling = Sampling(2)
+    assert scheduler.schedule_behind(chunks) == [], "he is next"
+
+
 def test_nobody_makes_room_for_a_step_behind() -> None:
     """Both need a block for it, and there is one."""
     scheduler, chunks = decoding(7, 7, num_blocks=5)

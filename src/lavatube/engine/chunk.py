@@ -1,6 +1,8 @@
-"""What of one sequence is computed in one step."""
+"""What of a sequence is computed in one step, and how prompts are cut to fit one."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import msgspec
 
@@ -25,3 +27,15 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     def is_sampling(self) -> bool:
         """Whether the chunk ends the known tokens, so that its last row says what comes next."""
         return self.end == len(self.sequence.token_ids)
+
+
+def cut(sequences: Iterator[Sequence], budget: int, *, must_be_ready: bool) -> list[Chunk]:
+    """At most so many tokens of prompts, a chunk of each that has some to compute; no more prompts are asked for."""
+    chunks = []
+    while budget > 0 and (sequence := next(sequences, None)):
+        start = sequence.num_computed_tokens
+        end = min(sequence.num_ready_tokens if must_be_ready else sequence.num_tokens, start + budget)
+        if end > start:
+            chunks.append(Chunk(sequence, start, end))
+            budget -= end - start
+    return chunks

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from lavatube.engine.blocks import BlockAllocator
-from lavatube.engine.chunk import Chunk
+from lavatube.engine.chunk import Chunk, cut
 from lavatube.engine.sequence import Sequence, SequenceState
 from lavatube.engine.speculator import Speculator
 
@@ -154,13 +154,15 @@ class Scheduler:
     def schedule_behind(self, chunks: Sequences[Chunk]) -> list[Chunk]:
         """The step behind one that decodes these, while nobody knows what it will say: a token more of each.
 
-        Whoever it brings to full length is left out. Nothing where the next step may do anything else: somebody waits
-        or computes a prompt, a guess could be made, or there is no room without taking it from somebody.
+        Whoever that one brings to full length is left out. Nothing where the next step may do anything else: somebody
+        waits for whom there is a place, or computes a prompt, a guess could be made, or somebody had to make room.
         """
         is_guessing = self.speculator is not None and self.speculator.is_on
-        if self.waiting or len(chunks) < len(self.running) or is_guessing:
+        if len(chunks) < len(self.running) or is_guessing:
             return []
         behind = [Chunk(chunk.sequence, chunk.end, chunk.end + 1) for chunk in chunks if chunk.sequence.num_left > 1]
+        if self.waiting and len(behind) < self.max_sequences:
+            return []
         growing = [chunk for chunk in behind if not self.blocks.holds(chunk.sequence.block_table, chunk.end)]
         if len(growing) > self.blocks.num_free:
             return []
@@ -208,11 +210,11 @@ class Scheduler:
         begun = self._begun
         if not begun and not self.waiting:
             return []
-        chunks = _cut(self._much_shorter(begun), budget // 2, must_be_ready=must_be_ready)
+        chunks = cut(self._much_shorter(begun), budget // 2, must_be_ready=must_be_ready)
         left = budget - sum(chunk.num_rows for chunk in chunks)
         served = [chunk.sequence for chunk in chunks]
         rest = (sequence for sequence in self._in_order(begun) if sequence not in served)
-        return chunks + _cut(rest, left, must_be_ready=must_be_ready)
+        return chunks + cut(rest, left, must_be_ready=must_be_ready)
 
     def _in_order(self, begun: Sequences[Sequence]) -> Iterator[Sequence]:
         """Those, and then whoever waits; he is let in when he is asked for."""
@@ -291,15 +293,3 @@ class Scheduler:
         assert all(sequence.state is SequenceState.RUNNING for sequence in self.running)
         assert all(sequence.state is SequenceState.WAITING and not sequence.block_table for sequence in self.waiting)
         self.blocks.check_integrity(sequence.block_table for sequence in self.running)
-
-
-def _cut(sequences: Iterator[Sequence], budget: int, *, must_be_ready: bool) -> list[Chunk]:
-    """At most so many tokens of prompts, a chunk of each that has some to compute; no more prompts are asked for."""
-    chunks = []
-    while budget > 0 and (sequence := next(sequences, None)):
-        start = sequence.num_computed_tokens
-        end = min(sequence.num_ready_tokens if must_be_ready else sequence.num_tokens, start + budget)
-        if end > start:
-            chunks.append(Chunk(sequence, start, end))
-            budget -= end - start
-    return chunks
