@@ -317,6 +317,19 @@ def test_a_row_that_is_no_number_fails_alone_and_is_not_remembered(twins: Llava,
     assert answer(run(core, again)["again"]) == expected
 
 
+def test_what_cannot_be_said_is_not_said_ahead_either(twins: Llava, spec: ModelSpec) -> None:
+    """Ids from 100 on only pad the vocabulary here, and one of them would often be the likeliest."""
+    request = submit(spec, "a", LONG, seed=1)
+    assert max(answer(run(build(twins, spec, None), request)["a"])) >= 100
+    few = {"num_blocks": 64, "max_sequences": 2, "max_step_tokens": 96, "num_token_ids": 100}
+    expected = answer(run(EngineCore(twins, spec, **few), request)["a"])
+    core = EngineCore(twins, spec, record=Recorder(), **few)
+    events = warm(core, request)
+    assert core._ahead.is_under_way
+    assert answer(events + drain(core)["a"]) == expected
+    assert max(expected) < 100
+
+
 @pytest.mark.parametrize(
     "sampling",
     [
