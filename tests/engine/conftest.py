@@ -14,6 +14,7 @@ from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.spec import ModelSpec
 from tests.checkpoints import write_checkpoint
+from tests.model.replaying import take_twins
 
 NewCore = Callable[..., EngineCore]
 
@@ -32,6 +33,12 @@ def spec(checkpoint: Path) -> ModelSpec:
 def model(checkpoint: Path, spec: ModelSpec) -> Llava:
     torch.set_num_threads(1)  # more only wait for each other in a model this small
     return load_model(spec, checkpoint, torch.device("cpu"), torch.float32, lambda done, total: None)
+
+
+@pytest.fixture(scope="session")
+def twins(checkpoint: Path, spec: ModelSpec) -> Llava:
+    """The same, with the definitions of the kernels for GPUs, so that its steps can be recorded."""
+    return take_twins(load_model(spec, checkpoint, torch.device("cpu"), torch.float32, lambda done, total: None))
 
 
 @pytest.fixture

@@ -18,12 +18,7 @@ from lavatube.model.load import load_model
 from lavatube.model.replay import Decoded, Record, cuda_recorder
 from lavatube.spec import ModelSpec
 from tests.engine.requests import GREEDY, SEEDED, answer, run, submit
-from tests.model.replaying import Recorder, take_twins
-
-
-@pytest.fixture(scope="module")
-def twins(checkpoint: Path, spec: ModelSpec) -> Llava:
-    return take_twins(load_model(spec, checkpoint, torch.device("cpu"), torch.float32, lambda done, total: None))
+from tests.model.replaying import Recorder
 
 
 @pytest.fixture(scope="module")
