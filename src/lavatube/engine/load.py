@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import torch
 
@@ -24,7 +24,7 @@ from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.model.replay import cuda_recorder
-from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
+from lavatube.spec import DTYPE_BYTES, ModelSpec, Quantize
 
 SMALL_MODEL_PARAMETERS: Final = 50_000_000
 
@@ -65,7 +65,13 @@ def plan_load(order: Load) -> LoadPlan:
     spec = with_fidelity(read_spec(folder), order.fidelity)
     device = choose_device(order.device)
     dtype = choose_dtype(order.dtype, spec.dtype, device)
-    return LoadPlan(spec, folder, device, dtype, choose_quantize(order.quantize))
+    quantize = choose_quantize(order.quantize)
+    if not can_quantize(quantize, device):
+        raise InvalidSetting(
+            "quantize: fp8 is for CUDA devices alone; a CPU has nothing that multiplies it.",
+            remedy="Use --quantize int8, which takes as little memory and is nearer to the weights.",
+        )
+    return LoadPlan(spec, folder, device, dtype, quantize)
 
 
 def make_core(
@@ -164,9 +170,14 @@ def choose_device(name: str) -> torch.device:
 def choose_quantize(name: str) -> Quantize:
     """Raises: InvalidSetting for what there is not."""
     match name:
-        case "none" | "int8" | "int4" as quantize:
+        case "none" | "int8" | "int4" | "fp8" as quantize:
             return quantize
-    raise InvalidSetting(f"quantize: {name!r} is none of none, {', '.join(QUANTIZED_GROUPS)}.")
+    raise InvalidSetting(f"quantize: {name!r} is none of {', '.join(get_args(Quantize))}.")
+
+
+def can_quantize(quantize: Quantize, device: torch.device) -> bool:
+    """Whether weights that are quantised so are computed with on this device."""
+    return quantize != "fp8" or device.type == "cuda"
 
 
 def explain_dtype(name: str, stored: str, dtype: str) -> str:

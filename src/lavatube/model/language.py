@@ -118,7 +118,7 @@ class Block(nn.Module):
 
     @property
     def is_in_panels(self) -> bool:
-        return all(linear.panels is not None for linear in self._maps)
+        return all(linear.has_map for linear in self._maps)
 
     @property
     def _maps(self) -> tuple[Linear, Linear, Linear, Linear]:

@@ -89,7 +89,7 @@ def test_a_stream_beside_a_prompt_that_comes_in_pieces(folder: Path, device: tor
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("quantize", ["int8", "int4", "fp8"])
 def test_quantised_weights_mean_what_they_are_unpacked_to(
     folder: Path, device: torch.device, quantize: Quantize
 ) -> None:
