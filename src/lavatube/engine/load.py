@@ -20,10 +20,13 @@ from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting
 from lavatube.fidelity import with_fidelity
 from lavatube.model.examples import Examples
+from lavatube.model.fused import TRITON
 from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.model.replay import cuda_recorder
+from lavatube.model.soundness import sound_kernels
+from lavatube.model.trial import Question
 from lavatube.spec import DTYPE_BYTES, ModelSpec, Quantize
 
 SMALL_MODEL_PARAMETERS: Final = 50_000_000
@@ -92,7 +95,7 @@ def make_core(
             taken_bytes=untaken_bytes,
         )
         if plan.device.type == "cuda":
-            _prove_kernels(model, plan)
+            _prove_kernels(model, plan, Path(order.kernel_notes) if order.kernel_notes else None)
         return EngineCore(
             model,
             plan.spec,
@@ -118,12 +121,22 @@ def _image_files(order: Load, plan: LoadPlan) -> FeatureFiles | None:
     return FeatureFiles(Path(disk.folder), disk.max_bytes, " ".join(facts))
 
 
-def _prove_kernels(model: Llava, plan: LoadPlan) -> None:
-    """On a thread beside the engine, which computes by torch until they are there."""
+def _prove_kernels(model: Llava, plan: LoadPlan, notes: Path | None) -> None:
+    """On a thread beside the engine, which computes by torch until they are there.
+
+    First in another process, which what reads or waits where it must not may take with it.
+    """
+
+    def sound(keys: list[str]) -> list[str]:
+        question = Question(
+            plan.spec.language, BLOCK_SIZE, plan.dtype, str(plan.device), plan.quantize, module=TRITON, keys=keys
+        )
+        return sound_kernels(question, notes)
 
     def prove() -> None:
         torch.cuda.set_device(plan.device)
-        model.fused.prove(Examples(plan.spec.language, BLOCK_SIZE, model.dtype, plan.device, plan.quantize))
+        examples = Examples(plan.spec.language, BLOCK_SIZE, model.dtype, plan.device, plan.quantize)
+        model.fused.prove(examples, sound)
 
     threading.Thread(target=prove, name="lavatube-kernels", daemon=True).start()
 

@@ -35,6 +35,11 @@ class Examples:
         self._kinds = _KINDS[quantize]
         self._generator = torch.Generator().manual_seed(0)
 
+    def of(self, key: str) -> Iterator[Example]:
+        """For one of `Fused.operations`: what the method of its name gives."""
+        found: Iterator[Example] = getattr(self, key)()
+        return found
+
     def attend(self) -> Iterator[Example]:
         """Sequences together, and each length of table that makes a difference."""
         yield self._attend(_LENGTHS, max(_LENGTHS))

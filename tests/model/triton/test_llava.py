@@ -35,7 +35,7 @@ def load(folder: Path, device: torch.device, quantize: Quantize = "none") -> tup
 
 def prove(model: Llava, spec: ModelSpec, quantize: Quantize = "none") -> None:
     model.fused.prove(Examples(spec.language, 4, model.dtype, model.device, quantize))
-    assert all(operation.is_proven for operation in model.fused.operations)
+    assert all(operation.is_proven for operation in model.fused.operations.values())
 
 
 def prompts(model: Llava, spec: ModelSpec) -> list[Tensor]:
