@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -101,4 +102,6 @@ def test_every_kernel_compiles_within_what_the_gpu_has(
     limit = SHARED_BYTES[capability]
     assert len({kernel.metadata.name for kernel in compiled}) == (8 if quantize == "fp8" and capability >= 89 else 6)
     assert all(kernel.asm["cubin"] for kernel in compiled)
+    rounded = [kernel.asm["ptx"] for kernel in compiled if kernel.metadata.name == "_multiply_rounded"]
+    assert all(re.search(r"mma\S*(e4m3|f8f6f4)", instructions) for instructions in rounded), "in tensor cores"
     assert [kernel.metadata.name for kernel in compiled if kernel.metadata.shared > limit] == []
