@@ -17,13 +17,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn.functional import linear
 
 import lavatube
 from lavatube import assembly
 from lavatube.checkpoint.read import read_spec
-from lavatube.model.linear import Linear
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
+from lavatube.model.panels import Panels, to_e4m3
 from lavatube.prompt.chat import Generation, single_turn
 from lavatube.prompt.prepare import Prepared
 from lavatube.settings import read_settings
@@ -41,6 +42,7 @@ PRECISIONS: tuple[tuple[str, torch.dtype, Quantize], ...] = (
     ("int8", torch.bfloat16, "int8"),
     ("int4", torch.bfloat16, "int4"),
     ("fp8", torch.bfloat16, "fp8"),
+    ("fp8, rows too", torch.bfloat16, "fp8"),  # all of them; on a GPU, where there are many
 )
 
 
@@ -99,7 +101,7 @@ def _measure(folder: Path, prompts: Sequence[Prompt]) -> dict[str, Found]:
     for name, dtype, quantize in PRECISIONS:
         model = load_model(spec, folder, torch.device("cpu"), dtype, lambda done, total: None, quantize)
         if quantize == "fp8":
-            unpack(model)
+            use_unpacked(model, is_rounding=name != "fp8")
         one = found[name] = Found()
         for index, prompt in enumerate(prompts):
             one.answers.append(_answer(model, spec, prompt))
@@ -112,12 +114,19 @@ def _measure(folder: Path, prompts: Sequence[Prompt]) -> dict[str, Found]:
     return found
 
 
-def unpack(model: Llava) -> None:
-    """Of fp8 a CPU has no kernels: what it means is computed with in bfloat16, whose rounding is a tenth of its own."""
-    for linear in model.modules():
-        if isinstance(linear, Linear) and linear.panels is not None:
-            linear.weight = torch.nn.Parameter(linear.panels.unpack().to(model.dtype), requires_grad=False)
-            linear.panels = None
+def use_unpacked(model: Llava, *, is_rounding: bool) -> None:
+    """Of fp8 a CPU has no kernels: its products are torch's, with weights that are unpacked once."""
+    matrices = {each: each.unpack() for each in model.modules() if isinstance(each, Panels)}
+
+    def product(panels: Panels, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        rows = hidden.float()
+        if is_rounding:
+            levels, scales = to_e4m3(rows, torch.float32)
+            rows = levels.float() * scales[..., None]
+        return linear(rows, matrices[panels], None if bias is None else bias.float()).to(dtype)
+
+    for operation in model.fused.products:
+        operation.prove(product, [])
 
 
 def _answer(model: Llava, spec: ModelSpec, prompt: Prompt) -> list[int]:

@@ -75,7 +75,7 @@ def _floors(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     vocab_size = scores.shape[1]
     sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
     needed = max(size if size < vocab_size else 1 for size in sizes)
-    kernels = native() if scores.device.type == "cpu" else None
+    kernels = native()
     if kernels is not None:
         by_rank = _kth(scores.topk(needed).values, sizes, vocab_size)
         return kernels.nucleus(scores, by_rank, _shares(samplings, scores)) if _any_share(samplings) else by_rank

@@ -34,7 +34,7 @@ _WEIGHTS_AT_ONCE_ON_GPU: Final = 1 << 24  # that are quantised, or unpacked by t
 
 
 class Products(NamedTuple):
-    """By what a GPU multiplies: with rows as they are, and with MANY_ROWS of them rounded as fp8 weights are."""
+    """By what a GPU multiplies: with rows as they are, and, where there are MANY_ROWS, rounded as fp8 weights are."""
 
     exact: Multiply
     rounded: Multiply
