@@ -1,4 +1,4 @@
-"""What precision costs: logits and greedy answers in bfloat16, int8 and int4 beside float32: `… [SCENES]`.
+"""What precision costs: logits and greedy answers in bfloat16, int8, int4 and fp8 beside float32: `… [SCENES]`.
 
 `tiny` answers questions about freshly drawn pictures. A model of random weights continues random ids: its choices are
 nearer to ties than those of a trained one, so it shows errors at their worst.
@@ -17,12 +17,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn.functional import linear
 
 import lavatube
 from lavatube import assembly
 from lavatube.checkpoint.read import read_spec
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
+from lavatube.model.panels import Panels, to_e4m3
 from lavatube.prompt.chat import Generation, single_turn
 from lavatube.prompt.prepare import Prepared
 from lavatube.settings import read_settings
@@ -39,6 +41,8 @@ PRECISIONS: tuple[tuple[str, torch.dtype, Quantize], ...] = (
     ("bfloat16", torch.bfloat16, "none"),
     ("int8", torch.bfloat16, "int8"),
     ("int4", torch.bfloat16, "int4"),
+    ("fp8", torch.bfloat16, "fp8"),
+    ("fp8, rows too", torch.bfloat16, "fp8"),  # all of them; on a GPU, where there are many
 )
 
 
@@ -96,6 +100,8 @@ def _measure(folder: Path, prompts: Sequence[Prompt]) -> dict[str, Found]:
     exact: list[Tensor] = []
     for name, dtype, quantize in PRECISIONS:
         model = load_model(spec, folder, torch.device("cpu"), dtype, lambda done, total: None, quantize)
+        if quantize == "fp8":
+            use_unpacked(model, is_rounding=name != "fp8")
         one = found[name] = Found()
         for index, prompt in enumerate(prompts):
             one.answers.append(_answer(model, spec, prompt))
@@ -106,6 +112,21 @@ def _measure(folder: Path, prompts: Sequence[Prompt]) -> dict[str, Found]:
             one.errors.append(float((logits - exact[index]).norm() / apart.norm()))
             one.agreement.append(float((logits.argmax(-1) == exact[index].argmax(-1)).float().mean()))
     return found
+
+
+def use_unpacked(model: Llava, *, is_rounding: bool) -> None:
+    """Of fp8 a CPU has no kernels: its products are torch's, with weights that are unpacked once."""
+    matrices = {each: each.unpack() for each in model.modules() if isinstance(each, Panels)}
+
+    def product(panels: Panels, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        rows = hidden.float()
+        if is_rounding:
+            levels, scales = to_e4m3(rows, torch.float32)
+            rows = levels.float() * scales[..., None]
+        return linear(rows, matrices[panels], None if bias is None else bias.float()).to(dtype)
+
+    for operation in model.fused.products:
+        operation.prove(product, [])
 
 
 def _answer(model: Llava, spec: ModelSpec, prompt: Prompt) -> list[int]:

@@ -44,6 +44,7 @@ def load_command(provisioned: Provisioned, preparer: Preparer, settings: Setting
         fidelity=_fidelity(settings),
         image_cache_bytes=settings.image_cache_mib * MIB,
         image_disk=_image_disk(provisioned, settings),
+        kernel_notes=str(_beside_cache(settings, "kernels")),
         is_reusing=settings.prefix_cache,
         trace=settings.trace,
         max_guess=settings.speculate,
@@ -53,12 +54,16 @@ def load_command(provisioned: Provisioned, preparer: Preparer, settings: Setting
 def _image_disk(provisioned: Provisioned, settings: Settings) -> wire.FeatureDisk | None:
     if settings.image_disk_mib == 0:
         return None
-    folder = settings.cache_folder
     return wire.FeatureDisk(
-        folder=str(folder.with_name(f"{folder.name}.pictures")),
+        folder=str(_beside_cache(settings, "pictures")),
         max_bytes=settings.image_disk_mib * MIB,
         weights=_weights_of(provisioned),
     )
+
+
+def _beside_cache(settings: Settings, what: str) -> Path:
+    folder = settings.cache_folder
+    return folder.with_name(f"{folder.name}.{what}")
 
 
 def _weights_of(provisioned: Provisioned) -> str:

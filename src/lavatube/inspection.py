@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lavatube.assembly import read_served_spec
 from lavatube.engine.capacity import free_bytes, plan_cache
-from lavatube.engine.load import choose_device, choose_dtype, choose_quantize, explain_dtype
+from lavatube.engine.load import can_quantize, choose_device, choose_dtype, choose_quantize, explain_dtype
 from lavatube.memory import MemoryPlan, count_weights, plan_memory
 from lavatube.settings import MIB, Settings
 from lavatube.spec import Decision, ModelSpec
@@ -46,5 +46,7 @@ def inspect_checkpoint(folder: Path, settings: Settings) -> Inspection:
         cache_bytes=cache_bytes,
         max_sequences=settings.max_sequences,
     )
-    decision = Decision("computed dtype", dtype, explain_dtype(settings.dtype, spec.dtype, dtype))
-    return Inspection(str(device), replace(spec, decisions=(*spec.decisions, decision)), plan)
+    decisions = [*spec.decisions, Decision("computed dtype", dtype, explain_dtype(settings.dtype, spec.dtype, dtype))]
+    if not can_quantize(quantize, device):
+        decisions.append(Decision("quantize", quantize, f"counted, but not served here: {device} has int8 instead"))
+    return Inspection(str(device), replace(spec, decisions=tuple(decisions)), plan)

@@ -56,7 +56,7 @@ def count_weights(spec: ModelSpec, dtype: str, quantize: Quantize = "none") -> i
     maps = list(_linear_maps(spec))
     rest = spec.num_parameters - sum(number * outputs * inputs for _, number, outputs, inputs in maps)
     # The decoder's layers alone are of four bits.
-    kinds = [quantize if is_decoder else "int8" for is_decoder, *_ in maps]
+    kinds = [quantize if is_decoder or quantize != "int4" else "int8" for is_decoder, *_ in maps]
     quantized = [
         number * _quantized_bytes(kind, outputs, inputs)
         for kind, (_, number, outputs, inputs) in zip(kinds, maps, strict=True)
@@ -127,7 +127,7 @@ def _linear_maps(spec: ModelSpec) -> Iterator[tuple[bool, int, int, int]]:
 
 def _quantized_bytes(kind: str, outputs: int, inputs: int) -> int:
     """Of one map, as `model.panels` lays it out: outputs padded to sixteen, inputs to words of four bytes."""
-    word_inputs = {"int8": 4, "int4": 8}[kind]
+    word_inputs = {"int8": 4, "int4": 8, "fp8": 4}[kind]
     words = -(-inputs // word_inputs)
-    groups = -(-words * word_inputs // QUANTIZED_GROUPS[kind])
+    groups = -(-words * word_inputs // QUANTIZED_GROUPS[kind]) if kind in QUANTIZED_GROUPS else 1
     return -(-outputs // 16) * 16 * (4 * words + 2 * groups)

@@ -81,8 +81,8 @@ class Settings:
     dtype: str = declare("auto", "precision of the computation", choices=("auto", "float32", "bfloat16", "float16"))
     quantize: str = declare(
         "none",
-        "weights as they are (none), or of 8 or 4 bits: faster and smaller, a little off",
-        choices=("none", "int8", "int4"),
+        "weights as they are (none), or of 8 or 4 bits: faster and smaller, a little off; fp8 on CUDA devices alone",
+        choices=("none", "int8", "int4", "fp8"),
     )
     threads: int = declare(
         0, "CPU threads of the engine; 0: one a core, or one alone for a model of under 50 million parameters"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
-QUANTIZED_GROUPS: Final = {"int8": 256, "int4": 64}
+QUANTIZED_GROUPS: Final = {"int8": 256, "int4": 64}  # fp8 has one scale for each output
 """Inputs of a linear map whose weights share a scale."""
 
-Quantize = Literal["none", "int8", "int4"]
+Quantize = Literal["none", "int8", "int4", "fp8"]
 
 VisionKind = Literal["clip", "siglip"]
 LanguageKind = Literal["llama", "mistral", "qwen2"]

@@ -49,6 +49,7 @@ def test_the_cache_is_as_large_as_was_ordered(checkpoint: Path, spec: ModelSpec)
         ({"device": "cuda:99"}, InvalidSetting),
         ({"dtype": "int3"}, InvalidSetting),
         ({"quantize": "int3"}, InvalidSetting),
+        ({"quantize": "fp8"}, InvalidSetting),
         ({"kv_cache_bytes": 1}, InsufficientMemory),
         ({"folder": "/nowhere"}, UnsupportedCheckpoint),
     ],

@@ -50,6 +50,15 @@ def test_inspect_gives_every_decision_its_reason(cache: Path) -> None:
     assert all(decision["reason"] for decision in machine["spec"]["decisions"])
 
 
+def test_inspect_counts_fp8_where_it_is_not_served_and_says_so(cache: Path) -> None:
+    weights = {}
+    for quantize in ("int8", "fp8"):
+        machine = json.loads(run("inspect", "--json", "--device", "cpu", "--quantize", quantize, cache=cache).stdout)
+        weights[quantize] = machine["memory"]["weights_bytes"]
+    assert 0.95 * weights["int8"] < weights["fp8"] <= weights["int8"]
+    assert "not served here" in machine["spec"]["decisions"][-1]["reason"]
+
+
 def test_inspect_counts_the_tokens_of_pictures(cache: Path) -> None:
     people = run("inspect", "--image", "640x480", "--image", "9x9", "--fidelity", "original", cache=cache)
     assert people.returncode == 0, people.stderr

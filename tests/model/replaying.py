@@ -28,7 +28,7 @@ class Recorder:
 
 def take_twins(model: Llava) -> Llava:
     """Let the definitions in torch stand in for the kernels."""
-    for operation in model.fused.operations:
+    for operation in model.fused.operations.values():
         operation.prove(operation.twin, [])
     model.fused.is_settled = True
     return model

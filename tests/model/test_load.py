@@ -105,7 +105,7 @@ def test_stored_and_computed_precision_are_independent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])
-@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4", "fp8"])
 def test_tensors_may_be_stored_wider_or_narrower_than_config_says(
     tmp_path: Path, dtype: torch.dtype, quantize: Quantize
 ) -> None:
@@ -285,7 +285,7 @@ def test_nothing_is_loaded_onto_a_model_of_another_depth(tmp_path: Path) -> None
         load_model(deeper, folder, CPU, torch.float32, lambda done, total: pytest.fail("began to load"))
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("quantize", ["int8", "int4", "fp8"])
 @pytest.mark.parametrize("overrides", [{}, {"tied": True, "family": "llava_onevision", "language": "qwen2", **SIGLIP}])
 def test_the_memory_plan_counts_the_quantised_weights(
     tmp_path: Path, quantize: Quantize, overrides: dict[str, object]

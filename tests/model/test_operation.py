@@ -66,5 +66,5 @@ def test_without_triton_torch_does_all_and_says_so_once(caplog: pytest.LogCaptur
     fused = Fused()
     fused.prove(Examples(language(4, 2), 16, torch.float32, torch.device("cpu")))
     assert fused.is_settled
-    assert not any(operation.is_proven for operation in fused.operations)
+    assert not any(operation.is_proven for operation in fused.operations.values())
     assert caplog.messages == ["no kernels for the GPU, torch does all of it, slower: No module named 'triton'"]

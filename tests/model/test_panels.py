@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavatube.model.native import LEVELS, Native
-from lavatube.model.panels import Kind, Panels
+from lavatube.model.operation import Operation
+from lavatube.model.panels import E4M3_MAX, MANY_ROWS, Kind, Multiply, Panels, Products, to_e4m3
 from lavatube.spec import QUANTIZED_GROUPS
 from tests.model.kernels import kernels_up_to
 
@@ -98,7 +99,7 @@ def test_what_is_no_number_is_not_lost(kind: Kind, value: float, kernels: Native
     assert torch.equal(out[::2], sound[::2])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "fp8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_torch_alone_computes_nearly_the_same(kind: Kind, dtype: torch.dtype) -> None:
     panels, hidden = panels_of(random_rows(40, 300), kind), random_rows(2, 7, 300, seed=1).to(dtype)
@@ -108,7 +109,7 @@ def test_torch_alone_computes_nearly_the_same(kind: Kind, dtype: torch.dtype) ->
     assert (ours - plain).norm() < 0.01 * plain.norm()
 
 
-@pytest.mark.parametrize(("kind", "most"), [("bfloat16", 0.004), ("int8", 0.01), ("int4", 0.1)])
+@pytest.mark.parametrize(("kind", "most"), [("bfloat16", 0.004), ("int8", 0.01), ("int4", 0.1), ("fp8", 0.03)])
 def test_the_matrix_is_what_was_put_in_piece_by_piece(kind: Kind, most: float) -> None:
     matrix = random_rows(75, 330)
     panels = Panels(75, 330, kind)
@@ -146,8 +147,51 @@ def test_zeros_and_the_tiniest_values_are_quantised_without_a_division_by_zero()
     assert unpacked[:2].abs().max() < 1e-38
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "fp8"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_weights_of_any_type_of_floating_point_are_taken(kind: Kind, dtype: torch.dtype) -> None:
     matrix = random_rows(75, 330).to(dtype)
     assert torch.equal(panels_of(matrix, kind).unpack(), panels_of(matrix.float(), kind).unpack())
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 1e3])
+def test_fp8_is_off_by_a_sixteenth_of_a_weight_or_a_thousandth_of_its_scale(spread: float) -> None:
+    """Three bits of a fraction; and below the least exponent, half of 2**-9."""
+    matrix = spread * random_rows(40, 300) ** 3  # some stand out
+    unpacked = panels_of(matrix, "fp8").unpack()
+    scales = matrix.abs().amax(dim=1, keepdim=True) / E4M3_MAX
+    bound = torch.maximum(matrix.abs() / 16, scales * 2**-10) * 1.01  # the scale itself is rounded
+    assert ((unpacked - matrix).abs() <= bound).all()
+
+
+def test_rows_that_are_rounded_are_off_as_fp8_weights_are() -> None:
+    panels, hidden = panels_of(random_rows(40, 300), "fp8"), random_rows(2, 7, 300, seed=1)
+    hidden[0, 0], hidden[0, 1, 0] = 0.0, torch.nan
+    levels, scales = to_e4m3(hidden, torch.float32)
+    expected = (levels.double() * scales[..., None].double()) @ panels.unpack().double().T + 1
+    ours = panels.by_torch_rounded(hidden, torch.ones(40, dtype=torch.float16), torch.float32)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4, equal_nan=True)
+    assert (ours[0, 0] == 1).all()
+    assert ours[0, 1].isnan().all()
+    exact = panels.by_torch(hidden[1], torch.ones(40), torch.float32)
+    assert 0.001 < (ours[1] - exact).norm() / (exact - 1).norm() < 0.04
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_only_many_rows_and_only_beside_fp8_are_rounded(kind: Kind) -> None:
+    called: list[str] = []
+
+    def product(name: str) -> Multiply:
+        operation: Multiply = Operation(name, Panels.by_torch)
+
+        def kernel(panels: Panels, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+            called.append(name)
+            return panels.by_torch(hidden, bias, dtype)
+
+        operation.prove(kernel, [])
+        return operation
+
+    panels = Panels(20, 16, kind, Products(product("exact"), product("rounded")))
+    for count in (1, MANY_ROWS - 1, MANY_ROWS):
+        panels(random_rows(count, 16), None, torch.float32)
+    assert called == ["exact", "exact", "rounded" if kind == "fp8" else "exact"]

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from lavatube.engine.upload import upload
 from lavatube.engine.wire import Sampling
 from lavatube.model.native import native
 
@@ -30,28 +31,32 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest) >> 11) / 2**53
 
 
-def draw(logits: Tensor, samplings: Sequence[Sampling], points: Sequence[float]) -> Tensor:
+def draw(logits: Tensor, samplings: Sequence[Sampling], points: Sequence[float], *, may_read: bool = True) -> Tensor:
     """The id at each row's point of its cumulative distribution, in the order of ids.
+
+    Without `may_read` nothing is decided by a value: that is more work, but a device is not waited for.
 
     Shapes: logits (rows, vocabulary), out (rows,). Temperatures are above 0.
     """
     scores = logits.double()
     scores = scores - scores.amax(dim=-1, keepdim=True)
     scores = scores / _column([sampling.temperature for sampling in samplings], scores)
-    sums = _filter(scores, samplings).exp().cumsum(dim=-1)
+    sums = _filter(scores, samplings, may_read=may_read).exp().cumsum(dim=-1)
     totals = sums[:, -1:]
     targets = totals * _column(points, scores)
     targets = torch.minimum(targets, torch.nextafter(totals, torch.zeros_like(totals)))  # rounding may reach it
     return torch.searchsorted(sums, targets, right=True)[:, 0]
 
 
-def _filter(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+def _filter(scores: Tensor, samplings: Sequence[Sampling], *, may_read: bool) -> Tensor:
     """-inf for what top-k, top-p and min-p drop; each row keeps its largest, which is 0."""
     vocab_size = scores.shape[1]
     ranking = [
         index for index, sampling in enumerate(samplings) if 0 < sampling.top_k < vocab_size or sampling.top_p < 1
     ]
-    if ranking:
+    if ranking and not may_read:
+        scores = scores.masked_fill(scores < _floors_unread(scores, samplings), -torch.inf)
+    elif ranking:
         ranked = scores[ranking]
         floors = _floors(ranked, [samplings[index] for index in ranking])
         scores[ranking] = ranked.masked_fill(ranked < floors, -torch.inf)
@@ -70,7 +75,7 @@ def _floors(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     vocab_size = scores.shape[1]
     sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
     needed = max(size if size < vocab_size else 1 for size in sizes)
-    kernels = native() if scores.device.type == "cpu" else None
+    kernels = native()
     if kernels is not None:
         by_rank = _kth(scores.topk(needed).values, sizes, vocab_size)
         return kernels.nucleus(scores, by_rank, _shares(samplings, scores)) if _any_share(samplings) else by_rank
@@ -78,13 +83,21 @@ def _floors(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     return floors if is_settled else _floors_in_head(scores, samplings, sizes, vocab_size)[0]
 
 
+def _floors_unread(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """The same without a look at whether a head is enough. Shapes: scores (rows, vocabulary), out (rows, 1)."""
+    vocab_size = scores.shape[1]
+    sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
+    needed = max(size if size < vocab_size else 1 for size in sizes)
+    return _floors_in_head(scores, samplings, sizes, vocab_size if _any_share(samplings) else needed)[0]
+
+
 def _floors_in_head(
     scores: Tensor, samplings: Sequence[Sampling], sizes: Sequence[int], head: int
 ) -> tuple[Tensor, bool]:
     """The floors as the `head` likeliest tokens show them, and whether those are enough to know."""
     vocab_size = scores.shape[1]
-    is_whole = torch.tensor(sizes, device=scores.device)[:, None] == vocab_size
-    ranked = scores.topk(head).values
+    is_whole = upload(torch.tensor(sizes), scores.device)[:, None] == vocab_size
+    ranked = scores.topk(head).values if head < vocab_size else scores.sort(dim=-1, descending=True).values
     floors = _kth(ranked, sizes, vocab_size)
     if not _any_share(samplings):
         return floors, True
@@ -103,7 +116,7 @@ def _floors_in_head(
 
 def _kth(ranked: Tensor, sizes: Sequence[int], vocab_size: int) -> Tensor:
     """The smallest score that top-k keeps; none where it keeps all. Shapes: ranked (rows, head), out (rows, 1)."""
-    size = torch.tensor(sizes, device=ranked.device)[:, None]
+    size = upload(torch.tensor(sizes), ranked.device)[:, None]
     return ranked.gather(1, size.clamp(max=ranked.shape[1]) - 1).masked_fill(size == vocab_size, -torch.inf)
 
 
@@ -118,4 +131,4 @@ def _shares(samplings: Sequence[Sampling], like: Tensor) -> Tensor:
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     """Shapes: out (rows, 1) float64."""
-    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]
+    return upload(torch.tensor(values, dtype=torch.float64), like.device)[:, None]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import torch
 
@@ -20,11 +20,14 @@ from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting
 from lavatube.fidelity import with_fidelity
 from lavatube.model.examples import Examples
+from lavatube.model.fused import TRITON
 from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
 from lavatube.model.replay import cuda_recorder
-from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
+from lavatube.model.soundness import sound_kernels
+from lavatube.model.trial import Question
+from lavatube.spec import DTYPE_BYTES, ModelSpec, Quantize
 
 SMALL_MODEL_PARAMETERS: Final = 50_000_000
 
@@ -65,7 +68,13 @@ def plan_load(order: Load) -> LoadPlan:
     spec = with_fidelity(read_spec(folder), order.fidelity)
     device = choose_device(order.device)
     dtype = choose_dtype(order.dtype, spec.dtype, device)
-    return LoadPlan(spec, folder, device, dtype, choose_quantize(order.quantize))
+    quantize = choose_quantize(order.quantize)
+    if not can_quantize(quantize, device):
+        raise InvalidSetting(
+            "quantize: fp8 is for CUDA devices alone; a CPU has nothing that multiplies it.",
+            remedy="Use --quantize int8, which takes as little memory and is nearer to the weights.",
+        )
+    return LoadPlan(spec, folder, device, dtype, quantize)
 
 
 def make_core(
@@ -86,7 +95,7 @@ def make_core(
             taken_bytes=untaken_bytes,
         )
         if plan.device.type == "cuda":
-            _prove_kernels(model, plan)
+            _prove_kernels(model, plan, Path(order.kernel_notes) if order.kernel_notes else None)
         return EngineCore(
             model,
             plan.spec,
@@ -112,12 +121,22 @@ def _image_files(order: Load, plan: LoadPlan) -> FeatureFiles | None:
     return FeatureFiles(Path(disk.folder), disk.max_bytes, " ".join(facts))
 
 
-def _prove_kernels(model: Llava, plan: LoadPlan) -> None:
-    """On a thread beside the engine, which computes by torch until they are there."""
+def _prove_kernels(model: Llava, plan: LoadPlan, notes: Path | None) -> None:
+    """On a thread beside the engine, which computes by torch until they are there.
+
+    First in another process, which what reads or waits where it must not may take with it.
+    """
+
+    def sound(keys: list[str]) -> list[str]:
+        question = Question(
+            plan.spec.language, BLOCK_SIZE, plan.dtype, str(plan.device), plan.quantize, module=TRITON, keys=keys
+        )
+        return sound_kernels(question, notes)
 
     def prove() -> None:
         torch.cuda.set_device(plan.device)
-        model.fused.prove(Examples(plan.spec.language, BLOCK_SIZE, model.dtype, plan.device, plan.quantize))
+        examples = Examples(plan.spec.language, BLOCK_SIZE, model.dtype, plan.device, plan.quantize)
+        model.fused.prove(examples, sound)
 
     threading.Thread(target=prove, name="lavatube-kernels", daemon=True).start()
 
@@ -164,9 +183,14 @@ def choose_device(name: str) -> torch.device:
 def choose_quantize(name: str) -> Quantize:
     """Raises: InvalidSetting for what there is not."""
     match name:
-        case "none" | "int8" | "int4" as quantize:
+        case "none" | "int8" | "int4" | "fp8" as quantize:
             return quantize
-    raise InvalidSetting(f"quantize: {name!r} is none of none, {', '.join(QUANTIZED_GROUPS)}.")
+    raise InvalidSetting(f"quantize: {name!r} is none of {', '.join(get_args(Quantize))}.")
+
+
+def can_quantize(quantize: Quantize, device: torch.device) -> bool:
+    """Whether weights that are quantised so are computed with on this device."""
+    return quantize != "fp8" or device.type == "cuda"
 
 
 def explain_dtype(name: str, stored: str, dtype: str) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lavatube.engine.row import Row
+from lavatube.engine.upload import upload
 
 Cells = tuple[Tensor, Tensor, Tensor]
 """Cells of the logits, none of them twice: their rows, their ids, and a number for each."""
@@ -48,7 +49,8 @@ def adjust(logits: Tensor, rows: Sequence[Row]) -> Tensor:
         logits[at_row, at_id] = -torch.inf
     if constrained:
         is_allowed = _unpack([rows[index].allowed or b"" for index in constrained], logits)
-        logits[constrained] = logits[constrained].masked_fill(~is_allowed, -torch.inf)
+        at_row = upload(torch.tensor(constrained), logits.device)
+        logits.index_copy_(0, at_row, logits[at_row].masked_fill_(~is_allowed, -torch.inf))
     return logits
 
 
@@ -82,14 +84,14 @@ def _cells(logits: Tensor, by_row: Iterable[Iterable[tuple[int, float]]]) -> Cel
     at_row, at_id, values = zip(*found, strict=True)
     device = logits.device
     return (
-        torch.tensor(at_row, device=device),
-        torch.tensor(at_id, device=device),
-        torch.tensor(values, device=device, dtype=logits.dtype),
+        upload(torch.tensor(at_row), device),
+        upload(torch.tensor(at_id), device),
+        upload(torch.tensor(values, dtype=logits.dtype), device),
     )
 
 
 def _unpack(masks: Sequence[bytes], logits: Tensor) -> Tensor:
     """Shapes: out (masks, vocabulary) bool."""
-    packed = torch.frombuffer(bytearray().join(masks), dtype=torch.uint8).to(logits.device).view(len(masks), -1)
+    packed = upload(torch.frombuffer(bytearray().join(masks), dtype=torch.uint8), logits.device).view(len(masks), -1)
     bits = (packed[:, :, None] >> torch.arange(8, device=logits.device, dtype=torch.uint8)) & 1  # (masks, bytes, 8)
     return bits.flatten(1)[:, : logits.shape[1]].bool()

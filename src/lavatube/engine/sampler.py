@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lavatube.engine.draw import draw, uniform
+from lavatube.engine.on_device import choose_on_device
 from lavatube.engine.penalties import adjust
 from lavatube.engine.row import Row
 from lavatube.engine.shortlist import draw_from_shortlist
@@ -45,6 +46,9 @@ class Sampler:
 
         Shapes: logits (rows, vocabulary) float32, used up: what can't be said is -inf afterwards.
         """
+        if logits.device.type != "cpu":
+            found = choose_on_device(logits, rows, self.forbidden_ids)
+            return [None if one is None else Choice(*one) for one in found]
         chosen, is_finite = _scan(logits)
         if all(is_finite) and self._forbidden.isdisjoint(chosen) and all(row.is_plain for row in rows):
             return [Choice(token_id) for token_id in chosen]
@@ -52,18 +56,17 @@ class Sampler:
         if not all(is_finite):
             logits[[index for index, is_good in enumerate(is_finite) if not is_good]] = 0.0
         chosen = _choose(adjust(logits, rows), rows)
-        found = zip(chosen, _logprobs(logits, chosen, rows), is_finite, strict=True)
-        return [Choice(token_id, likely) if is_good else None for token_id, likely, is_good in found]
+        choices = zip(chosen, _logprobs(logits, chosen, rows), is_finite, strict=True)
+        return [Choice(token_id, likely) if is_good else None for token_id, likely, is_good in choices]
 
 
 def _scan(logits: Tensor) -> tuple[list[int], list[bool]]:
     """The likeliest of each row, and whether the row is of numbers only; where it is not, the first is any."""
-    kernels = native() if logits.device.type == "cpu" else None
+    kernels = native()
     if kernels is not None:
         return kernels.find_largest(logits)
     is_good = logits.amin(dim=-1).isfinite() & logits.amax(dim=-1).isfinite()  # NaN is both least and most
-    places, are_finite = torch.stack([logits.argmax(dim=-1), is_good.long()]).tolist()  # a device is waited for once
-    return places, list(map(bool, are_finite))
+    return logits.argmax(dim=-1).tolist(), is_good.tolist()
 
 
 def _choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
@@ -80,9 +83,7 @@ def _choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
 
 
 def _draw(logits: Tensor, samplings: Sequence[Sampling], points: Sequence[float]) -> list[int]:
-    """From the shortlist where that tells; a device draws from the whole as fast."""
-    if logits.device.type != "cpu":
-        return draw(logits, samplings, points).tolist()
+    """From the shortlist where that tells."""
     found = draw_from_shortlist(logits, samplings, points)
     left = [index for index, token_id in enumerate(found) if token_id is None]
     if left:

@@ -107,7 +107,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     empty: there are none. `fidelity` is that of the front, so that both plan the same pictures. `image_cache_bytes` of
     main memory hold encoded images, and so does `image_disk`, if there is one; `is_reusing` lets prompts begin with
     what others have computed. `max_guess` tokens of an answer are guessed ahead and checked; 0: none. `quantize` is
-    none, int8 or int4, as the setting. `trace` is the file for a timeline; empty: none.
+    none, int8, int4 or fp8, as the setting. `kernel_notes` is the folder that says which of a GPU's kernels are sound;
+    empty: none does. `trace` is the file for a timeline; empty: none.
     """
 
     folder: str
@@ -124,6 +125,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     is_reusing: bool = True
     max_guess: int = 0
     quantize: str = "none"
+    kernel_notes: str = ""
     trace: str = ""
 
 

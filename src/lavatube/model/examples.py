@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lavatube.model.panels import Kind, Panels
+from lavatube.model.panels import MANY_ROWS, Kind, Panels
 from lavatube.spec import LanguageSpec, Quantize
 
 Example = tuple[Any, ...]
-_KINDS: dict[Quantize, tuple[Kind, ...]] = {"none": (), "int8": ("int8",), "int4": ("int8", "int4")}
+_KINDS: dict[Quantize, tuple[Kind, ...]] = {"none": (), "int8": ("int8",), "int4": ("int8", "int4"), "fp8": ("fp8",)}
 _LENGTHS = (1, 37, 150)
 _TABLE_TOKENS = tuple(32 << power for power in range(7))
 """Longest contexts, by which attention is cut into one part, two, four and so on: each is another kernel."""
@@ -31,9 +31,14 @@ class Examples:
     ) -> None:
         self._language = language
         self._block_size = block_size
-        self._dtype, self._device = dtype, device
+        self._dtype, self.device = dtype, device
         self._kinds = _KINDS[quantize]
         self._generator = torch.Generator().manual_seed(0)
+
+    def of(self, key: str) -> Iterator[Example]:
+        """For one of `Fused.operations`: what the method of its name gives."""
+        found: Iterator[Example] = getattr(self, key)()
+        return found
 
     def attend(self) -> Iterator[Example]:
         """Sequences together, and each length of table that makes a difference."""
@@ -51,7 +56,7 @@ class Examples:
         language, count = self._language, 3
         merged = self._random(count, language.num_heads + 2 * language.num_kv_heads, language.head_dim)
         angles = self._random(count, language.head_dim // 2).float()
-        slots = torch.tensor([21, 0, 5], device=self._device)
+        slots = torch.tensor([21, 0, 5], device=self.device)
         yield merged, angles.cos(), angles.sin(), self._unwritten(32), self._unwritten(32), slots
 
     def swiglu(self) -> Iterator[Example]:
@@ -59,16 +64,23 @@ class Examples:
 
     def multiply(self) -> Iterator[Example]:
         """One row and many, as of a layer that has biases, and as of the head, which wants its sums in float32."""
-        inputs, outputs = self._language.hidden_size, 40
-        bias = self._random(outputs)
         for kind in self._kinds:
-            with self._device:
-                panels = Panels(outputs, inputs, kind)
-            panels.put(0, self._random(outputs, inputs))
-            for count in (1, 70):
-                hidden = self._random(count, inputs) * inputs**-0.5  # so that sums are about one
-                for addend, dtype in ((bias, self._dtype), (None, self._dtype), (None, torch.float32)):
-                    yield panels, hidden, addend, dtype
+            yield from self._multiply(kind, (1, 70))
+
+    def multiply_rounded(self) -> Iterator[Example]:
+        if "fp8" in self._kinds:
+            yield from self._multiply("fp8", (MANY_ROWS + 9,))
+
+    def _multiply(self, kind: Kind, counts: tuple[int, ...]) -> Iterator[Example]:
+        inputs, outputs = self._language.hidden_size, 40
+        with self.device:
+            panels = Panels(outputs, inputs, kind)
+        panels.put(0, self._random(outputs, inputs))
+        bias = self._random(outputs)
+        for count in counts:
+            hidden = self._random(count, inputs) * inputs**-0.5  # so that sums are about one
+            for addend, dtype in ((bias, self._dtype), (None, self._dtype), (None, torch.float32)):
+                yield panels, hidden, addend, dtype
 
     def _attend(self, lengths: tuple[int, ...], table_tokens: int) -> Example:
         """Blocks lie in no order, and what no sequence owns is NaN."""
@@ -80,16 +92,16 @@ class Examples:
         for table, own, length in zip(tables, torch.split_with_sizes(blocks, counts), lengths, strict=True):
             table[: len(own)] = own
             positions = torch.arange(length)
-            slots = (own[positions // size] * size + positions % size).to(self._device)
+            slots = (own[positions // size] * size + positions % size).to(self.device)
             for stored in (keys, values):
                 stored[:, slots] = self._random(language.num_kv_heads, length, language.head_dim)
         query = self._random(len(lengths), language.num_heads, language.head_dim)
-        on_device = (torch.tensor(lengths, device=self._device), tables.to(self._device))
+        on_device = (torch.tensor(lengths, device=self.device), tables.to(self.device))
         return query, keys, values, *on_device, size, language.sliding_window
 
     def _unwritten(self, num_slots: int) -> Tensor:
         shape = (self._language.num_kv_heads, num_slots, self._language.head_dim)
-        return torch.full(shape, torch.nan, dtype=self._dtype, device=self._device)
+        return torch.full(shape, torch.nan, dtype=self._dtype, device=self.device)
 
     def _random(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._generator).to(self._device, self._dtype)
+        return torch.randn(shape, generator=self._generator).to(self.device, self._dtype)

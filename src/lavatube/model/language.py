@@ -15,6 +15,8 @@ from lavatube.model.native_attention import NativeAttention
 from lavatube.model.native_layer import NativeLayers, native_layer
 from lavatube.spec import LanguageSpec
 
+Summands = tuple[Tensor, Tensor | None]
+"""States, and what is yet to be added to them: the next norm does that on the way. Shapes: (T, hidden) each."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Of layer, query, key and value: `Attention`, by whatever means."""
 
@@ -67,11 +69,15 @@ class LanguageModel(nn.Module):
     def by_layer(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Iterator[Tensor | None]:
         """`forward` in pieces: nothing after each block, and at last the states."""
         rotate = Rotation(positions, self.inverse_frequencies, embeddings.dtype)
-        hidden = embeddings
+        is_fused = isinstance(attention, FusedAttention)
+        hidden: Tensor | Summands = (embeddings, None) if is_fused else embeddings
         for block in self.layers:
             hidden = block(hidden, rotate, attention)
             yield None
-        yield self.norm(hidden)
+        if isinstance(attention, FusedAttention) and isinstance(hidden, tuple):
+            yield attention.fused.normalize(*hidden, self.norm.weight, self.norm.epsilon)[1]
+        else:
+            yield self.norm(hidden)
 
 
 class Block(nn.Module):
@@ -85,11 +91,12 @@ class Block(nn.Module):
         self.mlp = _Perceptron(language)
         self._native: NativeLayers | None = None
 
-    def forward(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
+    def forward(self, hidden: Tensor | Summands, rotate: Rotation, attention: Attend) -> Tensor | Summands:
+        if isinstance(hidden, tuple):
+            assert isinstance(attention, FusedAttention)
+            return self.by_fused(hidden, rotate, attention)
         if isinstance(attention, NativeAttention) and self.is_in_panels:
             return self.native(hidden, rotate, attention)
-        if isinstance(attention, FusedAttention):
-            return self.by_fused(hidden, rotate, attention)
         return self.by_parts(hidden, rotate, attention)
 
     def by_parts(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
@@ -107,18 +114,17 @@ class Block(nn.Module):
             self._native = NativeLayers(self.self_attn.index, [layer])
         return self._native
 
-    def by_fused(self, hidden: Tensor, rotate: Rotation, attention: FusedAttention) -> Tensor:
+    def by_fused(self, summands: Summands, rotate: Rotation, attention: FusedAttention) -> Summands:
         """The same, but for roundings, with what stands between the products put together: fewer, larger launches."""
         fused, norm, next_norm = attention.fused, self.input_layernorm, self.post_attention_layernorm
-        _, rows = fused.normalize(hidden, None, norm.weight, norm.epsilon)
+        hidden, rows = fused.normalize(*summands, norm.weight, norm.epsilon)
         attended = self.self_attn.by_fused(rows, rotate, attention)
         hidden, rows = fused.normalize(hidden, attended, next_norm.weight, next_norm.epsilon)
-        out: Tensor = hidden + self.mlp.down_proj(fused.swiglu(self.mlp.gate_up_proj(rows)))
-        return out
+        return hidden, self.mlp.down_proj(fused.swiglu(self.mlp.gate_up_proj(rows)))
 
     @property
     def is_in_panels(self) -> bool:
-        return all(linear.panels is not None for linear in self._maps)
+        return all(linear.has_map for linear in self._maps)
 
     @property
     def _maps(self) -> tuple[Linear, Linear, Linear, Linear]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavatube.model.native import Map
-from lavatube.model.panels import Kind, Multiply, Panels
+from lavatube.model.panels import Kind, Panels, Products
 
 
 class Linear(nn.Module):
@@ -32,10 +32,10 @@ class Linear(nn.Module):
     def size_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())
 
-    def pack(self, kind: Kind, device: torch.device, multiply: Multiply | None = None) -> None:
+    def pack(self, kind: Kind, device: torch.device, products: Products | None = None) -> None:
         """Have the weights in panels from now on; their values are still to come."""
         with device:
-            self.panels = Panels(self.outputs, self.inputs, kind, multiply)
+            self.panels = Panels(self.outputs, self.inputs, kind, products)
         self.weight = None
 
     def put(self, first: int, rows: Tensor) -> None:
@@ -55,6 +55,11 @@ class Linear(nn.Module):
             out: Tensor = self._panels(hidden, self.bias, dtype)
             return out
         return functional.linear(hidden, self.weight, self.bias).to(dtype)
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the kernels of a CPU read these weights."""
+        return self.panels is not None and self.panels.has_map
 
     def map(self) -> Map:
         """For the kernels, of weights in panels."""

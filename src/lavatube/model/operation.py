@@ -38,17 +38,21 @@ class Operation(Generic[Arguments, Result]):
         If not, the log says so once, and torch goes on.
         """
         try:
-            for example in examples:
-                torch.testing.assert_close(
-                    *(_outcome(means, example) for means in (kernel, self.twin)),
-                    rtol=(tolerance := _tolerance(example)),
-                    atol=tolerance,
-                    equal_nan=True,  # of a cache, what nobody has written to
-                )
+            self.compare(kernel, examples)
         except Exception as error:  # noqa: BLE001 - a compiler and a driver may raise anything; torch needs neither
-            logger.warning("%s: the kernel is not used, torch does it, slower: %s", self.name, _first_lines(error))
+            logger.warning("%s: the kernel is not used, torch does it, slower: %s", self.name, first_lines(error))
         else:
             self._kernel = kernel
+
+    def compare(self, kernel: Callable[Arguments, Result], examples: Iterable[tuple[Any, ...]]) -> None:
+        """Raises: AssertionError where it differs from the twin, and what else it raises."""
+        for example in examples:
+            torch.testing.assert_close(
+                *(_outcome(means, example) for means in (kernel, self.twin)),
+                rtol=(tolerance := _tolerance(example)),
+                atol=tolerance,
+                equal_nan=True,  # of a cache, what nobody has written to
+            )
 
 
 def _outcome(means: Callable[..., Any], example: tuple[Any, ...]) -> list[Any]:
@@ -62,5 +66,6 @@ def _tolerance(example: tuple[Any, ...]) -> float:
     return max(_TOLERANCES[each.dtype] for each in example if isinstance(each, Tensor) and each.dtype in _TOLERANCES)
 
 
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
+    """What an error says, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]

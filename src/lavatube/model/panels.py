@@ -1,12 +1,13 @@
-"""The weights of a linear map as kernels read them, in bfloat16 or quantised to int8 or int4.
+"""The weights of a linear map as kernels read them, in bfloat16 or quantised to int8, int4 or fp8.
 
 Sixteen outputs stand side by side; `native/product.h` has the layout. Integers are symmetric, with one scale for each
-output and group of inputs. Filling and product are the kernels' where there are any; those in torch are slow.
+output and group of inputs. fp8 is e4m3 with one scale for each output, lies as int8 does, and is for GPUs alone.
+Filling and product are the kernels' where there are any; those in torch are slow.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,27 @@ from lavatube.model.native import Map, Native, native
 from lavatube.model.operation import Operation
 from lavatube.spec import QUANTIZED_GROUPS
 
-Kind = Literal["bfloat16", "int8", "int4"]
+Kind = Literal["bfloat16", "int8", "int4", "fp8"]
 Multiply = Operation[["Panels", Tensor, Tensor | None, torch.dtype], Tensor]
 
 LANES: Final = 16
+MANY_ROWS: Final = 128
+"""So many are bound by arithmetic on a GPU: rounding them to e4m3, too, doubles the rate there."""
+E4M3_MAX: Final = torch.finfo(torch.float8_e4m3fn).max
 _KINDS: Final[tuple[Kind, ...]] = ("bfloat16", "int8", "int4")
+"""Of which there are kernels for CPUs."""
 _STEP_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 4}
-_WORD_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 8}
+_WORD_INPUTS: Final = {"bfloat16": 2, "int8": 4, "int4": 8, "fp8": 4}
 _LARGEST: Final = {"int8": 127, "int4": 7}
 _WEIGHTS_AT_ONCE: Final = 1 << 18  # that are quantised on a CPU
 _WEIGHTS_AT_ONCE_ON_GPU: Final = 1 << 24  # that are quantised, or unpacked by torch: 64 MiB as float32
+
+
+class Products(NamedTuple):
+    """By what a GPU multiplies: with rows as they are, and, where there are MANY_ROWS, rounded as fp8 weights are."""
+
+    exact: Multiply
+    rounded: Multiply
 
 
 class Panels(nn.Module):
@@ -33,11 +45,11 @@ class Panels(nn.Module):
 
     scales: nn.Parameter | None
 
-    def __init__(self, outputs: int, inputs: int, kind: Kind, multiply: Multiply | None = None) -> None:
-        """`multiply` is the product on other devices than a CPU, if it is not `by_torch`."""
+    def __init__(self, outputs: int, inputs: int, kind: Kind, products: Products | None = None) -> None:
+        """`products` are those on other devices than a CPU, once they are proven; till then it is `by_torch`."""
         super().__init__()
         self.outputs, self.inputs, self.kind = outputs, inputs, kind
-        self._multiply = multiply
+        self._products = products
         panels, words = -(-outputs // LANES), -(-inputs // _WORD_INPUTS[kind])
         self._padded = words * _WORD_INPUTS[kind]
         self._group = QUANTIZED_GROUPS.get(kind, self._padded)
@@ -58,9 +70,14 @@ class Panels(nn.Module):
         """How many words of an output have one scale."""
         return self._group // _WORD_INPUTS[self.kind]
 
+    @property
+    def has_map(self) -> bool:
+        """Whether the kernels of a CPU, if there are any, read this kind."""
+        return self.kind in _KINDS
+
     def put(self, first: int, rows: Tensor) -> None:
         """The weights of the outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
-        kernels = native() if self.weight.device.type == "cpu" else None
+        kernels = self._kernels()
         at_once = _WEIGHTS_AT_ONCE if self.weight.device.type == "cpu" else _WEIGHTS_AT_ONCE_ON_GPU
         for piece in torch.split(rows, max(1, at_once // self.inputs)):  # bounds the memory that this takes
             if kernels is None:
@@ -81,7 +98,13 @@ class Panels(nn.Module):
             padded = functional.pad(rows.to(self.weight.device, torch.bfloat16), (0, self._padded - self.inputs))
             self.weight[panels, :, lanes] = torch.unflatten(padded, 1, (-1, 2))
             return
-        scales, levels = quantize(rows.to(self.weight.device, torch.float32), self._group, _LARGEST[self.kind])
+        wide = rows.to(self.weight.device, torch.float32)
+        if self.kind == "fp8":
+            padded = functional.pad(wide, (0, self._padded - self.inputs))
+            rounded, scales = to_e4m3(padded[:, None], torch.bfloat16)  # one group
+            levels = rounded.view(torch.uint8).flatten(1)
+        else:
+            scales, levels = quantize(wide, self._group, _LARGEST[self.kind])
         self.scales[panels, :, lanes] = scales
         words = torch.unflatten(levels[:, : self._padded], 1, (-1, _WORD_INPUTS[self.kind]))
         if self.kind == "int4":
@@ -115,8 +138,10 @@ class Panels(nn.Module):
             return words.flatten(1)[:, : self.inputs]
         if self.kind == "int4":
             words = torch.stack([words & 15, words >> 4], dim=2)  # (n, words, 2, 4)
-        levels = words.flatten(1).float() - (_LARGEST[self.kind] + 1)
         scales = self.scales[panels, :, lanes].float()  # (n, groups)
+        if self.kind == "fp8":
+            return words.flatten(1).view(torch.float8_e4m3fn).float()[:, : self.inputs] * scales
+        levels = words.flatten(1).float() - (_LARGEST[self.kind] + 1)
         return (levels * scales.repeat_interleave(self._group, dim=1)[:, : self._padded])[:, : self.inputs]
 
     def forward(self, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -124,9 +149,10 @@ class Panels(nn.Module):
 
         Shapes: hidden (…, inputs), out (…, outputs) of `dtype`.
         """
-        if self._multiply is not None and self._multiply.is_proven:
-            return self._multiply(self, hidden, bias, dtype)
-        kernels = native() if hidden.device.type == "cpu" else None
+        product = self._product(hidden)
+        if product is not None:
+            return product(self, hidden, bias, dtype)
+        kernels = self._kernels()
         if kernels is None:
             return self.by_torch(hidden, bias, dtype)
         if hidden.dtype == torch.float16:
@@ -143,12 +169,41 @@ class Panels(nn.Module):
         ]
         return torch.cat(parts, dim=-1).to(dtype)
 
+    def by_torch_rounded(self, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The same of rows that are rounded to e4m3, each with a scale of its own."""
+        rounded, scales = to_e4m3(hidden, torch.float32)
+        return self.by_torch(rounded.float() * scales[..., None], None if bias is None else bias.float(), dtype)
+
     def by_kernels(self, kernels: Native, hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         """On a CPU. Of quantised weights, the rows are quantised too, to int8 by groups: 0.5 % off, by the norm."""
         rows = hidden.reshape(-1, self.inputs).contiguous()
         out = torch.empty(len(rows), self.outputs, dtype=dtype)
         kernels.product(rows, self.map(bias), out)
         return out.view(*hidden.shape[:-1], self.outputs)
+
+    def _product(self, hidden: Tensor) -> Multiply | None:
+        """A proven one."""
+        if self._products is None:
+            return None
+        exact, rounded = self._products
+        if self.kind == "fp8" and rounded.is_proven and hidden.numel() >= MANY_ROWS * self.inputs:
+            return rounded
+        return exact if exact.is_proven else None
+
+    def _kernels(self) -> Native | None:
+        return native() if self.has_map and self.weight.device.type == "cpu" else None
+
+
+def to_e4m3(rows: Tensor, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What is nearest to the rows, divided each by its scale, by which its farthest from zero is the largest there is.
+
+    Shapes: rows (…, inputs); out (…, inputs) float8_e4m3fn, (…).
+    """
+    wide = rows.float()
+    scales = (wide.abs().amax(dim=-1) / E4M3_MAX).to(scale_dtype)
+    divisors = scales.float().clamp(min=torch.finfo(torch.float32).tiny)
+    # A scale that was rounded down would take the farthest past the largest, which is NaN.
+    return (wide / divisors[..., None]).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scales
 
 
 def quantize(rows: Tensor, group: int, largest: int) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ def allocate(model: Llava, device: torch.device, dtype: torch.dtype, quantize: Q
         kind = _kind(path, module, model, device, dtype, quantize)
         if kind is not None:
             assert isinstance(module, Linear)
-            module.pack(kind, device, model.fused.multiply)
+            module.pack(kind, device, model.fused.products)
     weights = {
         name: torch.empty_like(weight, dtype=dtype, device=device) if weight.is_meta else weight
         for name, weight in model.state_dict().items()
@@ -86,4 +86,4 @@ def _kind(
         has_kernels = device.type == "cpu" and dtype == torch.bfloat16 and native() is not None
         return "bfloat16" if has_kernels else None
     # The tower's features and the head's scores suffer more from four bits than speed would gain.
-    return "int4" if quantize == "int4" and path.startswith("language.layers.") else "int8"
+    return "int8" if quantize == "int4" and not path.startswith("language.layers.") else quantize

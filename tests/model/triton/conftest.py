@@ -22,6 +22,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
         pytest.skip("TRITON_INTERPRET is not set: make test-kernels")
     if request.param == "cpu":
         _widen_products(monkeypatch)
+        _round_to_e4m3(monkeypatch)
     return torch.device(request.param)
 
 
@@ -37,3 +38,19 @@ def _widen_products(monkeypatch: pytest.MonkeyPatch) -> None:
         return multiply(self, a, b, *others)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+
+
+def _round_to_e4m3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter loses what rounding up carries into the exponent, and NaN; torch does it as GPUs do."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    convert = InterpreterBuilder.create_fp_to_fp
+
+    def create_fp_to_fp(self: Any, source: Any, goal: Any, rounding: Any) -> Any:
+        if source.dtype.scalar != tl.float32 or goal.scalar != tl.float8e4nv:
+            return convert(self, source, goal, rounding)
+        rounded = torch.from_numpy(source.data).clamp(-448, 448).to(torch.float8_e4m3fn)
+        return TensorHandle(rounded.view(torch.uint8).numpy(), tl.float8e4nv)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_fp_to_fp", create_fp_to_fp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -72,14 +73,21 @@ def compiled(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("compiled", SHARED_BYTES, indirect=True)
 @pytest.mark.parametrize(
     ("shape", "dtype", "quantize"),
-    [(LLAVA_7B, torch.bfloat16, "int4"), (ONEVISION, torch.float16, "int8"), (LLAVA_7B, torch.float32, "int4")],
-    ids=["7B bfloat16 int4", "OneVision float16 int8", "7B float32 int4"],
+    [
+        (LLAVA_7B, torch.bfloat16, "int4"),
+        (LLAVA_7B, torch.bfloat16, "fp8"),
+        (ONEVISION, torch.float16, "int8"),
+        (ONEVISION, torch.float16, "fp8"),
+        (LLAVA_7B, torch.float32, "int4"),
+    ],
+    ids=["7B bfloat16 int4", "7B bfloat16 fp8", "OneVision float16 int8", "OneVision float16 fp8", "7B float32 int4"],
 )
 def test_every_kernel_compiles_within_what_the_gpu_has(
     compiled: list[Any], shape: LanguageSpec, dtype: torch.dtype, quantize: Quantize, request: pytest.FixtureRequest
 ) -> None:
-    from lavatube.model.triton import attention, product, rows
+    from lavatube.model.triton import attention, e4m3, product, rows
 
+    capability = request.node.callspec.params["compiled"]
     examples = Examples(shape, 16, dtype, torch.device("cpu"), quantize)
     for launch, inputs in (
         (attention.attend, examples.attend()),
@@ -87,10 +95,13 @@ def test_every_kernel_compiles_within_what_the_gpu_has(
         (rows.rotate_and_store, examples.rotate_and_store()),
         (rows.swiglu, examples.swiglu()),
         (product.multiply, examples.multiply()),
+        (e4m3.multiply, examples.multiply_rounded() if capability >= 89 else ()),
     ):
         for each in inputs:
             launch(*each)
-    limit = SHARED_BYTES[request.node.callspec.params["compiled"]]
-    assert len({kernel.metadata.name for kernel in compiled}) == 6
+    limit = SHARED_BYTES[capability]
+    assert len({kernel.metadata.name for kernel in compiled}) == (8 if quantize == "fp8" and capability >= 89 else 6)
     assert all(kernel.asm["cubin"] for kernel in compiled)
+    rounded = [kernel.asm["ptx"] for kernel in compiled if kernel.metadata.name == "_multiply_rounded"]
+    assert all(re.search(r"mma\S*(e4m3|f8f6f4)", instructions) for instructions in rounded), "in tensor cores"
     assert [kernel.metadata.name for kernel in compiled if kernel.metadata.shared > limit] == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lavatube.model import operation
 from lavatube.model.examples import Examples
 from lavatube.model.fused import Fused
-from lavatube.spec import LanguageSpec
+from lavatube.spec import LanguageSpec, Quantize
 from tests.model.test_attention import Sequences, language, ragged
 
 # numpy, in which kernels are interpreted, warns where a GPU does not: of what an empty part of a context weighs.
@@ -25,15 +25,20 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("quantize", ["int4", "fp8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_every_kernel_proves_itself(
-    shape: LanguageSpec, dtype: torch.dtype, device: torch.device, caplog: pytest.LogCaptureFixture
+    shape: LanguageSpec,
+    dtype: torch.dtype,
+    quantize: Quantize,
+    device: torch.device,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fused = Fused()
-    fused.prove(Examples(shape, 16, dtype, device, "int4"))
+    fused.prove(Examples(shape, 16, dtype, device, quantize))
     assert [record.message for record in caplog.records if record.name == operation.__name__] == []
-    assert [one.name for one in fused.operations if not one.is_proven] == []
+    assert [one.name for one in fused.operations.values() if not one.is_proven] == []
     assert fused.is_settled
 
 

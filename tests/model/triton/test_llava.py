@@ -35,7 +35,7 @@ def load(folder: Path, device: torch.device, quantize: Quantize = "none") -> tup
 
 def prove(model: Llava, spec: ModelSpec, quantize: Quantize = "none") -> None:
     model.fused.prove(Examples(spec.language, 4, model.dtype, model.device, quantize))
-    assert all(operation.is_proven for operation in model.fused.operations)
+    assert all(operation.is_proven for operation in model.fused.operations.values())
 
 
 def prompts(model: Llava, spec: ModelSpec) -> list[Tensor]:
@@ -89,7 +89,7 @@ def test_a_stream_beside_a_prompt_that_comes_in_pieces(folder: Path, device: tor
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("quantize", ["int8", "int4", "fp8"])
 def test_quantised_weights_mean_what_they_are_unpacked_to(
     folder: Path, device: torch.device, quantize: Quantize
 ) -> None:

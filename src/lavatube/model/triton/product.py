@@ -1,6 +1,7 @@
 """Products with quantised weights, read from panels as they lie and made floats tile by tile.
 
-Sixteen outputs stand side by side, so a tile is read straight through.
+Sixteen outputs stand side by side, so a tile is read straight through. What e4m3 means is worked out in integers, as
+float16 with the exponent 8 too low, so that it takes no GPU that has the type.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def multiply(panels: Panels, hidden: Tensor, bias: Tensor | None, dtype: torch.d
     assert panels.scales is not None
     rows = hidden.reshape(-1, panels.inputs).contiguous()
     out = torch.empty(len(rows), panels.outputs, dtype=dtype, device=rows.device)
-    bits = {"int8": 8, "int4": 4}[panels.kind]
+    bits = 4 if panels.kind == "int4" else 8
     has_few_rows = len(rows) <= _FEW_ROWS
     tile_rows, tile_outputs = (_FEW_ROWS, 32) if has_few_rows else (64, 64)
     _multiply_tile[(triton.cdiv(panels.outputs, tile_outputs), triton.cdiv(len(rows), tile_rows))](
@@ -38,6 +39,7 @@ def multiply(panels: Panels, hidden: Tensor, bias: Tensor | None, dtype: torch.d
         panels.weight.shape[1],
         panels.scales.shape[1],
         BITS=bits,
+        IS_E4M3=panels.kind == "fp8",
         GROUP_WORDS=panels.group_words,
         ROWS=tile_rows,
         OUTPUTS=tile_outputs,
@@ -60,6 +62,7 @@ def _multiply_tile(
     num_words,
     num_groups,
     BITS: tl.constexpr,
+    IS_E4M3: tl.constexpr,
     GROUP_WORDS: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -80,15 +83,21 @@ def _multiply_tile(
         words = start + tl.arange(0, WORDS)
         is_weight = (words < num_words)[:, None] & is_panel[None, :]
         packed = tl.load(weight + (panel * num_words + words[:, None]) * 16 + lane, mask=is_weight, other=0)
-        groups = (words // GROUP_WORDS)[:, None]
-        scale = tl.load(scales + (panel * num_groups + groups) * 16 + lane, mask=is_weight, other=0.0)
-        levels = ((packed[:, None, :] >> shifts) & ((1 << BITS) - 1)) - (1 << (BITS - 1))
-        scaled = levels.to(tl.float32) * scale.to(tl.float32)[:, None, :]  # (WORDS, word_inputs, OUTPUTS)
+        levels = (packed[:, None, :] >> shifts) & ((1 << BITS) - 1)
+        if IS_E4M3:
+            halves = ((levels & 0x80) << 8) | ((levels & 0x7F) << 7)
+            scaled = halves.to(tl.int16).to(tl.float16, bitcast=True)  # (WORDS, word_inputs, OUTPUTS)
+        else:
+            groups = (words // GROUP_WORDS)[:, None]
+            scale = tl.load(scales + (panel * num_groups + groups) * 16 + lane, mask=is_weight, other=0.0)
+            scaled = (levels - (1 << (BITS - 1))).to(tl.float32) * scale.to(tl.float32)[:, None, :]
         weights = tl.reshape(scaled, [WORDS * word_inputs, OUTPUTS]).to(hidden.dtype.element_ty)
         inputs = start * word_inputs + tl.arange(0, WORDS * word_inputs)
         is_input = is_row[:, None] & (inputs < num_inputs)[None, :]
         values = tl.load(first_inputs + inputs[None, :], mask=is_input, other=0.0)
         sums = tl.dot(values, weights, sums, input_precision="ieee")
+    if IS_E4M3:
+        sums *= tl.load(scales + outputs, mask=is_output, other=0.0).to(tl.float32)[None, :] * 256
     if bias is not None:
         sums += tl.load(bias + outputs, mask=is_output, other=0.0).to(tl.float32)[None, :]
     goals = rows.to(tl.int64)[:, None] * num_outputs + outputs[None, :]
