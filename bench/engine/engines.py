@@ -115,7 +115,8 @@ def engines() -> list[Engine]:
         _ours("bf16", "--dtype", "bfloat16", bits=16, other_bits=16),
         _ours("int8", "--quantize", "int8", bits=8.0625, other_bits=8.0625),  # with the scales of their groups
         _ours("int4", "--quantize", "int4", bits=4.25, other_bits=8.0625),
-        Engine("transformers bf16", _transformers, is_serial=True),
+        _transformers("bf16", "bfloat16", 16),
+        _transformers("fp32", "float32", 32),
         *(
             _llama(name, kind, bits)
             for name, kind, bits in (("bf16", "", 16), ("Q8_0", "Q8_0", 8.5), ("Q4_K_M", "Q4_K_M", 4.9))
@@ -134,8 +135,13 @@ def _ours(name: str, *options: str, bits: float, other_bits: float) -> Engine:
     return Engine(f"lavatube {name}", command, bits, other_bits, CACHE_MIB, health="/readyz")
 
 
-def _transformers(shape: Shape, port: int) -> list[str]:
-    return [sys.executable, str(PEERS / "serve_transformers.py"), str(shape.folder()), str(port)]
+def _transformers(name: str, dtype: str, bits: float) -> Engine:
+    """Float32 is what it is quickest in where a processor has no bfloat16."""
+
+    def command(shape: Shape, port: int) -> list[str]:
+        return [sys.executable, str(PEERS / "serve_transformers.py"), str(shape.folder()), str(port), dtype]
+
+    return Engine(f"transformers {name}", command, bits, bits, is_serial=True)
 
 
 def _llama(name: str, kind: str, bits: float) -> Engine:

@@ -1,6 +1,6 @@
 """`transformers` as the pattern's original uses it: generate() in a thread, its streamer read; one after the other.
 
-`python serve_transformers.py FOLDER PORT`.
+`python serve_transformers.py FOLDER PORT DTYPE`.
 """
 
 import sys
@@ -11,9 +11,9 @@ from chat_server import serve
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer
 
 # The processor's own class wants torchvision; its slow twin is the same arithmetic on Pillow.
-folder, port = sys.argv[1], int(sys.argv[2])
+folder, port, dtype = sys.argv[1], int(sys.argv[2]), getattr(torch, sys.argv[3])
 processor = AutoProcessor.from_pretrained(folder, use_fast=False)
-model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
+model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
 one_at_a_time = threading.Lock()
 
 
@@ -21,7 +21,7 @@ def answer(text, picture, max_tokens):
     with one_at_a_time:
         inputs = processor(images=picture, text=f"USER: <image>\n{text} ASSISTANT:", return_tensors="pt")
         streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True)
-        arguments = inputs.to(dtype=torch.bfloat16) | {
+        arguments = inputs.to(dtype=dtype) | {
             "streamer": streamer,
             "do_sample": False,
             "max_new_tokens": max_tokens,

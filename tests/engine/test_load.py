@@ -11,6 +11,7 @@ import torch
 from lavatube.engine.load import choose_device, choose_dtype, choose_threads, explain_dtype, load_core
 from lavatube.engine.wire import Load
 from lavatube.errors import InsufficientMemory, InvalidSetting, UnsupportedCheckpoint
+from lavatube.model.native import native
 from lavatube.spec import ModelSpec
 from tests.engine.requests import answer, run, submit
 
@@ -75,11 +76,13 @@ def test_threads_as_said_or_as_suits_the_model(spec: ModelSpec) -> None:
 def test_a_precision_has_its_reason() -> None:
     assert explain_dtype("float16", "float32", "float16") == "the dtype setting"
     assert explain_dtype("auto", "float32", "float32") == "as stored"
-    assert "no bfloat16" in explain_dtype("auto", "float16", "float32")
+    assert "no quick products in bfloat16" in explain_dtype("auto", "float16", "float32")
 
 
 def test_auto_precision() -> None:
     cuda = torch.device("cuda", 0)
     assert choose_dtype("auto", "float32", CPU) == "float32"
-    assert choose_dtype("auto", "float16", CPU) in ("bfloat16", "float32")
+    kernels, can = native(), torch.cpu.get_capabilities()
+    is_quick = (kernels is not None and kernels.level > 0) or can.get("avx512_bf16", False)
+    assert choose_dtype("auto", "float16", CPU) == ("bfloat16" if is_quick else "float32")
     assert choose_dtype("auto", "float16", cuda) == "float16"

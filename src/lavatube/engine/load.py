@@ -24,6 +24,7 @@ from lavatube.model.fused import TRITON
 from lavatube.model.gate import Gate
 from lavatube.model.llava import Llava
 from lavatube.model.load import load_model
+from lavatube.model.native import native
 from lavatube.model.replay import cuda_recorder
 from lavatube.model.soundness import sound_kernels
 from lavatube.model.trial import Question
@@ -199,16 +200,17 @@ def explain_dtype(name: str, stored: str, dtype: str) -> str:
         return "the dtype setting"
     if dtype == stored:
         return "as stored"
-    return f"stored as {stored}; this CPU has {'' if dtype == 'bfloat16' else 'no '}bfloat16 in hardware"
+    return f"stored as {stored}; this CPU has {'' if dtype == 'bfloat16' else 'no '}quick products in bfloat16"
 
 
 def choose_dtype(name: str, stored: str, device: torch.device) -> str:
-    """auto: as stored on a GPU; on a CPU half precision only where it is bfloat16 in hardware."""
+    """auto: as stored on a GPU; on a CPU bfloat16, if it computes as quickly in it as in float32."""
     if name != "auto":
         if name not in DTYPE_BYTES:
             raise InvalidSetting(f"dtype: {name!r} is none of auto, {', '.join(DTYPE_BYTES)}.")
         return name
     if device.type == "cuda" or stored == "float32":
         return stored
-    has_bfloat16 = any(can for name, can in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
-    return "bfloat16" if has_bfloat16 else "float32"
+    kernels = native()
+    is_in_hardware = any(can for name, can in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+    return "bfloat16" if is_in_hardware or (kernels is not None and kernels.has_vectors) else "float32"

@@ -84,6 +84,11 @@ class Native:
         self._layers = library.lavatube_layers
         self._layers.argtypes = [*[_INT] * 2, _POINTER, _LONG, *[_POINTER] * 5]
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether they compute in bfloat16 as quickly as a processor can in float32, or more so."""
+        return self.level > 0
+
     def product(self, hidden: Tensor, linear: Map, out: Tensor) -> None:
         """out = hidden · weightᵀ + bias, for contiguous tensors.
 

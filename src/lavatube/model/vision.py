@@ -90,8 +90,11 @@ class _Embeddings(nn.Module):
         grid = pixels.shape[-1] // patch
         pixels = pixels[..., : grid * patch, : grid * patch]
         patches = pixels.reshape(count, 3, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5)
-        patches = patches.reshape(count, grid * grid, -1).to(weight.dtype)  # (N, patches, 3 · patch · patch)
-        embedded = functional.linear(patches, weight.flatten(1), self.patch_embedding.bias)
+        # Few CPUs have quick products of torch in half precision, and this is a hundredth of the tower.
+        dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
+        patches = patches.reshape(count, grid * grid, -1).to(dtype)  # (N, patches, 3 · patch · patch)
+        bias = None if self.patch_embedding.bias is None else self.patch_embedding.bias.to(dtype)
+        embedded = functional.linear(patches, weight.flatten(1).to(dtype), bias).to(weight.dtype)
         if self.class_embedding is not None:
             embedded = torch.cat([self.class_embedding.expand(count, 1, -1), embedded], dim=1)
         return embedded + self.position_embedding.weight

@@ -24,7 +24,9 @@ constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109
                           2.4022651e-1f, 6.9314718e-1f, 1.0f};
 
 struct Vector {
-    static constexpr int BLOCK_ROWS = 4, PANELS = 1;
+    static constexpr int BLOCK_ROWS = 6, PARTS = 2;
+    static constexpr int panels(int rows) { return rows <= 3 ? 2 : 1; }  // 12 sums in 16 registers
+    static constexpr int SHORT_STEPS = 8;  // 16 products of at most 15 · 127 in 16 bits
     struct Floats { __m256 low, high; };
     struct Integers { __m256i low, high; };
 
@@ -61,14 +63,49 @@ struct Vector {
     static Floats exponential(Floats all, float most, float scale) {
         return {exponential(all.low, most, scale), exponential(all.high, most, scale)};
     }
-    static Floats add_bfloat16(Floats sum, Integers weight, uint32_t word) {
-        const __m256 first = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int32_t>(word << 16)));
-        const __m256 second = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int32_t>(word & 0xffff0000)));
-        return {add_pairs(sum.low, weight.low, first, second), add_pairs(sum.high, weight.high, first, second)};
+    // Of a word's two bfloat16 first the one in its low half, as a float.
+    template <int PART> static Floats bfloat16_part(const uint8_t* weights) {
+        const Integers both = load_words(weights);
+        if constexpr (PART == 0)
+            return {_mm256_castsi256_ps(_mm256_slli_epi32(both.low, 16)),
+                    _mm256_castsi256_ps(_mm256_slli_epi32(both.high, 16))};
+        const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+        return {_mm256_castsi256_ps(_mm256_and_si256(both.low, upper)),
+                _mm256_castsi256_ps(_mm256_and_si256(both.high, upper))};
     }
-    static Integers add_int8(Integers sum, Integers weight, uint32_t word) {
-        const __m256i row = _mm256_set1_epi32(static_cast<int32_t>(word));
-        return {add_fours(sum.low, weight.low, row), add_fours(sum.high, weight.high, row)};
+    static void spread_bfloat16(uint32_t word, uint32_t* words, int64_t stride) {
+        words[0] = word << 16;
+        words[stride] = word & 0xffff0000;
+    }
+    static Floats add_bfloat16(Floats sum, Floats weight, const uint32_t* word) {
+        const __m256 row = _mm256_broadcast_ss(reinterpret_cast<const float*>(word));
+        return {add_product(sum.low, weight.low, row), add_product(sum.high, weight.high, row)};
+    }
+    // Of a word's four bytes first those of even places, as 16 bits: what adds four products at once saturates there.
+    template <int PART> static Integers int8_part(const uint8_t* weights) {
+        const Integers all = load_words(weights);
+        if constexpr (PART == 1) return {_mm256_srli_epi16(all.low, 8), _mm256_srli_epi16(all.high, 8)};
+        const __m256i even = _mm256_set1_epi16(0xff);
+        return {_mm256_and_si256(all.low, even), _mm256_and_si256(all.high, even)};
+    }
+    static void spread_int8(uint32_t word, uint32_t* words, int64_t stride) {
+        const auto wide = [word](int place) { return static_cast<uint16_t>(static_cast<int8_t>(word >> 8 * place)); };
+        words[0] = static_cast<uint32_t>(wide(0)) | static_cast<uint32_t>(wide(2)) << 16;
+        words[stride] = static_cast<uint32_t>(wide(1)) | static_cast<uint32_t>(wide(3)) << 16;
+    }
+    static Integers add_int8(Integers sum, Integers weight, const uint32_t* word) {
+        const __m256i row = _mm256_set1_epi32(static_cast<int32_t>(*word));
+        return {add_pairs(sum.low, weight.low, row), add_pairs(sum.high, weight.high, row)};
+    }
+    // Halves of bytes are small enough for it.
+    static Integers add_halves(Integers sum, Integers halves, const uint32_t* word) {
+        const __m256i row = _mm256_set1_epi32(static_cast<int32_t>(*word));
+        return {add_bytes(sum.low, halves.low, row), add_bytes(sum.high, halves.high, row)};
+    }
+    static Integers add_short(Integers sum, Integers some) {
+        const __m256i one = _mm256_set1_epi16(1);
+        return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(some.low, one)),
+                _mm256_add_epi32(sum.high, _mm256_madd_epi16(some.high, one))};
     }
     static Integers low_halves(Integers both) {
         const __m256i mask = _mm256_set1_epi8(0x0f);
@@ -84,6 +121,21 @@ struct Vector {
     }
 
   private:
+    // In assembler, for compilers put such sums together in another order, and into memory in each step.
+    static __m256 add_product(__m256 sum, __m256 weight, __m256 row) {
+        asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(weight), "x"(row));
+        return sum;
+    }
+    static __m256i add_pairs(__m256i sum, __m256i weight, __m256i row) {
+        __m256i products;
+        asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(weight), "x"(row));
+        return sum;
+    }
+    static __m256i add_bytes(__m256i sum, __m256i halves, __m256i row) {
+        __m256i products;
+        asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(halves), "x"(row));
+        return sum;
+    }
     // e to the power of (values - most) · scale, as 2ⁿ · 2ᶠ with |f| ≤ ½, and 2ᶠ as a polynomial.
     static __m256 exponential(__m256 values, float most, float scale) {
         const __m256 lowest = _mm256_set1_ps(-126.0f);
@@ -111,20 +163,6 @@ struct Vector {
         const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(values, values, _CMP_UNORD_Q));
         return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), is_nan), 16);
     }
-    static __m256 add_pairs(__m256 sum, __m256i weight, __m256 first, __m256 second) {
-        const __m256 low = _mm256_castsi256_ps(_mm256_slli_epi32(weight, 16));
-        const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
-        const __m256 high = _mm256_castsi256_ps(_mm256_and_si256(weight, upper));
-        return _mm256_fmadd_ps(high, second, _mm256_fmadd_ps(low, first, sum));
-    }
-    // Bytes of even and of odd places apart, for the instruction that adds four products at once saturates at 16 bits.
-    static __m256i add_fours(__m256i sum, __m256i weight, __m256i row) {
-        const __m256i even = _mm256_and_si256(weight, _mm256_set1_epi16(0xff));
-        const __m256i odd = _mm256_srli_epi16(weight, 8);
-        const __m256i row_even = _mm256_srai_epi16(_mm256_slli_epi16(row, 8), 8), row_odd = _mm256_srai_epi16(row, 8);
-        const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(even, row_even), _mm256_madd_epi16(odd, row_odd));
-        return _mm256_add_epi32(sum, both);
-    }
 };
 
 }  // namespace
@@ -134,8 +172,8 @@ struct Vector {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx2_kernels = {Vector::BLOCK_ROWS, pack, multiply, keep, attend, fill, normalize, gate, rotate, add,
-                              find_largest};
+const Kernels avx2_kernels = {Vector::BLOCK_ROWS, Vector::PARTS, pack, multiply, keep, attend, fill, normalize, gate,
+                              rotate, add, find_largest};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -25,7 +25,8 @@ constexpr float EXP2[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109
                           2.4022651e-1f, 6.9314718e-1f, 1.0f};
 
 struct Vector {
-    static constexpr int BLOCK_ROWS = 12, PANELS = 2;  // 24 sums in 32 registers
+    static constexpr int BLOCK_ROWS = 12, PARTS = 1, SHORT_STEPS = 0;
+    static constexpr int panels(int) { return 2; }  // 24 sums in 32 registers
     using Floats = __m512;
     using Integers = __m512i;
 
@@ -61,14 +62,22 @@ struct Vector {
         return _mm512_maskz_scalef_ps(is_seen, result, whole);
     }
     // In assembly, for of the intrinsics compilers make two copies each: half the speed.
-    static Floats add_bfloat16(Floats sum, Integers weight, uint32_t word) {
-        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(weight), "v"(repeat(static_cast<int32_t>(word))));
+    static Floats add_bfloat16(Floats sum, Integers weight, const uint32_t* word) {
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(weight), "v"(repeat(static_cast<int32_t>(*word))));
         return sum;
     }
-    static Integers add_int8(Integers sum, Integers weight, uint32_t word) {
-        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weight), "v"(repeat(static_cast<int32_t>(word))));
+    static Integers add_int8(Integers sum, Integers weight, const uint32_t* word) {
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weight), "v"(repeat(static_cast<int32_t>(*word))));
         return sum;
     }
+    template <int> static Integers bfloat16_part(const uint8_t* weights) { return load_words(weights); }
+    template <int> static Integers int8_part(const uint8_t* weights) { return load_words(weights); }
+    static void spread_bfloat16(uint32_t word, uint32_t* words, int64_t) { *words = word; }
+    static void spread_int8(uint32_t word, uint32_t* words, int64_t) { *words = word; }
+    static Integers add_halves(Integers sum, Integers halves, const uint32_t* word) {
+        return add_int8(sum, halves, word);
+    }
+    static Integers add_short(Integers sum, Integers) { return sum; }
     static Integers low_halves(Integers both) { return _mm512_and_si512(both, _mm512_set1_epi8(0x0f)); }
     static Integers high_halves(Integers both) { return low_halves(_mm512_srli_epi32(both, 4)); }
     static Floats add_scaled(Floats sum, Integers exact, Floats scale, float input_scale) {
@@ -83,8 +92,8 @@ struct Vector {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx512_kernels = {Vector::BLOCK_ROWS, pack, multiply, keep, attend, fill, normalize, gate, rotate, add,
-                                find_largest};
+const Kernels avx512_kernels = {Vector::BLOCK_ROWS, Vector::PARTS, pack, multiply, keep, attend, fill, normalize, gate,
+                                rotate, add, find_largest};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -7,6 +7,7 @@
 
 struct Kernels {
     int block_rows;
+    int parts;  // words of the input for a step, at most
     void (*pack)(const Product&, int64_t block);                    // one block of rows of the input into the scratch
     void (*multiply)(const Product&, int64_t first, int64_t last);  // all rows with some panels
     void (*keep)(const uint16_t* key, const uint16_t* value, int64_t head_dim, int64_t lane, uint16_t* keys,

@@ -11,7 +11,8 @@
 namespace {
 
 struct Vector {
-    static constexpr int BLOCK_ROWS = 4, PANELS = 1;
+    static constexpr int BLOCK_ROWS = 4, PARTS = 1, SHORT_STEPS = 0;
+    static constexpr int panels(int) { return 1; }
     struct Floats { float lane[LANES]; };
     struct Integers { int32_t lane[LANES]; };
 
@@ -68,8 +69,8 @@ struct Vector {
         std::memcpy(&value, &bits, 4);
         return value;
     }
-    static Floats add_bfloat16(Floats sum, const Integers& weight, uint32_t word) {
-        const float low = half(word << 16), high = half(word & 0xffff0000);
+    static Floats add_bfloat16(Floats sum, const Integers& weight, const uint32_t* word) {
+        const float low = half(*word << 16), high = half(*word & 0xffff0000);
         for (int i = 0; i < LANES; ++i) {
             const uint32_t bits = static_cast<uint32_t>(weight.lane[i]);
             sum.lane[i] += half(bits << 16) * low;
@@ -77,13 +78,21 @@ struct Vector {
         }
         return sum;
     }
-    static Integers add_int8(Integers sum, const Integers& weight, uint32_t word) {
+    static Integers add_int8(Integers sum, const Integers& weight, const uint32_t* word) {
         for (int shift = 0; shift < 32; shift += 8) {
-            const int32_t value = static_cast<int8_t>(word >> shift);
+            const int32_t value = static_cast<int8_t>(*word >> shift);
             for (int i = 0; i < LANES; ++i) sum.lane[i] += (weight.lane[i] >> shift & 0xff) * value;
         }
         return sum;
     }
+    template <int> static Integers bfloat16_part(const uint8_t* weights) { return load_words(weights); }
+    template <int> static Integers int8_part(const uint8_t* weights) { return load_words(weights); }
+    static void spread_bfloat16(uint32_t word, uint32_t* words, int64_t) { *words = word; }
+    static void spread_int8(uint32_t word, uint32_t* words, int64_t) { *words = word; }
+    static Integers add_halves(Integers sum, const Integers& halves, const uint32_t* word) {
+        return add_int8(sum, halves, word);
+    }
+    static Integers add_short(Integers sum, const Integers&) { return sum; }
     static Integers low_halves(Integers both) {
         for (int32_t& lane : both.lane) lane &= 0x0f0f0f0f;
         return both;
@@ -121,5 +130,5 @@ void Vector::store_bfloat16(uint16_t* target, const Floats& all) {
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels portable_kernels = {Vector::BLOCK_ROWS, pack, multiply, keep, attend, fill, normalize, gate, rotate, add,
-                                  find_largest};
+const Kernels portable_kernels = {Vector::BLOCK_ROWS, Vector::PARTS, pack, multiply, keep, attend, fill, normalize,
+                                  gate, rotate, add, find_largest};

@@ -28,8 +28,9 @@ struct Product {
     int64_t group_steps;     // of a group; the last may be shorter
     bool is_input_bfloat16, is_output_bfloat16;  // else float32
 
-    // Scratch: the input as the kernels read it, in blocks of rows. Of a block of R rows: words (steps, R), then by
-    // groups (groups, R) the scales, and what sums begin with: minus the zero point times the sum of a row's integers.
+    // Scratch: the input as the kernels read it, in blocks of rows. Of a block of R rows: words (steps, parts, R), then
+    // by groups (groups, R) the scales, and what sums begin with: minus the zero point times the sum of its integers.
+    // A part is what one instruction takes of a step: all of it, or half, as wide as the instruction wants it.
     uint32_t* words;
     float* input_scales;
     int32_t* offsets;

@@ -30,7 +30,7 @@ bool multiply(const Kernels& kernels, const Threads& threads, const Map& map, co
     Product p{static_cast<Kind>(map.kind), map.weights, map.scales, map.bias, input, output, rows, map.inputs,
               map.outputs, map.steps, map.group_steps, is_input_bfloat16, is_output_bfloat16, nullptr, nullptr,
               nullptr};
-    const int64_t num_words = rows * p.steps, num_scales = p.kind == Kind::bfloat16 ? 0 : rows * p.groups();
+    const int64_t num_words = rows * p.steps * kernels.parts, num_scales = p.kind == Kind::bfloat16 ? 0 : rows * p.groups();
     char* memory = scratch.reserve(4 * (num_words + 2 * num_scales) + 64);
     if (!memory) return false;
     p.words = reinterpret_cast<uint32_t*>(memory);
