@@ -15,6 +15,7 @@ from contextlib import closing
 from typing import Final
 
 from lavatube.errors import DigestMismatch, SourceUnavailable, UnsupportedCheckpoint
+from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import COMPANIONS, Manifest, ManifestFile, check_paths, is_content, select_content
 from lavatube.weights.options import MIB, Policy
@@ -145,7 +146,7 @@ class _Raw:
         self._version = ""
         self._body: Body | None = None
         self._body_bytes, self._opened_s = 0, 0.0
-        self._buffer = memoryview(bytearray(MIB))
+        self._buffer = new_buffer()
 
     def take(self, count: int) -> bytes:
         """Raises: SourceUnavailable; UnsupportedCheckpoint at the archive's end."""

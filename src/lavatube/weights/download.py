@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from lavatube.errors import DigestMismatch, SourceUnavailable
+from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.coverage import Coverage
 from lavatube.weights.manifest import DIGEST_BYTES
@@ -232,7 +233,7 @@ class Download:
         chunks = range(self.part.num_chunks)
         if not self.file.chunks:
             return list(chunks)
-        buffer = memoryview(bytearray(MIB))
+        buffer = new_buffer()
         return [chunk for chunk in chunks if not self._is_right(chunk, self._chunk_digest(chunk, buffer))]
 
     def _chunk_digest(self, chunk: int, buffer: memoryview) -> bytes:

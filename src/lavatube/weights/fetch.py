@@ -17,9 +17,10 @@ from contextlib import ExitStack, closing
 from typing import Final
 
 from lavatube.trace import Trace
+from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
-from lavatube.weights.options import MIB, Policy
+from lavatube.weights.options import Policy
 from lavatube.weights.order import tail_bytes
 from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
@@ -145,7 +146,7 @@ class _Fetch:
         return self._stop.is_set() or all(download.is_finished for download in self._downloads)
 
     def _receive(self) -> None:
-        buffer = memoryview(bytearray(MIB))
+        buffer = new_buffer()
         with closing(self._source.connect()) as reader:
             with self._changed:
                 self._readers.append(reader)
@@ -176,7 +177,7 @@ class _Fetch:
             return None
 
     def _verify(self) -> None:
-        buffer = memoryview(bytearray(MIB))
+        buffer = new_buffer()
         while not self._is_over():
             with self._changed:
                 download = self._claim()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from lavatube.errors import InvalidManifest, SourceUnavailable, UnsupportedCheckpoint
+from lavatube.weights.buffer import new_buffer
 from lavatube.weights.options import MIB
 
 FILE_NAME: Final = "lavatube.lock.json"
@@ -244,7 +245,7 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> t
 def hash_chunks(path: Path, chunk_bytes: int, on_bytes: Callable[[int], None]) -> tuple[int, str, bytes]:
     """Length and sha256 of a file, and the digests of its pieces; none of them for `chunk_bytes` 0."""
     digest, chunk, chunks, size = hashlib.sha256(), hashlib.sha256(), bytearray(), 0
-    buffer = memoryview(bytearray(MIB))
+    buffer = new_buffer()
     try:
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(buffer[: chunk_bytes - size % chunk_bytes] if chunk_bytes else buffer):
