@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Literal
 
 from lavatube.weights.options import MIB
@@ -35,6 +34,8 @@ class Progress:
         """Bytes, rate and time left, for people; what is not known is left out."""
         if not self.total_bytes:
             return ""
+        from datetime import timedelta  # not for those who never show it
+
         rate = f", {self.rate_bytes_s / MIB:,.1f} MiB/s" if self.rate_bytes_s else ""
         left = "" if self.eta_s is None else f", {timedelta(seconds=round(self.eta_s))} left"
         return f"{self.done_bytes / MIB:,.1f} of {self.total_bytes / MIB:,.1f} MiB{rate}{left}"

@@ -151,3 +151,8 @@ def _parse_http(text: str) -> ModelUri:
     file = _own_file(unquote(path.rpartition("/")[2]))
     folder = path.rpartition("/")[0] if file else path
     return ModelUri("http", urlunsplit((parts.scheme.lower(), parts.netloc, folder, parts.query, "")), file=file)
+
+
+def hub_identity(model: ModelUri, endpoint: str) -> str:
+    """What names the files of a settled model of the hub."""
+    return f"{endpoint.rstrip('/')} hf://{model.location}@{model.revision}"
