@@ -220,6 +220,9 @@ def _pull_json(settings: Settings, *, is_staging: bool) -> int:
 
     options = provision_options(settings)
     if is_staging:
+        from lavatube.logs import log_to_stderr
+
+        log_to_stderr(settings.log_level, settings.log_format, "weights")  # whoever stages serves, and this is its log
         options = replace(options, on_staged=lambda staged: say({"staged": asdict(staged)}))
     try:
         provisioned = provision(settings.model, options, lambda progress: say(asdict(progress)))

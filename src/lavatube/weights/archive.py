@@ -17,7 +17,8 @@ from typing import Final
 from lavatube.errors import DigestMismatch, SourceUnavailable, UnsupportedCheckpoint
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
-from lavatube.weights.manifest import COMPANIONS, Manifest, ManifestFile, check_paths, is_content, select_content
+from lavatube.weights.content import COMPANIONS, check_paths, is_content, select_content
+from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.parts import Part
 from lavatube.weights.patience import Patience, Transient, check_rate

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from lavatube.weights.cache import Cache
 from lavatube.weights.chunk_map import read_map
+from lavatube.weights.content import is_weights
 from lavatube.weights.download import part_name
 from lavatube.weights.fetch import fetch
-from lavatube.weights.manifest import Manifest, is_weights
+from lavatube.weights.manifest import Manifest
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.progress import Meter, OnProgress, Progress, counter
 from lavatube.weights.source import Source, SourceFile

@@ -20,22 +20,20 @@ from lavatube.trace import Trace
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
-from lavatube.weights.manifest import is_weights
 from lavatube.weights.options import Policy
 from lavatube.weights.order import tail_bytes
 from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
 from lavatube.weights.spans import Line, Span, plan
-from lavatube.weights.spare import Spare, yield_to_others
+from lavatube.weights.spare import yield_to_others
 from lavatube.weights.staging import Staging
 from lavatube.weights.throttle import Throttle
+from lavatube.weights.trailed import Trailed
 
 REPORT_S: Final = 0.2
 STAGE_S: Final = 0.05
 LOOK_S: Final = 0.2
-SPARE: Final = 0.3
-"""The idle share of the processors from which on what can wait is done at once."""
 
 
 class RangeIgnored(Exception):
@@ -82,10 +80,7 @@ class _Fetch:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._readers: list[Reader] = []
-        self._trailed = [each for each in downloads if each.has_digests and is_weights(each.file.path)]
-        self._spare = Spare()
-        self._is_after = False
-        """Whether all that somebody trails is here and checked."""
+        self._trailed = Trailed(downloads)
         self._num_surplus = 0  # receivers that are to end: they don't make the line faster
         sizes = [download.file.size for download in downloads]
         self._chunk_bytes = source.chunk_bytes or policy.chunk_bytes
@@ -124,8 +119,7 @@ class _Fetch:
             is_under_way = not self._is_over()
             if is_staging:
                 self._stage()
-            if self._trailed:
-                self._let_wait()
+            self._trailed.look()
             received_bytes = sum(download.received_bytes for download in self._downloads)
             change = throttle.advance(received_bytes, time.monotonic(), time.process_time())
             futures |= {add_receiver() for _ in range(change)}
@@ -144,14 +138,6 @@ class _Fetch:
         if ranks is not None:
             with self._changed:
                 self._line.sort(lambda span: (ranks[span.file][span.start // self._chunk_bytes], span.start))
-
-    def _let_wait(self) -> None:
-        """As long as chunks are awaited, the digests of whole files take what the processors have left; so they do
-        afterwards, when whoever trails is about to answer."""
-        self._is_after = all(download.is_all_usable for download in self._trailed)
-        can_wait = not self._is_after and self._spare.share() < SPARE
-        for download in self._trailed:
-            download.can_wait = can_wait
 
     def _end(self) -> None:
         self._stop.set()
@@ -283,7 +269,7 @@ class _Fetch:
             self._hash_once(download, buffer)
 
     def _hash_once(self, download: Download, buffer: memoryview) -> None:
-        if self._is_after:
+        if self._trailed.is_complete:
             yield_to_others()
         begun_s = time.monotonic()
         wrong = download.advance(buffer)

@@ -16,7 +16,8 @@ from typing import get_args
 from lavatube.checkpoint.parts import BASE, Part, Parts, read_parts
 from lavatube.errors import InvalidSetting, SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
 from lavatube.weights.cache import Cache, open_cache
-from lavatube.weights.manifest import Manifest, is_weights, list_folder
+from lavatube.weights.content import is_weights, list_folder
+from lavatube.weights.manifest import Manifest
 from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import cache_border

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from lavatube.weights import manifest as manifests
+from lavatube.weights import content
 from lavatube.weights.local import LocalReader, version_of
 from lavatube.weights.source import Probe, Reader
 
@@ -47,7 +47,7 @@ class FolderPlace:
         return Probe(found.stat().st_size, version_of(found)) if found.is_file() else None
 
     def listing(self) -> dict[str, Probe]:
-        probes = {path: self.probe(path) for path in manifests.list_folder(self._folder)}
+        probes = {path: self.probe(path) for path in content.list_folder(self._folder)}
         return {path: probe for path, probe in probes.items() if probe is not None}
 
     def locate(self, path: str) -> str:

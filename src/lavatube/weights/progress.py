@@ -44,6 +44,30 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+class Ledger:
+    """One progress of several parts, each of which counts from the moment on at which its length is known."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._parts: dict[str, Progress] = {}
+
+    def expect(self, name: str, total_bytes: int) -> None:
+        """A part of this length is still to come."""
+        self._parts.setdefault(name, Progress("resolving", 0, total_bytes))
+
+    def part(self, name: str) -> OnProgress:
+        """What hears of one part, and tells of all."""
+
+        def on_progress(progress: Progress) -> None:
+            if progress.total_bytes:
+                self._parts[name] = progress
+            done_bytes = sum(part.done_bytes for part in self._parts.values())
+            total_bytes = sum(part.total_bytes for part in self._parts.values())
+            self._on_progress(Progress(progress.phase, done_bytes, total_bytes, progress.rate_bytes_s))
+
+        return on_progress
+
+
 class Meter:
     """Bytes a second over the last few seconds, from counts that are fed to it."""
 

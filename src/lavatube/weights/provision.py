@@ -19,7 +19,7 @@ from lavatube.weights.locks import hold
 from lavatube.weights.manifest import Manifest
 from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Policy, Provisioned, ProvisionOptions, Trust
-from lavatube.weights.progress import OnProgress, Progress, counter
+from lavatube.weights.progress import Ledger, OnProgress, Progress, counter
 from lavatube.weights.source import Source
 from lavatube.weights.sources import resolve, settle
 from lavatube.weights.staged import sweep
@@ -51,16 +51,18 @@ def provision(uri: str, options: ProvisionOptions, on_progress: OnProgress) -> P
     pinned = manifests.read_manifest(options.lock) if options.lock else None
     sweep(open_cache(options).staged)
     unstaged = replace(options, on_staged=None)
+    ledger = Ledger(on_progress)
 
     def provision_part(part: str, companion: Manifest | None, frame: Frame | None) -> Provisioned:
         if frame is None:  # a part alone is no checkpoint
-            return _provision_one(part, unstaged, companion, on_progress)
-        return _provision_one(part, options, companion, on_progress, lambda *_: frame)
+            return _provision_one(part, unstaged, companion, ledger.part(part))
+        return _provision_one(part, options, companion, ledger.part(part), lambda *_: frame)
 
     def frame(source: Source, digests: Mapping[str, str], cache: Cache) -> Frame | None:
+        ledger.expect(uri, source.total_bytes)
         return frame_main(source, digests, cache, pinned, provision_part)
 
-    main = _provision_one(uri, options, pinned, on_progress, frame)
+    main = _provision_one(uri, options, pinned, ledger.part(uri), frame)
     provisioned = join_parts(main, options, pinned, provision_part)
     on_progress(Progress("ready", provisioned.total_bytes, provisioned.total_bytes))
     return provisioned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lavatube.weights import manifest as manifests
+from lavatube.weights import content
 from lavatube.weights.http import HttpAccess
 from lavatube.weights.hub import Hub
 from lavatube.weights.manifest import Manifest
@@ -27,7 +27,7 @@ def repository_source(model: ModelUri, options: ProvisionOptions, pinned: Manife
         files = list_files(_own(pinned, hub, commit), lambda path: hub.location(commit, path))
         return Source(uri, pinned.name, "pinned", files, hub.connect, chunk_bytes=pinned.chunk_bytes)
     listed = {file.path: file for file in hub.files(commit)}
-    wanted = [listed[path] for path in manifests.select_content(listed, uri)]
+    wanted = [listed[path] for path in content.select_content(listed, uri)]
     files = tuple(SourceFile(f.path, f.size, hub.location(commit, f.path), f.sha256, f.git_sha1) for f in wanted)
     return Source(uri, model.name, "hub", files, hub.connect, hub_identity(model, options.hf_endpoint))
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lavatube.errors import InvalidManifest, SourceUnavailable, UntrustedSource
+from lavatube.weights import content
 from lavatube.weights import manifest as manifests
 from lavatube.weights.local import fingerprint
 from lavatube.weights.manifest import Manifest
@@ -95,7 +96,7 @@ def _unlisted(model: ModelUri, place: Place, options: ProvisionOptions) -> Sourc
     """What there is, with nobody to vouch for it but this machine."""
     _check_allowed(model, place, options)
     found = {model.file: _probe(place, model.file)} if model.file else place.listing()
-    paths = manifests.select_content(found, place.uri)
+    paths = content.select_content(found, place.uri)
     files = tuple(SourceFile(path, found[path].size, place.locate(path)) for path in paths)
     if model.kind == "file":
         identity = f"{place.uri} {fingerprint(Path(model.location), paths)}"

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from lavatube.errors import InvalidManifest, InvalidSetting, UntrustedSource
+from lavatube.weights import content
 from lavatube.weights import manifest as manifests
 from lavatube.weights.dial import is_loopback, redact
 from lavatube.weights.http import HttpAccess, HttpClient, read_document
@@ -109,7 +110,7 @@ def _shards(index: bytes, name: str, where: str) -> list[str]:
     try:
         weight_map = json.loads(index, object_pairs_hook=manifests.unique_pairs)["weight_map"]
         shards = sorted(set(weight_map.values()))
-        manifests.check_paths(shards, where)
+        content.check_paths(shards, where)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidManifest(f"{where}: {name} has no weight_map of names.") from error
     return shards
