@@ -1,10 +1,12 @@
 """With everything cached: what provisioning adds to mapping the files, and process start to ready beside transformers.
 
-Whole processes in turn, the files in the page cache; a checkpoint in LLaVA-1.5's shape.
+Whole processes in turn, the files in the page cache; a checkpoint in LLaVA-1.5's shape. `BENCH_ROUNDS` is how often
+(default 3), `BENCH_WAYS` which ways: parts of their names, with commas between.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,6 @@ from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.provision import ProvisionOptions, provision
 from tests.flow.server import Server
 
-ROUNDS = 3
 MIB = 1024 * 1024
 MAP = """
 import sys
@@ -55,9 +56,12 @@ def main() -> None:
             "lavatube serve, ready": lambda: _serve(uri, cache),
             "transformers, from_pretrained": lambda: _run(LOAD, str(folder)),
         }
+        wanted = os.environ.get("BENCH_WAYS", "").split(",")
         rows: dict[str, list[float]] = {}
-        for _ in range(ROUNDS):
+        for _ in range(int(os.environ.get("BENCH_ROUNDS", "3"))):
             for way, run in ways.items():
+                if not any(part in way for part in wanted):
+                    continue
                 rows.setdefault(way, []).append(run())
     show("warm start, process start to end (repeat: python -m bench warm_start)", rows, "s")
 
