@@ -12,6 +12,15 @@ from lavatube.errors import InvalidSetting
 from lavatube.option import Option
 from lavatube.settings import Settings, options, read_settings
 
+PROVISION: Final = (
+    "cache", "base_cache", "verify", "lock", "allow_unverified", "mirrors", "bucket_endpoint", "bucket_unsigned",
+    "hf_endpoint", "hf_token", "hf_cache",
+)  # fmt: skip
+"""The settings of every command that brings a model's weights."""
+MODEL_HELP: Final = (
+    "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://…, s3://…, gs://…, az://… or "
+    "file://…; of URLs also a .tar"
+)
 _WIDTH: Final = 100
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
