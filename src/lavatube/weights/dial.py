@@ -140,7 +140,7 @@ class Connection(http.client.HTTPConnection):
         """
         dialed = self._dialed
         assert isinstance(dialed, _PlainSocket)
-        dialed.wait_in_the_kernel(soon_s)
+        dialed.wait_in_the_kernel(min(soon_s, self._policy.read_timeout_s))
         due_s = time.monotonic() + self._policy.read_timeout_s
         while True:
             try:
@@ -164,18 +164,23 @@ class Connection(http.client.HTTPConnection):
     def _dial(self) -> _PlainSocket:
         failure: OSError = ConnectionError("the host has no address")
         for address in self._addresses:
-            dialed = _PlainSocket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
             try:
-                dialed.settimeout(self._policy.connect_timeout_s)
-                dialed.connect((str(address), self.port))
+                return self._dial_one(address)
             except OSError as error:
-                dialed.close()
                 failure = error
-                continue
+        raise failure
+
+    def _dial_one(self, address: Address) -> _PlainSocket:
+        dialed = _PlainSocket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        try:
+            dialed.settimeout(self._policy.connect_timeout_s)
+            dialed.connect((str(address), self.port))
             dialed.settimeout(self._policy.read_timeout_s)
             dialed.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return dialed
-        raise failure
+        except OSError:
+            dialed.close()
+            raise
+        return dialed
 
 
 class _TlsConnection(Connection):
