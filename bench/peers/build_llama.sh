@@ -9,4 +9,4 @@ cd "$environment/llama.cpp"
 tar xzf llama_cpp_python-0.3.36.tar.gz
 cmake -B . -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
 	-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF llama_cpp_python-0.3.36/vendor/llama.cpp
-cmake --build . --parallel --target llama-server llama-quantize
+cmake --build . --parallel "$(nproc)" --target llama-server llama-quantize
