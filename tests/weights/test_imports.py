@@ -1,11 +1,24 @@
+"""What few starts need delays none: phase 1 is imported as far as its source and its cache ask for."""
+
 import subprocess
 import sys
 
+import pytest
 
-def test_the_module_of_a_ready_set_stays_small() -> None:
-    """What fetches, and what only some sources need, is not imported where a set is just found."""
-    code = "import sys, lavatube.weights.provision; print(*(name for name in sys.modules if name in sys.argv[1:]))"
-    heavy = ["http.client", "ssl", "lavatube.weights.fetch", "lavatube.weights.staging", "lavatube.weights.archive"]
-    heavy += ["tomllib", "pickletools", "tempfile", "lavatube.weights.buckets"]
-    run = subprocess.run([sys.executable, "-P", "-c", code, *heavy], check=True, stdout=subprocess.PIPE, text=True)
+RARE = ["tomllib", "pickletools", "tempfile", "lavatube.weights.staging", "lavatube.weights.archive"]
+RARE += ["lavatube.weights.buckets", "lavatube.weights.hub", "lavatube.weights.torch_zip"]
+FETCHING = ["http.client", "ssl", "lavatube.weights.fetch"]
+
+
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        ("lavatube.weights.provision", [*RARE, *FETCHING]),
+        ("lavatube.weights.provision, lavatube.weights.web, lavatube.weights.bring", RARE),
+    ],
+    ids=["a ready set", "a folder's URL"],
+)
+def test_is_not_imported(modules: str, unwanted: list[str]) -> None:
+    code = f"import sys, {modules}; print(*(name for name in sys.argv[1:] if name in sys.modules))"
+    run = subprocess.run([sys.executable, "-P", "-c", code, *unwanted], check=True, stdout=subprocess.PIPE, text=True)
     assert run.stdout.split() == []

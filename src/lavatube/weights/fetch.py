@@ -14,26 +14,35 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
-from typing import Final
+from typing import Final, Protocol
 
 from lavatube.trace import Trace
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
 from lavatube.weights.options import Policy
-from lavatube.weights.order import tail_bytes
+from lavatube.weights.order import Rank, tail_bytes
 from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
 from lavatube.weights.spans import Line, Span, plan
 from lavatube.weights.spare import yield_to_others
-from lavatube.weights.staging import Staging
 from lavatube.weights.throttle import Throttle
 from lavatube.weights.trailed import Trailed
 
 REPORT_S: Final = 0.2
 STAGE_S: Final = 0.05
 LOOK_S: Final = 0.2
+
+
+class Early(Protocol):
+    """Shows what is here to whoever wants to begin with it; see staging.py, which most fetches do without."""
+
+    is_over: bool
+
+    def offer(self, downloads: Sequence[Download]) -> list[list[Rank]] | None: ...
+
+    def close(self) -> None: ...
 
 
 class RangeIgnored(Exception):
@@ -46,7 +55,7 @@ def fetch(
     cache: Cache,
     policy: Policy,
     on_progress: OnProgress,
-    staging: Staging | None = None,
+    staging: Early | None = None,
     trace: Trace | None = None,
 ) -> dict[str, str]:
     """Bring `files` of the source into the cache, verified; gives the sha256 of each path.
@@ -70,7 +79,7 @@ class _Fetch:
     """One run: what is in line, what is done, and the threads on it."""
 
     def __init__(
-        self, source: Source, downloads: Sequence[Download], policy: Policy, staging: Staging | None, trace: Trace
+        self, source: Source, downloads: Sequence[Download], policy: Policy, staging: Early | None, trace: Trace
     ) -> None:
         self._source = source
         self._downloads = downloads
