@@ -13,9 +13,9 @@ BUFFER_BYTES: Final = MIB
 
 def new_buffer(size_bytes: int = BUFFER_BYTES) -> memoryview:
     """Begins on a page. A `bytearray` begins 16 bytes behind one, and what the kernel copies out of whole pages to
-    there takes twelve times as long on processors of AMD (`rep movsb` to where the lowest 12 bits of both addresses
-    differ by 1 to 31).
+    there takes twelve times as long on a Zen 3: `rep movsb` to where the lowest 12 bits of both addresses differ by up
+    to 16, as it was measured.
 
-    Source: glibc's bug 30994, which met the same.
+    Source: glibc's bug 30994, for which its own copies do without that instruction on such processors.
     """
     return memoryview(mmap.mmap(-1, size_bytes))
