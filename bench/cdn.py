@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -12,14 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.hub import COMMIT, REPOSITORY, describe
 from bench.processes import cpu_s_of, family
 from lavatube.weights.manifest import FILE_NAME, Manifest, build_manifest
 
 MIB = 1024 * 1024
 SHARDS = 4
 CHUNK_MIB = 16
-REPOSITORY = "bench/weights"
-_COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +86,10 @@ def serve_weights(folder: Path, size_mib: int, limit_mib_s: int) -> Iterator[Cdn
 
 
 def _configuration(folder: Path, files: Path, port: int, manifest: Manifest, limit_mib_s: int) -> str:
-    """What a hub says of a repository is two answers of JSON, and a header on each file."""
-    told = {"id": REPOSITORY, "sha": _COMMIT, "siblings": [{"rfilename": file.path} for file in manifest.files]}
-    tree = [
-        {"type": "file", "path": file.path, "size": file.size, "oid": file.sha256[:40]}
-        | {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}}
-        for file in manifest.files
-    ]
+    answers = "".join(
+        f"    location {path} {{ default_type application/json; return 200 '{answer}'; }}\n"
+        for path, answer in describe(manifest).items()
+    )
     return f"""
 daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 2; user root;
 events {{ worker_connections 256; }}
@@ -104,8 +99,6 @@ http {{
     listen 127.0.0.1:{port};
     location /free/ {{ alias {files}/; }}
     location /limited/ {{ alias {files}/; limit_rate {limit_mib_s}m; }}
-    location /api/models/{REPOSITORY} {{ default_type application/json; return 200 '{json.dumps(told)}'; }}
-    location /api/models/{REPOSITORY}/tree/ {{ default_type application/json; return 200 '{json.dumps(tree)}'; }}
-    location ~ ^/{REPOSITORY}/resolve/[^/]+/(.*)$ {{ alias {files}/$1; add_header X-Repo-Commit {_COMMIT}; }}
+{answers}    location ~ ^/{REPOSITORY}/resolve/[^/]+/(.*)$ {{ alias {files}/$1; add_header X-Repo-Commit {COMMIT}; }}
   }}
 }}"""

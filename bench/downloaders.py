@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.cdn import REPOSITORY, Cdn
+from bench.cdn import Cdn
+from bench.hub import REPOSITORY, environment
 
 FLOOR = "receive to files, C (unverified)"
 FLOOR_SYNCED = "receive to files, C, then fsync (unverified)"
@@ -105,19 +106,14 @@ def _aria2(cdn: Cdn, out: Path) -> dict[str, list[Command]]:
 def _huggingface_hub(cdn: Cdn, out: Path) -> dict[str, list[Command]]:
     if find_spec("huggingface_hub") is None:
         return {}
-    environment = {
-        "HF_ENDPOINT": cdn.root,
-        "HF_HOME": str(out),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
+    variables = environment(cdn.root, str(out))
     digests = cdn.folder / "digests"
     snapshot = out / "hub" / f"models--{REPOSITORY.replace('/', '--')}" / "snapshots" / "*"
     digests.write_text("".join(f"{digest}  {name}\n" for name, digest in cdn.sha256.items()))
     fetch = f"{sys.executable} -P -c '{_SNAPSHOT}' {REPOSITORY}"
     return {
-        "huggingface_hub (unverified)": [Command(["sh", "-c", fetch], environment)],
+        "huggingface_hub (unverified)": [Command(["sh", "-c", fetch], variables)],
         "huggingface_hub, then sha256sum -c": [
-            Command(["sh", "-c", f"{fetch} && cd {snapshot} && sha256sum -c {digests}"], environment)
+            Command(["sh", "-c", f"{fetch} && cd {snapshot} && sha256sum -c {digests}"], variables)
         ],
     }

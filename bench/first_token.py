@@ -1,8 +1,11 @@
-"""Process start to first token of a request that waited, with nothing cached, where the line is the bottleneck.
+"""Process start to first token of a request that waited, with nothing cached.
 
-A checkpoint in LLaVA-1.5's shape behind a line of `BENCH_LINE_MB` megabytes a second (default 100). Beside it, in turn:
-the download alone (curl, four connections, unverified), and the classic way: that download, then `from_pretrained`,
-then `generate` in a fresh process. The last run's trace is kept as `BENCH_TRACE`, if that is set.
+A checkpoint in LLaVA-1.5's shape behind one of two kinds of line: `BENCH_LINE_MB` megabytes a second in all (default
+100), or, as a CDN gives it, `BENCH_CONNECTION_MIB` MiB a second to each connection. Beside it, in turn: the download
+alone (curl, unverified), and the classic way: a download, then `from_pretrained`, then `generate` in a fresh process.
+The download is curl's, with 4 connections, of a line by connections also with 16; and `huggingface_hub`'s as it comes,
+where it is installed. `BENCH_ROUNDS` is how often (default 1), `BENCH_WAYS` which ways: parts of their names, with
+commas between. The last run's trace is kept as `BENCH_TRACE`, if that is set.
 """
 
 from __future__ import annotations
@@ -14,21 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 from PIL import Image
 
 from bench.engine.shapes import shapes
+from bench.hub import REPOSITORY, environment
 from bench.line import serve_folder
 from bench.table import show
-from lavatube.weights.manifest import FILE_NAME, build_manifest
+from lavatube.weights.manifest import FILE_NAME, Manifest, build_manifest
 from tests.flow.server import Server
 from tests.flow.sse import events
 
 MIB = 1024 * 1024
 CONNECTIONS = 4
+MORE = 16
 PROMPT = "What is in the picture?"
 CLASSIC = """
 import sys
@@ -42,52 +49,69 @@ prompt = "USER: <image>\\nWhat is in the picture? ASSISTANT:"
 inputs = processor(images=Image.open(picture), text=prompt, return_tensors="pt")
 model.generate(**inputs.to(dtype=torch.bfloat16), max_new_tokens=1, do_sample=False)
 """
+SNAPSHOT = "import sys; from huggingface_hub import snapshot_download; print(snapshot_download(sys.argv[1]))"
+SERVE = "lavatube serve to first token (verified)"
 
 
 def main() -> None:
     """Print the table."""
-    rate_mb_s = float(os.environ.get("BENCH_LINE_MB", "100"))
+    connection_mib_s = float(os.environ.get("BENCH_CONNECTION_MIB", "0"))
+    line_mb_s = float(os.environ.get("BENCH_LINE_MB", "0" if connection_mib_s else "100"))
     rounds = int(os.environ.get("BENCH_ROUNDS", "1"))
     with tempfile.TemporaryDirectory(prefix="lavatube-bench-") as name:
         scratch = Path(name)
-        site = _site(scratch / "site")
+        site, manifest = _site(scratch / "site")
         picture = scratch / "picture.png"
         Image.effect_noise((336, 336), 64.0).convert("RGB").save(picture)
-        size_bytes = sum(path.stat().st_size for path in site.iterdir())
-        print(f"{size_bytes / 1e9:.2f} GB at {rate_mb_s:.0f} MB/s, load {os.getloadavg()[0]:.1f}")
-        rows: dict[str, list[float]] = {}
-        with serve_folder(site, rate_mb_s * 1e6) as root:
-            ways: dict[str, Callable[[], float]] = {
-                "the download alone (curl, unverified)": lambda: _download(root, site, scratch / "out"),
-                "lavatube serve to first token (verified)": lambda: _serve(root, picture, scratch / "cache"),
-                "download, from_pretrained, generate": lambda: _classic(root, site, picture, scratch / "out"),
-            }
+        line = f"{line_mb_s:.0f} MB/s in all" if line_mb_s else f"{connection_mib_s:.0f} MiB/s a connection"
+        print(f"{manifest.total_bytes / 1e9:.2f} GB at {line}, load {os.getloadavg()[0]:.1f}")
+        with serve_folder(manifest, site, line_mb_s * 1e6, connection_mib_s * MIB) as root:
+            ways = _ways(root, site, scratch, [CONNECTIONS, MORE] if connection_mib_s else [CONNECTIONS])
+            rows: dict[str, list[float]] = {}
             for _ in range(rounds):
                 for way, run in ways.items():
                     rows.setdefault(way, []).append(run())
                     for leftover in ("out", "cache"):
                         shutil.rmtree(scratch / leftover, ignore_errors=True)
     show("process start to first token (repeat: python -m bench first_token)", rows, "s")
+    if SERVE in rows:
+        ours = rows[SERVE]
+        ratios = {way: [other / own for other, own in zip(row, ours, strict=True)] for way, row in rows.items()}
+        show("over lavatube serve in the same round", ratios, "x")
 
 
-def _site(folder: Path) -> Path:
+def _ways(root: str, site: Path, scratch: Path, counts: Sequence[int]) -> dict[str, Callable[[], float]]:
+    picture, out = scratch / "picture.png", scratch / "out"
+    ways: dict[str, Callable[[], float]] = {SERVE: lambda: _serve(root, picture, scratch / "cache")}
+    for count in counts:
+        fetch = f"curl, {count} connections"
+        ways[f"the download alone ({fetch}, unverified)"] = partial(_download, root, site, out, count)
+        ways[f"{fetch}, then from_pretrained, generate"] = partial(_classic, root, site, picture, out, count)
+    if find_spec("huggingface_hub") is not None:
+        ways["huggingface_hub, then from_pretrained, generate"] = partial(_classic_hub, root, picture, out)
+    wanted = os.environ.get("BENCH_WAYS", "")
+    return {way: run for way, run in ways.items() if any(part in way for part in wanted.split(","))}
+
+
+def _site(folder: Path) -> tuple[Path, Manifest]:
     """The checkpoint and its manifest, as a CDN would have them."""
     folder.mkdir()
     for path in shapes()[0].folder().iterdir():
         if path.is_file():
             (folder / path.name).symlink_to(path)
-    (folder / FILE_NAME).write_text(build_manifest(folder, "bench", chunk_bytes=16 * MIB).to_json())
-    return folder
+    manifest = build_manifest(folder, "bench", chunk_bytes=16 * MIB)
+    (folder / FILE_NAME).write_text(manifest.to_json())
+    return folder, manifest
 
 
-def _download(root: str, site: Path, out: Path) -> float:
+def _download(root: str, site: Path, out: Path, connections: int) -> float:
     """Every file; the large one in as many ranges as there are connections."""
     out.mkdir()
     begun_s = time.monotonic()
     commands = []
     for path in site.iterdir():
         size = path.stat().st_size
-        pieces = CONNECTIONS if size > MIB else 1
+        pieces = connections if size > MIB else 1
         for piece in range(pieces):
             span = f"{size * piece // pieces}-{size * (piece + 1) // pieces - 1}"
             commands.append(["curl", "-sS", "-r", span, "-o", str(out / f"{path.name}.{piece}"), f"{root}/{path.name}"])
@@ -96,17 +120,32 @@ def _download(root: str, site: Path, out: Path) -> float:
     return time.monotonic() - begun_s
 
 
-def _classic(root: str, site: Path, picture: Path, out: Path) -> float:
+def _classic(root: str, site: Path, picture: Path, out: Path, connections: int) -> float:
     begun_s = time.monotonic()
-    _download(root, site, out)
+    _download(root, site, out, connections)
     for path in site.iterdir():  # joining the ranges is not what is measured
         pieces = sorted(out.glob(f"{path.name}.*"))
         if len(pieces) > 1:
             begun_s += _join(pieces, out / path.name)
         else:
             pieces[0].rename(out / path.name)
-    subprocess.run([sys.executable, "-c", CLASSIC, str(out), str(picture)], check=True, stderr=subprocess.DEVNULL)
+    _generate(out, picture)
     return time.monotonic() - begun_s
+
+
+def _classic_hub(root: str, picture: Path, out: Path) -> float:
+    """With as many connections as the library takes: one a file, for up to 8 files."""
+    begun_s = time.monotonic()
+    variables = {**os.environ, **environment(root, str(out))}
+    command = [sys.executable, "-P", "-c", SNAPSHOT, REPOSITORY]
+    fetched = subprocess.run(command, env=variables, check=True, stdout=subprocess.PIPE, text=True)
+    _generate(Path(fetched.stdout.strip()), picture)
+    return time.monotonic() - begun_s
+
+
+def _generate(folder: Path, picture: Path) -> None:
+    command = [sys.executable, "-c", CLASSIC, str(folder), str(picture)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
 def _join(pieces: list[Path], whole: Path) -> float:

@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"flags", "pulling", "terminal"},
     {"setup"},
     {"predictor", "boot"},
-    {"cache_command", "keys_command"},
+    {"cache_command", "keys_command", "lock_command"},
     {"platforms", "cli"},
     {"__main__"},
 ]

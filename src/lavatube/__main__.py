@@ -1,8 +1,6 @@
 """`python -m lavatube` is `lavatube`."""
 
-import sys
-
-from lavatube.cli import main
+from lavatube.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

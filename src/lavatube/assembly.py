@@ -15,8 +15,8 @@ from lavatube.prompt.prepare import Preparer
 from lavatube.prompt.structure import can_build
 from lavatube.settings import MIB, Settings
 from lavatube.spec import ModelSpec
+from lavatube.weights.content import list_folder
 from lavatube.weights.local import fingerprint
-from lavatube.weights.manifest import list_folder
 from lavatube.weights.options import Provisioned
 
 # Pictures are shown as a person sees them, unless one of the worlds is asked for by name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lavatube.flags import Commands, add_command, add_settings, settings_of
+from lavatube.flags import Commands, add_command, settings_of
 from lavatube.settings import MIB
 
 _CACHE_EXAMPLES = """examples:
@@ -24,7 +24,7 @@ def add_cache(commands: Commands) -> None:
         "--max-size", type=_size, metavar="SIZE", help="and sets, least recently used first, until it fits; 50G, 500MiB"
     )
     for action in (cache, add_command(actions, "ls", _cache_list, "list the sets of weights"), remove, collect):
-        add_settings(action, ("cache",))
+        action.have_settings(("cache",))
 
 
 def _size(text: str) -> int:

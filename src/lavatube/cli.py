@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from lavatube.cache_command import add_cache
 from lavatube.errors import InvalidSetting, LavatubeError
-from lavatube.flags import Parser, add_command, add_settings, image_size, settings_of
+from lavatube.flags import MODEL_HELP, PROVISION, Commands, Parser, add_command, image_size, settings_of
 from lavatube.keys_command import add_keys
+from lavatube.lock_command import add_lock
 from lavatube.settings import Settings, options
 
-PROVISION = (
-    "cache", "base_cache", "verify", "lock", "allow_unverified", "mirrors", "bucket_endpoint", "bucket_unsigned",
-    "hf_endpoint", "hf_token", "hf_cache",
-)  # fmt: skip
 ENGINE = ("device", "dtype", "quantize", "threads", "kv_cache_mib")
 
-MODEL_HELP = (
-    "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://…, s3://…, gs://…, az://… or "
-    "file://…; of URLs also a .tar"
-)
+
+def run() -> NoReturn:
+    """The whole of a process: one command, and the end."""
+    arguments = parse_arguments()
+    code = _run(arguments)
+    if arguments.command is _pull and code == 0:
+        # All is on the disk, and said. To take the interpreter apart takes a tenth of the time that a warm start does.
+        os._exit(0)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    arguments = parse_arguments(argv)
+    return _run(parse_arguments(argv))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
@@ -46,13 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Ends the process with a sentence where they can't be understood."""
-    arguments, unknown = _parser().parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments: argparse.Namespace
+    arguments, unknown = _parser(words[0] if words else "").parse_known_args(words)
     if unknown:
         arguments.parser.refuse_unknown(unknown)
     return arguments
 
 
-def _parser() -> Parser:
+def _parser(word: str) -> Parser:
+    """For a command line that begins with this: of a command, that one alone, since each takes its time."""
     parser = Parser(
         "lavatube",
         description="Host a LLaVA model: weights from a CDN, loaded once, answers streamed token by token.",
@@ -61,11 +69,19 @@ def _parser() -> Parser:
     parser.set_defaults(command=lambda arguments: _help(parser))
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND")
+    for name, add in _COMMANDS.items():
+        if name == word or word not in _COMMANDS:
+            add(commands)
+    return parser
 
+
+def _add_serve(commands: Commands) -> None:
     serve = add_command(commands, "serve", _serve, "serve a model over HTTP", _SERVE_EXAMPLES)
     serve.add_argument("model", nargs="?", help=MODEL_HELP)
-    add_settings(serve, (option.name for option in options() if option.name != "model"))
+    serve.have_settings(option.name for option in options() if option.name != "model")
 
+
+def _add_predict(commands: Commands) -> None:
     predict = add_command(commands, "predict", _predict, "ask one question about one picture", _PREDICT_EXAMPLES)
     predict.add_argument("image", help="a file, or an http(s) or data URL")
     predict.add_argument("prompt", help="the question")
@@ -80,14 +96,18 @@ def _parser() -> Parser:
         "--max-tokens", type=int, metavar="N", default=1024, help="most tokens to answer with (default: 1024)"
     )
     predict.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
-    add_settings(predict, (*PROVISION, *ENGINE, "fidelity"))
+    predict.have_settings((*PROVISION, *ENGINE, "fidelity"))
 
+
+def _add_pull(commands: Commands) -> None:
     pull = add_command(commands, "pull", _pull, "provision a model's weights into the cache", _PULL_EXAMPLES)
     pull.add_argument("model", nargs="?", help=MODEL_HELP)
     pull.add_argument("--json", action="store_true", help="progress and result as JSON lines")
     pull.add_argument("--stage", action="store_true", help=argparse.SUPPRESS)  # for an engine that begins meanwhile
-    add_settings(pull, PROVISION)
+    pull.have_settings(PROVISION)
 
+
+def _add_inspect(commands: Commands) -> None:
     inspect = add_command(commands, "inspect", _inspect, "say what a checkpoint is, and why", _INSPECT_EXAMPLES)
     inspect.add_argument("model", nargs="?", help=MODEL_HELP)
     inspect.add_argument("--json", action="store_true", help="the same as JSON")
@@ -99,18 +119,18 @@ def _parser() -> Parser:
         metavar="WxH",
         help="count the tokens of a picture of this size; several are pictures of one prompt",
     )
-    add_settings(inspect, (*PROVISION, "device", "dtype", "quantize", "kv_cache_mib", "max_sequences", "fidelity"))
+    inspect.have_settings((*PROVISION, "device", "dtype", "quantize", "kv_cache_mib", "max_sequences", "fidelity"))
 
-    lock = add_command(commands, "lock", _lock, "write the manifest of a model: sizes and digests", _LOCK_EXAMPLES)
-    lock.add_argument("model", help=MODEL_HELP)
-    lock.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: lavatube.lock.json beside the weights, or here"
-    )
-    add_settings(lock, PROVISION)
 
-    add_cache(commands)
-    add_keys(commands)
-    return parser
+_COMMANDS: Final[dict[str, Callable[[Commands], None]]] = {
+    "serve": _add_serve,
+    "predict": _add_predict,
+    "pull": _add_pull,
+    "inspect": _add_inspect,
+    "lock": add_lock,
+    "cache": add_cache,
+    "keys": add_keys,
+}
 
 
 class _Version(argparse.Action):
@@ -144,9 +164,6 @@ _INSPECT_EXAMPLES = """examples:
   lavatube inspect                                  the embedded model
   lavatube inspect ./my-checkpoint --json
   lavatube inspect --image 640x480                  and how many tokens such a picture has"""
-_LOCK_EXAMPLES = """examples:
-  lavatube lock ./my-checkpoint                     writes ./my-checkpoint/lavatube.lock.json
-  lavatube lock llava-hf/llava-1.5-7b-hf            pins what the hub has now, in ./lavatube.lock.json"""
 
 
 def _serve(arguments: argparse.Namespace) -> NoReturn:
@@ -205,6 +222,9 @@ def _pull_json(settings: Settings, *, is_staging: bool) -> int:
 
     options = provision_options(settings)
     if is_staging:
+        from lavatube.logs import log_to_stderr
+
+        log_to_stderr(settings.log_level, settings.log_format, "weights")  # whoever stages serves, and this is its log
         options = replace(options, on_staged=lambda staged: say({"staged": asdict(staged)}))
     try:
         provisioned = provision(settings.model, options, lambda progress: say(asdict(progress)))
@@ -236,29 +256,5 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lock(arguments: argparse.Namespace) -> int:
-    from lavatube.provisioning import provision_options
-    from lavatube.terminal import progress_bar
-    from lavatube.weights.manifest import FILE_NAME
-    from lavatube.weights.provision import lock_model, parse_model
-
-    settings = settings_of(arguments)
-    model = parse_model(settings.model)
-    folder = Path(model.location) if model.kind == "folder" else Path()
-    output = arguments.output or folder / FILE_NAME
-    if not output.absolute().parent.is_dir():  # before gigabytes are hashed
-        raise InvalidSetting(f"There is no directory {output.parent}.", remedy="Name another place with --output.")
-    with progress_bar() as on_progress:
-        manifest = lock_model(settings.model, provision_options(settings), on_progress)
-    try:
-        output.write_text(manifest.to_json(), encoding="utf-8")
-    except OSError as error:
-        raise InvalidSetting(
-            f"{output} can't be written: {error.strerror}.", remedy="Name another place with --output."
-        ) from error
-    print(f"{output}: {len(manifest.files)} files, set digest {manifest.set_digest}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from lavatube.errors import InvalidSetting
 from lavatube.option import Option
 from lavatube.settings import Settings, options, read_settings
 
+PROVISION: Final = (
+    "cache", "base_cache", "verify", "lock", "allow_unverified", "mirrors", "bucket_endpoint", "bucket_unsigned",
+    "hf_endpoint", "hf_token", "hf_cache",
+)  # fmt: skip
+"""The settings of every command that brings a model's weights."""
+MODEL_HELP: Final = (
+    "tiny (embedded, the default), a directory, org/name, hf://org/name@revision, https://…, s3://…, gs://…, az://… or "
+    "file://…; of URLs also a .tar"
+)
 _WIDTH: Final = 100
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong and where to read on, instead of listing every flag; takes no flag by its first letters."""
+    """Says what is wrong and where to read on, instead of listing every flag; takes no flag by its first letters.
+
+    The flags of its settings are made when it is used: of all commands only one is, and each flag takes its time.
+    """
 
     def __init__(self, prog: str, *, description: str, epilog: str = "", usage: str | None = None) -> None:
         layout = argparse.RawDescriptionHelpFormatter
@@ -27,6 +37,31 @@ class Parser(argparse.ArgumentParser):
             prog, description=description, epilog=epilog, usage=usage, formatter_class=layout, allow_abbrev=False
         )
         self.set_defaults(parser=self)
+        self._settings: tuple[Option, ...] = ()
+        self._own: list[argparse.Action] | None = None
+        """Without the settings' flags; None as long as there are none."""
+
+    def have_settings(self, names: Iterable[str]) -> None:
+        """What is added after this is shown after their flags."""
+        wanted = set(names)
+        self._settings = tuple(option for option in options() if option.name in wanted)
+
+    def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
+        self._add_flags()
+        return super().parse_known_args(*arguments, **named)
+
+    def format_help(self) -> str:
+        self._add_flags()
+        if self._own is not None:
+            formatter = self._get_formatter()
+            formatter.add_usage(None, self._own, ())
+            self.usage = f"{' '.join(formatter.format_help().split()[1:])} [settings]"
+        return super().format_help()
+
+    def _add_flags(self) -> None:
+        if self._settings and self._own is None:
+            self._own = list(self._actions)
+            _add_flags(self, self._settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n`{self.prog} --help` says more.\n")
@@ -36,6 +71,8 @@ class Parser(argparse.ArgumentParser):
         flag = next((word.partition("=")[0] for word in words if word.startswith("-")), "")
         if not flag:
             self.error(f"there is no place for {' '.join(map(repr, words))}")
+        from difflib import get_close_matches  # would delay every command
+
         near = get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
         self.error(f"there is no {flag}" + (f"; {near[0]} may be meant" if near else ""))
 
@@ -54,20 +91,17 @@ def add_command(
     return parser
 
 
-def add_settings(parser: Parser, names: Iterable[str]) -> None:
+def _add_flags(parser: Parser, settings: Iterable[Option]) -> None:
     """The flags of some settings, by sections. Secrets have none: other users of a machine can read a command line.
 
     What is not given stays away from the namespace: an action's own default would overwrite its command's value.
     """
-    parser.usage = f"{' '.join(parser.format_usage().split()[1:])} [settings]"
     general = parser.add_argument_group("settings", "Each is also the environment variable in brackets.")
     file_help = "a TOML file of settings, by the variables' names without LAVATUBE_, in small letters"
     general.add_argument("--config", type=Path, metavar="FILE", help=file_help, default=argparse.SUPPRESS)
-    wanted, secrets = set(names), list[str]()
+    secrets = list[str]()
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for option in options():
-        if option.name not in wanted:
-            continue
+    for option in settings:
         if option.is_secret:
             secrets.append(f"{option.variable} is the {option.doc}")
             continue
@@ -82,7 +116,16 @@ def add_settings(parser: Parser, names: Iterable[str]) -> None:
             add(type=_typed(option), metavar=option.metavar, default=argparse.SUPPRESS)
     if secrets:
         more = f"{general.description} Variables only: {'; '.join(secrets)}."
-        general.description = textwrap.fill(more, _WIDTH)
+        general.description = _filled(more)
+
+
+def _filled(text: str) -> str:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > _WIDTH:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return "\n".join(lines)
 
 
 def _typed(option: Option) -> Callable[[str], object]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lavatube.errors import InvalidSetting
-from lavatube.flags import Commands, add_command, add_settings, settings_of
+from lavatube.flags import Commands, add_command, settings_of
 
 _KEYS_EXAMPLES = """examples:
   lavatube keys add phone-app --max-streams 4 --requests-per-minute 60
@@ -44,7 +44,7 @@ def add_keys(commands: Commands) -> None:
     revoke = add_command(actions, "revoke", _keys_revoke, "make a key open nothing any more")
     revoke.add_argument("name", help="the name it was made with")
     for action in (keys, add, add_command(actions, "ls", _keys_list, "list the keys, without their secrets"), revoke):
-        add_settings(action, ("database", "cache"))
+        action.have_settings(("database", "cache"))
 
 
 def _number(least: int) -> Callable[[str], int]:

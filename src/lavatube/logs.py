@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
-Source = Literal["front", "engine"]
+Source = Literal["front", "weights", "engine"]
 
 
 def log_to_stderr(level: str, form: str, source: Source) -> logging.Handler:

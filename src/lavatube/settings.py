@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -253,6 +252,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
 def _read_file(file: Path | None) -> Mapping[str, Any]:
     if file is None:
         return {}
+    import tomllib  # most starts have no file, and this would delay them
+
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -14,7 +14,7 @@ from lavatube.errors import DigestMismatch, SourceUnavailable, UnsupportedCheckp
 from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import build_manifest
 from lavatube.weights.options import ProvisionOptions
-from lavatube.weights.provision import Provisioned, lock_model, provision
+from lavatube.weights.provision import Progress, Provisioned, lock_model, provision
 from lavatube.weights.upkeep import collect
 from tests.cdn import Cdn
 from tests.hub import FakeHub
@@ -69,6 +69,19 @@ def test_both_from_the_hub(main: Path, options: ProvisionOptions) -> None:
     assert (first.trust, first.from_cache, second.from_cache) == ("hub", False, True)
     assert (second.folder, second.set_digest) == (first.folder, first.set_digest)
     assert first.total_bytes == sum(map(len, whole(main).values()))
+
+
+@pytest.mark.parametrize("is_staging", [False, True])
+def test_both_make_one_progress(main: Path, options: ProvisionOptions, is_staging: bool) -> None:
+    heard: list[Progress] = []
+    staged = dataclasses.replace(options, on_staged=lambda _: None) if is_staging else options
+    total_bytes = provision("org/name", staged, heard.append).total_bytes
+    done = [progress.done_bytes for progress in heard]
+    assert done == sorted(done)
+    assert done[-2] == total_bytes
+    totals = [progress.total_bytes for progress in heard if progress.total_bytes]
+    assert totals[-1] == total_bytes
+    assert not is_staging or totals[0] >= max(len(data) for data in MAIN.values())
 
 
 def test_a_joined_set_survives_the_collection(main: Path, options: ProvisionOptions) -> None:

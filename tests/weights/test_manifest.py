@@ -12,17 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavatube.errors import InvalidManifest, UnsupportedCheckpoint
-from lavatube.weights.manifest import (
-    FILE_NAME,
-    Manifest,
-    ManifestFile,
-    build_manifest,
-    check_paths,
-    is_content,
-    parse_manifest,
-    read_manifest,
-    select_content,
-)
+from lavatube.weights.content import check_paths, is_content, select_content
+from lavatube.weights.manifest import FILE_NAME, Manifest, ManifestFile, build_manifest, parse_manifest, read_manifest
 
 DIGEST = "a" * 64
 FILE = {"path": "model.safetensors", "size": 1, "sha256": DIGEST}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -345,3 +348,14 @@ def flip_bit(path: Path) -> None:
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
+
+
+def test_what_a_server_is_told_of_its_weights_is_in_its_log(folder: Path, options: ProvisionOptions) -> None:
+    """`serve` has its weights brought by another process, whose log is its own."""
+    (folder / FILE_NAME).write_text(build_manifest(folder).to_json())
+    command = [sys.executable, "-P", "-m", "lavatube.cli", "pull", "--json", "--stage", str(folder)]
+    run = subprocess.run([*command, "--cache", str(options.cache)], check=True, capture_output=True, text=True)
+    assert json.loads(run.stdout.splitlines()[-1])["trust"] == "local"
+    assert "INFO weights: " in run.stderr
+    assert "--verify full, or --lock, hashes them" in run.stderr
+    assert "trust local" in run.stderr

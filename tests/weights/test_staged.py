@@ -62,7 +62,7 @@ def test_kills_at_random_instants_leave_nothing_that_is_shown(held: Cdn, options
             shutil.rmtree(options.cache)
     assert num_killed > 10
     provision(held.url("ok"), options, lambda _: None)
-    assert not [path for path in Cache(options.cache).staged.iterdir() if path.is_dir() or path.suffix == ".lock"]
+    assert not [path for path in Cache(options.cache).staged.glob("*") if path.is_dir() or path.suffix == ".lock"]
 
 
 def test_a_folder_outlives_its_maker_while_somebody_else_uses_it(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from contextlib import closing
 from typing import Final
 
 from lavatube.errors import DigestMismatch, SourceUnavailable, UnsupportedCheckpoint
+from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
-from lavatube.weights.manifest import COMPANIONS, Manifest, ManifestFile, check_paths, is_content, select_content
+from lavatube.weights.content import COMPANIONS, check_paths, is_content, select_content
+from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.parts import Part
 from lavatube.weights.patience import Patience, Transient, check_rate
@@ -145,7 +147,7 @@ class _Raw:
         self._version = ""
         self._body: Body | None = None
         self._body_bytes, self._opened_s = 0, 0.0
-        self._buffer = memoryview(bytearray(MIB))
+        self._buffer = new_buffer()
 
     def take(self, count: int) -> bytes:
         """Raises: SourceUnavailable; UnsupportedCheckpoint at the archive's end."""

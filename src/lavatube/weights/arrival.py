@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from lavatube.weights.chunk_map import LANDED, VOUCHED, MapHead, map_beside, mapped_names
-from lavatube.weights.manifest import COMPANIONS
+from lavatube.weights.content import COMPANIONS
 
 LOOK_S: Final = 0.003
 

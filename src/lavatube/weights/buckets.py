@@ -13,10 +13,11 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from lavatube.errors import InvalidSetting, SourceUnavailable, UntrustedSource
+from lavatube.weights import manifest as manifests
 from lavatube.weights.dial import is_loopback
-from lavatube.weights.http import Probe
 from lavatube.weights.options import Policy, ProvisionOptions
 from lavatube.weights.patience import Patience, Transient
+from lavatube.weights.source import Probe, Reader
 
 SCHEMES: Final = ("s3", "gs", "az")
 WHOLE_BODY: Final = timedelta(hours=6)
@@ -68,6 +69,25 @@ class Bucket:
                 return None
             except Transient as error:
                 patience.fail(error)
+
+
+class BucketPlace:
+    """A prefix of a bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.uri = bucket.uri
+        self._bucket = bucket
+        self.connect: Callable[[], Reader] = bucket.connect
+        self.probe = bucket.probe
+
+    def document(self, path: str) -> bytes | None:
+        return self._bucket.document(path, manifests.MAX_MANIFEST_BYTES)
+
+    def listing(self) -> dict[str, Probe]:
+        return self._bucket.objects()
+
+    def locate(self, path: str) -> str:
+        return path
 
 
 class BucketReader:

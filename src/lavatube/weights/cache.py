@@ -18,8 +18,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -130,7 +128,8 @@ class Cache:
     def check_space(self, need_bytes: int) -> None:
         """Raises: CacheUnusable, naming what is needed and what is free."""
         with cache_border(f"{self.root} can't be read"):
-            free_bytes = shutil.disk_usage(self.root).free
+            disk = os.statvfs(self.root)
+        free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < need_bytes * (1 + SPARE):
             raise CacheUnusable(
                 f"{self.root} needs {need_bytes / MIB:,.1f} MiB more and has {free_bytes / MIB:,.1f} MiB free.",
@@ -238,7 +237,7 @@ def link(blob: Path, target: Path) -> None:
     if stamp_of(target) == stamp_of(blob):
         return
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = target.with_name(f".{secrets.token_hex(8)}")
+    fresh = target.with_name(f".{os.urandom(8).hex()}")
     try:
         os.link(blob, fresh)
     except OSError:

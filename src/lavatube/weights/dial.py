@@ -6,6 +6,7 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import struct
 import time
 from contextlib import suppress
 from typing import Any
@@ -43,10 +44,16 @@ def resolve(origin: Origin) -> list[Address]:
     """Raises: OSError if the name has no address now."""
     _, host, port = origin
     try:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(_plain(host), port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
         raise OSError("that is no host name") from error
     return [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in infos]
+
+
+def _plain(host: str) -> str | bytes:
+    """As bytes where it is plain: for the name in a text, tables of all characters would be loaded."""
+    is_plain = host.isascii() and all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
+    return host.encode() if is_plain else host
 
 
 def may_redirect(origin: list[Address], target: list[Address]) -> bool:
@@ -67,6 +74,14 @@ class _PlainSocket(socket.socket):
     def recv_into(self, *arguments: Any) -> int:
         _set_rest(self, self.due_s)
         return super().recv_into(*arguments)
+
+    def wait_in_the_kernel(self, at_most_s: float) -> None:
+        """From now on a read waits in the call that reads, and not before it; `settimeout` ends that."""
+        if self.gettimeout() is not None:
+            self.settimeout(None)
+            seconds = int(at_most_s)
+            micros = int((at_most_s - seconds) * 1e6)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", seconds, micros))
 
 
 class _TlsSocket(ssl.SSLSocket):
@@ -97,6 +112,11 @@ class Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self._adopt(self._dial())
 
+    def putrequest(self, *arguments: Any, **named: Any) -> None:
+        if self.sock is not None:
+            self.sock.settimeout(self._policy.read_timeout_s)  # `fill` has none
+        super().putrequest(*arguments, **named)
+
     def getresponse(self) -> http.client.HTTPResponse:
         """As a whole within the time-out of one read: a header that comes a byte at a time would never end."""
         assert self._dialed is not None
@@ -106,6 +126,28 @@ class Connection(http.client.HTTPConnection):
         finally:
             self._dialed.due_s = None
             self._dialed.settimeout(self._policy.read_timeout_s)
+
+    @property
+    def can_fill(self) -> bool:
+        return isinstance(self._dialed, _PlainSocket)
+
+    def fill(self, buffer: memoryview, soon_s: float) -> int:
+        """Bytes of a body straight from the socket: as many as there is room for, but only what comes soon, or the
+        first that come later; 0 at the end. Unlike `recv` with a time-out it is one call to the system, which returns
+        when all is there.
+
+        Raises: OSError; TimeoutError if nothing comes for as long as a read may take.
+        """
+        dialed = self._dialed
+        assert isinstance(dialed, _PlainSocket)
+        dialed.wait_in_the_kernel(min(soon_s, self._policy.read_timeout_s))
+        due_s = time.monotonic() + self._policy.read_timeout_s
+        while True:
+            try:
+                return dialed.recv_into(buffer, len(buffer), socket.MSG_WAITALL)
+            except BlockingIOError:
+                if time.monotonic() > due_s:
+                    raise TimeoutError from None
 
     def abort(self) -> None:
         self._is_aborted = True
@@ -123,15 +165,22 @@ class Connection(http.client.HTTPConnection):
         failure: OSError = ConnectionError("the host has no address")
         for address in self._addresses:
             try:
-                created = socket.create_connection((str(address), self.port), self._policy.connect_timeout_s)
+                return self._dial_one(address)
             except OSError as error:
                 failure = error
-                continue
-            dialed = _PlainSocket(fileno=created.detach())
+        raise failure
+
+    def _dial_one(self, address: Address) -> _PlainSocket:
+        dialed = _PlainSocket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        try:
+            dialed.settimeout(self._policy.connect_timeout_s)
+            dialed.connect((str(address), self.port))
             dialed.settimeout(self._policy.read_timeout_s)
             dialed.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return dialed
-        raise failure
+        except OSError:
+            dialed.close()
+            raise
+        return dialed
 
 
 class _TlsConnection(Connection):

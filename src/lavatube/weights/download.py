@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Final
 
 from lavatube.errors import DigestMismatch, SourceUnavailable
+from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.coverage import Coverage
+from lavatube.weights.in_hand import InHand, Running
 from lavatube.weights.manifest import DIGEST_BYTES
 from lavatube.weights.options import MIB
 from lavatube.weights.parts import Part
@@ -31,7 +33,7 @@ def part_name(source: Source, file: SourceFile) -> str:
     if file.git_sha1 or source.identity:
         facts = f"{source.identity} {file.path} {file.size} {file.git_sha1}"
         return hashlib.sha256(facts.encode()).hexdigest()
-    return f"unverified-{secrets.token_hex(16)}"  # with no digest to decide, half a file must not be taken up again
+    return f"unverified-{os.urandom(16).hex()}"  # with no digest to decide, half a file must not be taken up again
 
 
 class Download:
@@ -39,8 +41,8 @@ class Download:
 
     No byte is written twice, unless it was wrong, so what was hashed is what is kept. What is next in order is hashed
     in its receiver's hand, while the processor's cache has it; what comes ahead of its turn is read again. A file that
-    somebody trails has each chunk checked as soon as it is there, where the manifest has digests of chunks; else they
-    are looked at only when the whole is wrong.
+    somebody trails has each chunk checked in this way, where the manifest has digests of chunks, and the digest of the
+    whole follows when there is time; else they are looked at only when the whole is wrong.
     """
 
     def __init__(
@@ -51,6 +53,9 @@ class Download:
         self.part = Part(cache.parts, part_name(source, file), file.size, chunk_bytes, has_digests=has_digests)
         self.is_whole = False
         """The server ignores ranges: one receiver reads the file from its beginning to its end."""
+        self.has_digests = has_digests
+        self.can_wait = False
+        """Whether the digest of the whole may wait, since chunks are used as soon as they are checked."""
         self.num_receivers = 0
         self.sha256 = ""
         """Known when the file is verified and in its place."""
@@ -58,8 +63,8 @@ class Download:
         self._cache = cache
         self._version = ""
         self._strikes: Counter[int] = Counter()
-        self._has_digests = has_digests
         self._is_checked = bytearray([not has_digests]) * self.part.num_chunks
+        self._in_hand = InHand()
         self._unchecked = deque(chunk for chunk, done in enumerate(self.part.done) if done and has_digests)
         self._lock = threading.Lock()
         """Held while something is written, and never while something is hashed."""
@@ -76,6 +81,10 @@ class Download:
     def received_bytes(self) -> int:
         with self._lock:
             return self._here.num_bytes
+
+    @property
+    def is_all_usable(self) -> bool:
+        return all(self.part.done) and all(self._is_checked)
 
     @property
     def is_awaited(self) -> bool:
@@ -117,19 +126,38 @@ class Download:
                 self.part.write(data[begin - offset : end - offset], begin)
                 self._here.add(begin, end)
             first, last = self.part.span(chunk)
-            if missing and self._here.reach(first) >= last:
+            is_complete = bool(missing) and self._here.reach(first) >= last
+            if is_complete:
                 self.part.mark(chunk)
-                if self._has_digests:
-                    self._unchecked.append(chunk)
-            is_next = missing == [(offset, stop)] and offset == self._hashed_bytes and not self._has_digests
-            if not is_next or self._is_hashing:
+            is_new = missing == [(offset, stop)]
+            if self.has_digests:
+                in_hand = self._in_hand.take(chunk, offset - first) if is_new else None
+            elif not is_new or offset != self._hashed_bytes or self._is_hashing:
                 return self._can_hash()
-            self._is_hashing = True
+            else:
+                self._is_hashing = True
+        if self.has_digests:
+            return self._store_checked(chunk, data, in_hand, is_complete=is_complete)
         for digest in self._running:
             digest.update(data)
         with self._lock:
             self._hashed_bytes = stop
             self._is_hashing = False
+            return self._can_hash()
+
+    def _store_checked(self, chunk: int, data: memoryview, in_hand: Running | None, *, is_complete: bool) -> bool:
+        is_right = False
+        if in_hand is not None:
+            in_hand.digest.update(data)
+            in_hand.num_bytes += len(data)
+            is_right = is_complete and self._is_right(chunk, in_hand.digest.digest())
+        if is_right:
+            self._vouch(chunk)
+        with self._lock:
+            if is_complete:
+                self._in_hand.drop(chunk)
+                if not is_right:
+                    self._unchecked.append(chunk)
             return self._can_hash()
 
     def claim(self) -> bool:
@@ -164,7 +192,7 @@ class Download:
             return False
         if self._hashed_bytes == self.file.size:
             return not self.is_whole or self.num_receivers == 0
-        return bool(self._unchecked) or self._hashable_until() > self._hashed_bytes
+        return bool(self._unchecked) or (not self.can_wait and self._hashable_until() > self._hashed_bytes)
 
     def _hashable_until(self) -> int:
         """One past the last byte of the next step; of chunks that are checked first, all or nothing."""
@@ -172,25 +200,28 @@ class Download:
             return self._hashed_bytes
         chunk = self._hashed_bytes // self.part.chunk_bytes
         last = self.part.span(chunk)[1]
-        if self._has_digests:
+        if self.has_digests:
             return last if self.is_usable(chunk) else self._hashed_bytes
         return min(last, self._here.reach(self._hashed_bytes), self._hashed_bytes + STEP_BYTES)
 
     def _check(self, chunk: int, buffer: memoryview) -> list[int]:
-        """Compare a chunk with its digest; if it is the next of the file, the hash of the whole goes on in one pass."""
+        """Compare a chunk with its digest; the hash of the whole goes on in the same pass, unless that can wait."""
         start, stop = self.part.span(chunk)
         own, running = hashlib.sha256(), []
-        if start == self._hashed_bytes:
+        if start == self._hashed_bytes and not self.can_wait:
             running = [digest.copy() for digest in self._running]
         self._follow([own, *running], start, stop, buffer)
         if not self._is_right(chunk, own.digest()):
             return self._forget([chunk], chunk, self._mismatch_of(chunk, own.hexdigest()))
-        self.part.vouch(chunk)
-        self._is_checked[chunk] = 1
+        self._vouch(chunk)
         if running:
             self._running = running
             self._hashed_bytes = stop
         return []
+
+    def _vouch(self, chunk: int) -> None:
+        self.part.vouch(chunk)
+        self._is_checked[chunk] = 1
 
     def _follow(self, digests: Sequence[hashlib._Hash], start: int, stop: int, buffer: memoryview) -> None:
         for piece in self.part.read(start, stop, buffer):
@@ -224,7 +255,7 @@ class Download:
             self.part.reset(chunks)
             for chunk in chunks:
                 self._here.remove(*self.part.span(chunk))
-                self._is_checked[chunk] = not self._has_digests
+                self._is_checked[chunk] = not self.has_digests
         return chunks
 
     def _wrong_chunks(self) -> list[int]:
@@ -232,7 +263,7 @@ class Download:
         chunks = range(self.part.num_chunks)
         if not self.file.chunks:
             return list(chunks)
-        buffer = memoryview(bytearray(MIB))
+        buffer = new_buffer()
         return [chunk for chunk in chunks if not self._is_right(chunk, self._chunk_digest(chunk, buffer))]
 
     def _chunk_digest(self, chunk: int, buffer: memoryview) -> bytes:

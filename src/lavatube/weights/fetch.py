@@ -14,23 +14,35 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
-from typing import Final
+from typing import Final, Protocol
 
 from lavatube.trace import Trace
+from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.download import Download
-from lavatube.weights.options import MIB, Policy
-from lavatube.weights.order import tail_bytes
+from lavatube.weights.options import Policy
+from lavatube.weights.order import Rank, tail_bytes
 from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
 from lavatube.weights.spans import Line, Span, plan
-from lavatube.weights.staging import Staging
+from lavatube.weights.spare import yield_to_others
 from lavatube.weights.throttle import Throttle
+from lavatube.weights.trailed import Trailed
 
 REPORT_S: Final = 0.2
 STAGE_S: Final = 0.05
 LOOK_S: Final = 0.2
+
+
+class Early(Protocol):
+    """Shows what is here to whoever wants to begin with it; see staging.py, which most fetches do without."""
+
+    is_over: bool
+
+    def offer(self, downloads: Sequence[Download]) -> list[list[Rank]] | None: ...
+
+    def close(self) -> None: ...
 
 
 class RangeIgnored(Exception):
@@ -43,7 +55,7 @@ def fetch(
     cache: Cache,
     policy: Policy,
     on_progress: OnProgress,
-    staging: Staging | None = None,
+    staging: Early | None = None,
     trace: Trace | None = None,
 ) -> dict[str, str]:
     """Bring `files` of the source into the cache, verified; gives the sha256 of each path.
@@ -67,7 +79,7 @@ class _Fetch:
     """One run: what is in line, what is done, and the threads on it."""
 
     def __init__(
-        self, source: Source, downloads: Sequence[Download], policy: Policy, staging: Staging | None, trace: Trace
+        self, source: Source, downloads: Sequence[Download], policy: Policy, staging: Early | None, trace: Trace
     ) -> None:
         self._source = source
         self._downloads = downloads
@@ -77,6 +89,7 @@ class _Fetch:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._readers: list[Reader] = []
+        self._trailed = Trailed(downloads)
         self._num_surplus = 0  # receivers that are to end: they don't make the line faster
         sizes = [download.file.size for download in downloads]
         self._chunk_bytes = source.chunk_bytes or policy.chunk_bytes
@@ -115,6 +128,7 @@ class _Fetch:
             is_under_way = not self._is_over()
             if is_staging:
                 self._stage()
+            self._trailed.look()
             received_bytes = sum(download.received_bytes for download in self._downloads)
             change = throttle.advance(received_bytes, time.monotonic(), time.process_time())
             futures |= {add_receiver() for _ in range(change)}
@@ -145,7 +159,7 @@ class _Fetch:
         return self._stop.is_set() or all(download.is_finished for download in self._downloads)
 
     def _receive(self) -> None:
-        buffer = memoryview(bytearray(MIB))
+        buffer = new_buffer()
         with closing(self._source.connect()) as reader:
             with self._changed:
                 self._readers.append(reader)
@@ -176,7 +190,7 @@ class _Fetch:
             return None
 
     def _verify(self) -> None:
-        buffer = memoryview(bytearray(MIB))
+        buffer = new_buffer()
         while not self._is_over():
             with self._changed:
                 download = self._claim()
@@ -264,6 +278,8 @@ class _Fetch:
             self._hash_once(download, buffer)
 
     def _hash_once(self, download: Download, buffer: memoryview) -> None:
+        if self._trailed.is_complete:
+            yield_to_others()
         begun_s = time.monotonic()
         wrong = download.advance(buffer)
         self._tell("verify", download, begun_s)

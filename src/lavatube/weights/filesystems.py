@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final
 
 NETWORKED: Final = {
@@ -26,9 +26,10 @@ def has_locks(folder: Path) -> bool:
     """
     if file_system(folder) in NETWORKED or file_system(folder).startswith("fuse"):
         return False
+    path = folder / f".{os.urandom(8).hex()}"
     try:
-        with NamedTemporaryFile(dir=folder, prefix=".", delete=False) as first, Path(first.name).open("rb") as second:
-            Path(first.name).unlink()  # now, so that hardly a kill can leave it
+        with path.open("xb") as first, path.open("rb") as second:
+            path.unlink()  # now, so that hardly a kill can leave it
             fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)

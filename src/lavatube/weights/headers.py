@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from lavatube.errors import DigestMismatch, UnsupportedCheckpoint
-from lavatube.weights.manifest import check_paths, unique_pairs
+from lavatube.weights.content import check_paths
+from lavatube.weights.manifest import unique_pairs
 from lavatube.weights.zip_directory import Seekable
 
 MAX_HEADER_BYTES: Final = 100_000_000

@@ -10,21 +10,22 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from lavatube.errors import SourceUnavailable
+from lavatube.weights.body import Body, receive, transient, version_of
 from lavatube.weights.dial import Connection, Origin, dial, is_loopback, may_redirect, origin_of, redact, resolve
 from lavatube.weights.options import Policy
 from lavatube.weights.patience import Patience, Transient, check_rate, parse_retry_after
+from lavatube.weights.source import Probe
 
 MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
-PIECE_S: Final = 1.0
 _AGENT: Final = "lavatube"
 _REMEDY: Final = "Check the address, and what its server says."
 
@@ -37,42 +38,6 @@ class HttpAccess:
     policy: Policy
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     allow_http: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A file's length, and the server's mark of its version (empty if it has none)."""
-
-    size: int
-    version: str
-
-
-class Body:
-    """Bytes `start` to `stop` of a file, as they come in."""
-
-    def __init__(self, response: http.client.HTTPResponse, start: int, stop: int, on_close: Callable[[], None]) -> None:
-        self.start = start
-        self.stop = stop
-        self.version = _version(response)
-        self._on_close = on_close
-        self._response = response
-
-    def readinto(self, buffer: memoryview) -> int:
-        """What came in a second, at least a byte. Raises: Transient if the body ends or stalls before `stop`."""
-        deadline, count = time.monotonic() + PIECE_S, 0
-        try:
-            while count < len(buffer) and (got := _receive(self._response, buffer[count:])):
-                count += got
-                if time.monotonic() > deadline:  # so that whoever reads can see how slow it is
-                    break
-        except (OSError, http.client.HTTPException) as error:
-            raise _transient(error) from error
-        if not count:
-            raise Transient("the body ended early")
-        return count
-
-    def close(self) -> None:
-        self._on_close()
 
 
 class HttpClient:
@@ -103,7 +68,8 @@ class HttpClient:
         length = response.getheader("Content-Length")
         if length is not None and length != str(stop - start):
             raise Transient(f"Content-Length is {length:.20}, where {stop - start} bytes belong")
-        return Body(response, start, stop, self._finish_pending)
+        assert self._pending is not None
+        return Body(response, self._pending[0], start, stop, self._finish_pending)
 
     def probe(self, url: str) -> Probe | None:
         """How long a file is; None if there is none. Raises: Transient, SourceUnavailable."""
@@ -113,9 +79,9 @@ class HttpClient:
         content_range = _content_range(response)
         length = response.getheader("Content-Length", "") if response.status == 200 else ""
         if content_range is not None:
-            return Probe(content_range[2], _version(response))
+            return Probe(content_range[2], version_of(response))
         if length.isdecimal():
-            return Probe(int(length), _version(response))
+            return Probe(int(length), version_of(response))
         raise SourceUnavailable(f"{redact(url)}: the server doesn't say how long the file is.", remedy=_REMEDY)
 
     def get(
@@ -162,7 +128,7 @@ class HttpClient:
             ) from error
         except (OSError, http.client.HTTPException) as error:
             self._drop(origin_of(url))
-            raise _transient(error) from error
+            raise transient(error) from error
         self._pending = connection, response
         return response
 
@@ -226,7 +192,7 @@ def read_document(access: HttpAccess, url: str, max_bytes: int) -> tuple[bytes, 
             except Transient as error:
                 patience.fail(error)
             except (OSError, http.client.HTTPException) as error:
-                patience.fail(_transient(error))
+                patience.fail(transient(error))
 
 
 def _join(url: str, location: str) -> SplitResult | None:
@@ -242,29 +208,10 @@ def _join(url: str, location: str) -> SplitResult | None:
 def _read(response: http.client.HTTPResponse, most: int, policy: Policy) -> bytes:
     """A small body, up to so many bytes. Raises: Transient."""
     data, buffer, begun_s = bytearray(), memoryview(bytearray(64 * 1024)), time.monotonic()
-    while len(data) < most and (count := _receive(response, buffer[: most - len(data)])):
+    while len(data) < most and (count := receive(response, buffer[: most - len(data)])):
         data += buffer[:count]
         check_rate(policy, len(data), time.monotonic() - begun_s)
     return bytes(data)
-
-
-def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
-    """What the socket has now. `HTTPResponse.readinto` would go on until the buffer is full, at whatever pace."""
-    if response.chunked or response.length is None:
-        data = response.read1(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-    if response.length == 0 or response.fp is None:
-        return 0
-    count = response.fp.readinto1(buffer[: response.length])
-    response.length -= count
-    if response.length == 0:
-        response.close()  # which lets go of the connection, and leaves it open
-    return count
-
-
-def _version(response: http.client.HTTPResponse) -> str:
-    return response.getheader("ETag") or response.getheader("Last-Modified") or ""
 
 
 def _content_range(response: http.client.HTTPResponse) -> tuple[int, int, int] | None:
@@ -291,9 +238,3 @@ def _refusal(response: http.client.HTTPResponse, url: str, hop: int) -> Exceptio
     elif status == 416:
         remedy = "The file is shorter than its manifest says; write the manifest again with `lavatube lock`."
     return SourceUnavailable(f"{redact(url)}: status {status}.", remedy=remedy)
-
-
-def _transient(error: Exception) -> Transient:
-    if isinstance(error, TimeoutError):
-        return Transient("nothing came for too long")
-    return Transient(f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from lavatube.errors import CacheUnusable, DigestMismatch, SourceUnavailable
+from lavatube.weights import content
 from lavatube.weights import manifest as manifests
 from lavatube.weights.cache import Cache, open_cache
 from lavatube.weights.local import fingerprint
@@ -68,4 +69,4 @@ def _check_size(folder: Path, file: ManifestFile) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    return sum((folder / name).stat().st_size for name in manifests.list_folder(folder))
+    return sum((folder / name).stat().st_size for name in content.list_folder(folder))

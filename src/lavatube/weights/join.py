@@ -7,18 +7,17 @@ this machine, which is not ours to write to, to a folder of links in the cache.
 from __future__ import annotations
 
 import hashlib
-import secrets
-import shutil
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import get_args
 
 from lavatube.checkpoint.parts import BASE, Part, Parts, read_parts
 from lavatube.errors import InvalidSetting, SourceUnavailable, UnsupportedCheckpoint, UntrustedSource
 from lavatube.weights.cache import Cache, open_cache
-from lavatube.weights.manifest import Manifest, is_weights, list_folder
+from lavatube.weights.content import is_weights, list_folder
+from lavatube.weights.manifest import Manifest
 from lavatube.weights.marker import ReadySet
 from lavatube.weights.options import Provisioned, ProvisionOptions, Trust
 from lavatube.weights.parts import cache_border
@@ -84,6 +83,8 @@ def frame_main(
 
 def _foresee(source: Source, digests: Mapping[str, str], cache: Cache) -> Parts:
     """What a checkpoint will turn out to be put together from."""
+    from tempfile import TemporaryDirectory  # few need it
+
     with TemporaryDirectory() as folder:
         for file in source.files:
             place = Path(folder, file.path)
@@ -214,7 +215,7 @@ def _join_folders(cache: Cache, files: Mapping[str, Path]) -> Path:
     joined = cache.joined / hashlib.sha256(identity.encode()).hexdigest()
     if joined.is_dir():
         return joined
-    fresh = joined.with_name(f".{secrets.token_hex(8)}")
+    fresh = joined.with_name(f".{os.urandom(8).hex()}")
     with cache_border(f"{joined} can't be made"):
         for path, target in targets.items():
             (fresh / path).parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +223,9 @@ def _join_folders(cache: Cache, files: Mapping[str, Path]) -> Path:
         try:
             fresh.rename(joined)
         except OSError:
-            shutil.rmtree(fresh)
+            from shutil import rmtree
+
+            rmtree(fresh)
             if not joined.is_dir():  # else another process was faster, and made the same
                 raise
     return joined

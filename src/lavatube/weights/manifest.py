@@ -11,16 +11,27 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from lavatube.errors import InvalidManifest, SourceUnavailable, UnsupportedCheckpoint
+from lavatube.errors import InvalidManifest, SourceUnavailable
+from lavatube.weights.buffer import new_buffer
+from lavatube.weights.content import (
+    COMPANIONS,
+    CONTENT,
+    LOCK_NAME,
+    check_has_weights,
+    check_paths,
+    is_content,
+    list_folder,
+    own_name,
+    parent_of,
+)
 from lavatube.weights.options import MIB
 
-FILE_NAME: Final = "lavatube.lock.json"
+FILE_NAME: Final = LOCK_NAME
 SCHEMA: Final = 1
 MAX_MANIFEST_BYTES: Final = 8 * MIB
 MAX_FILES: Final = 10_000
@@ -28,13 +39,6 @@ MAX_FILE_BYTES: Final = 1 << 50
 MIN_CHUNK_BYTES: Final = 64 * 1024
 MAX_CHUNK_BYTES: Final = 256 * MIB
 DIGEST_BYTES: Final = 32
-TORCH_MODEL: Final = "pytorch_model*.bin"
-WEIGHTS: Final = ("*.safetensors", TORCH_MODEL, "mm_projector.bin", "non_lora_trainables.bin", "adapter_model.bin")
-CONTENT: Final = (*WEIGHTS, "*.json", "*.jinja", "*.txt", "tokenizer.model")
-COMPANIONS: Final = ("vision_tower", "base")
-"""Folders inside a checkpoint's for models that it is put together from."""
-
-_SEGMENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,12 +77,12 @@ class Manifest:
     @property
     def has_companions(self) -> bool:
         """Whether it lists models that the checkpoint is put together from."""
-        return any(_parent(file.path) in COMPANIONS for file in self.files)
+        return any(parent_of(file.path) in COMPANIONS for file in self.files)
 
     def companion(self, folder: str) -> Manifest:
         """What lies in a folder inside, by the paths there."""
-        inside = [file for file in self.files if _parent(file.path) == folder]
-        files = tuple(replace(file, path=_own_name(file.path)) for file in inside)
+        inside = [file for file in self.files if parent_of(file.path) == folder]
+        files = tuple(replace(file, path=own_name(file.path)) for file in inside)
         return Manifest(folder, files, self.chunk_bytes)
 
     def to_value(self) -> dict[str, object]:
@@ -88,84 +92,6 @@ class Manifest:
 
     def to_json(self) -> str:
         return json.dumps(self.to_value(), indent=2) + "\n"
-
-
-def is_content(path: str) -> bool:
-    """Whether a file of this name belongs to a checkpoint; nothing else is ever fetched."""
-    name = _own_name(path)
-    return name != FILE_NAME and any(fnmatchcase(name, pattern) for pattern in CONTENT)
-
-
-def is_weights(path: str) -> bool:
-    """Whether a file of this name has tensors."""
-    return any(fnmatchcase(_own_name(path), pattern) for pattern in WEIGHTS)
-
-
-def select_content(paths: Iterable[str], where: str) -> list[str]:
-    """The files of a checkpoint's folder that are wanted, in order of their names.
-
-    Weights that are there as safetensors are not wanted a second time, as files of torch.
-
-    Raises: UnsupportedCheckpoint if there are no weights among them.
-    """
-    names = list(paths)
-    wanted = sorted(name for name in names if is_content(name) and _is_in_reach(name))
-    doubled = {_parent(name) for name in wanted if fnmatchcase(_own_name(name), "model*.safetensors")}
-    wanted = [name for name in wanted if not (fnmatchcase(_own_name(name), TORCH_MODEL) and _parent(name) in doubled)]
-    _check_has_weights(wanted, names, where)
-    check_paths(wanted, where)
-    return wanted
-
-
-def missing_weights(names: Iterable[str], where: str) -> UnsupportedCheckpoint:
-    """The error for a folder without weights that can be read, with what may be done about it."""
-    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
-        return UnsupportedCheckpoint(
-            f"{where} has its weights in files of torch, and none with a name that a checkpoint's weights have.",
-            remedy=f"Use a revision or a conversion of the model that has .safetensors files, or {TORCH_MODEL}.",
-        )
-    return UnsupportedCheckpoint(
-        f"{where} has no weights: neither .safetensors files nor {TORCH_MODEL}.",
-        remedy="Check the folder or the revision.",
-    )
-
-
-def _check_has_weights(paths: Iterable[str], names: Iterable[str], where: str) -> None:
-    top = [path for path in paths if "/" not in path]
-    if not any(fnmatchcase(path, pattern) for path in top for pattern in WEIGHTS):
-        raise missing_weights(names, where)
-
-
-def _is_in_reach(path: str) -> bool:
-    return _parent(path) in ("", *COMPANIONS)
-
-
-def _parent(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def _own_name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def check_paths(paths: Iterable[str], where: str) -> None:
-    """Refuse paths that could leave their folder, hide, or fall on one another on any file system.
-
-    Raises: InvalidManifest.
-    """
-    files: set[str] = set()
-    folders: set[str] = set()
-    for path in paths:
-        segments = path.split("/")
-        if len(segments) > 8 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
-            raise InvalidManifest(f"{where}: {path!r:.200} is not a safe relative path.")
-        folded = [segment.lower().rstrip(".") for segment in segments]
-        parents = {"/".join(folded[:depth]) for depth in range(1, len(folded))}
-        name = "/".join(folded)
-        if name in files or name in folders or parents & files:
-            raise InvalidManifest(f"{where}: {path!r} collides with another path.")
-        files.add(name)
-        folders |= parents
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -223,18 +149,6 @@ def build_manifest(
     return Manifest(name or folder.resolve().name, tuple(files), chunk_bytes)
 
 
-def list_folder(folder: Path) -> list[str]:
-    """The checkpoint files in a folder of this machine, and in the folders of its companions."""
-    try:
-        names = [path.name for path in folder.iterdir() if path.is_file()]
-        for companion in COMPANIONS:
-            if (folder / companion).is_dir():
-                names += [f"{companion}/{path.name}" for path in (folder / companion).iterdir() if path.is_file()]
-    except OSError as error:
-        raise SourceUnavailable(f"{folder} can't be read: {error.strerror}.") from error
-    return select_content(names, str(folder))
-
-
 def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> tuple[int, str]:
     """Length and sha256 of a file."""
     size, digest, _ = hash_chunks(path, 0, on_bytes)
@@ -244,7 +158,7 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> t
 def hash_chunks(path: Path, chunk_bytes: int, on_bytes: Callable[[int], None]) -> tuple[int, str, bytes]:
     """Length and sha256 of a file, and the digests of its pieces; none of them for `chunk_bytes` 0."""
     digest, chunk, chunks, size = hashlib.sha256(), hashlib.sha256(), bytearray(), 0
-    buffer = memoryview(bytearray(MIB))
+    buffer = new_buffer()
     try:
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(buffer[: chunk_bytes - size % chunk_bytes] if chunk_bytes else buffer):
@@ -302,7 +216,7 @@ def _parse_file(entry: object, chunk_bytes: int, where: str) -> ManifestFile:
 
 
 def _check_content(paths: list[str], where: str) -> None:
-    _check_has_weights(paths, paths, where)
+    check_has_weights(paths, paths, where)
     for path in paths:
         if not is_content(path):
             raise InvalidManifest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lavatube.errors import SourceUnavailable
-from lavatube.weights.manifest import select_content
+from lavatube.weights.content import select_content
 from lavatube.weights.source import Source, SourceFile
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from pathlib import Path
 
 from lavatube.weights.parts import cache_border, sync_folder
@@ -30,7 +29,7 @@ def _read_unnoted(path: Path) -> bytes:
 
 def write_note(path: Path, value: object) -> None:
     """All or nothing, also through a loss of power. Raises: CacheUnusable."""
-    fresh = path.with_name(f".{secrets.token_hex(8)}")
+    fresh = path.with_name(f".{os.urandom(8).hex()}")
     with cache_border(f"{path} can't be written"):
         try:
             with fresh.open("x", encoding="utf-8") as file:

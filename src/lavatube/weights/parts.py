@@ -6,11 +6,9 @@ them from doing so twice. The map is a hint that outlives a kill: only the diges
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
-import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +34,7 @@ class Part:
         self._head = MapHead(size, chunk_bytes, has_digests=has_digests)
         self.num_chunks = -(-size // chunk_bytes)
         self._is_own = False
+        self._is_in_memory = is_memory(folder)
         self._blob: Path | None = None
         self._name_lock = threading.Lock()
         """Held while what it is called changes, or is looked up."""
@@ -77,7 +76,8 @@ class Part:
 
     def mark(self, chunk: int) -> None:
         """Remember that a chunk is whole, and let the disk begin with it: what is left for the end is little."""
-        _begin_write_back(self._descriptor, *self.span(chunk))
+        if not self._is_in_memory:
+            _begin_write_back(self._descriptor, *self.span(chunk))
         self.done[chunk] = 1
         self._write_map(self._head.at(chunk), LANDED)
 
@@ -135,7 +135,7 @@ class Part:
         """Take the space, open the map and say which chunks are there."""
         is_begun = os.fstat(self._descriptor).st_size == self.size
         try:
-            _allocate(self._descriptor, self.size, is_memory=is_memory(self.path.parent))
+            _allocate(self._descriptor, self.size, is_memory=self._is_in_memory)
         except OSError:
             self.discard()  # give back what little there was
             raise
@@ -172,6 +172,8 @@ def cache_border(what: str) -> Iterator[None]:
 
 def _begin_write_back(descriptor: int, start: int, stop: int) -> None:
     """Where the system has no such call it writes when it sees fit."""
+    import ctypes  # where files are kept in memory there is nothing to write back
+
     sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if sync_file_range is not None:
         sync_file_range(descriptor, ctypes.c_int64(start), ctypes.c_int64(stop - start), _SYNC_FILE_RANGE_WRITE)
@@ -197,7 +199,7 @@ def _claim(folder: Path, name: str) -> tuple[Path, int]:
 
 
 def _own_part(folder: Path, name: str) -> Path:
-    return folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    return folder / f"{name}.{os.getpid()}-{os.urandom(4).hex()}.part"
 
 
 def _is_same(path: Path, descriptor: int) -> bool:

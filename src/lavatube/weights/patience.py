@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import threading
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from lavatube.errors import SourceUnavailable
 from lavatube.weights.options import Policy
@@ -47,6 +44,8 @@ class Patience:
 
     def _delay_s(self, error: Transient) -> float:
         backoff = self._policy.backoff_s * 2.0 ** (self._tries - 1)
+        import random  # most fetches never wait
+
         # Spread out, so that the connections of a fleet don't come back in step.
         delay = backoff * random.uniform(0.75, 1.25)  # noqa: S311
         return min(max(delay, error.retry_after_s or 0.0), self._policy.max_wait_s)
@@ -64,6 +63,9 @@ def parse_retry_after(text: str | None) -> float | None:
         return None
     if text.strip().isdecimal():
         return float(text.strip()[:9])
+    from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime
+
     try:
         date = parsedate_to_datetime(text)
     except ValueError:

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Literal
 
 from lavatube.weights.options import MIB
@@ -35,12 +34,38 @@ class Progress:
         """Bytes, rate and time left, for people; what is not known is left out."""
         if not self.total_bytes:
             return ""
+        from datetime import timedelta  # not for those who never show it
+
         rate = f", {self.rate_bytes_s / MIB:,.1f} MiB/s" if self.rate_bytes_s else ""
         left = "" if self.eta_s is None else f", {timedelta(seconds=round(self.eta_s))} left"
         return f"{self.done_bytes / MIB:,.1f} of {self.total_bytes / MIB:,.1f} MiB{rate}{left}"
 
 
 OnProgress = Callable[[Progress], None]
+
+
+class Ledger:
+    """One progress of several parts, each of which counts from the moment on at which its length is known."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._parts: dict[str, Progress] = {}
+
+    def expect(self, name: str, total_bytes: int) -> None:
+        """A part of this length is still to come."""
+        self._parts.setdefault(name, Progress("resolving", 0, total_bytes))
+
+    def part(self, name: str) -> OnProgress:
+        """What hears of one part, and tells of all."""
+
+        def on_progress(progress: Progress) -> None:
+            if progress.total_bytes:
+                self._parts[name] = progress
+            done_bytes = sum(part.done_bytes for part in self._parts.values())
+            total_bytes = sum(part.total_bytes for part in self._parts.values())
+            self._on_progress(Progress(progress.phase, done_bytes, total_bytes, progress.rate_bytes_s))
+
+        return on_progress
 
 
 class Meter:

@@ -10,6 +10,14 @@ from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import Trust
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A file's length, and the source's mark of its version (empty if it has none)."""
+
+    size: int
+    version: str
+
+
 class Body(Protocol):
     """Bytes `start` to `stop` of a file; `version` changes when the file does, where the source can tell."""
 

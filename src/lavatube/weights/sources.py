@@ -1,4 +1,7 @@
-"""A ModelUri becomes a Source: its files, who vouches for them, and readers of their ranges. Fetches no weights."""
+"""A ModelUri becomes a Source: its files, who vouches for them, and readers of their ranges. Fetches no weights.
+
+What only one kind of source needs is imported when one is named: all of it takes longer than to find a ready set.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from lavatube.errors import InvalidManifest, InvalidSetting, SourceUnavailable, UntrustedSource
+from lavatube.errors import InvalidManifest, SourceUnavailable, UntrustedSource
+from lavatube.weights import content
 from lavatube.weights import manifest as manifests
-from lavatube.weights.buckets import Bucket
-from lavatube.weights.dial import is_loopback, redact
-from lavatube.weights.http import HttpAccess, Probe
-from lavatube.weights.hub import Hub
 from lavatube.weights.local import fingerprint
 from lavatube.weights.manifest import Manifest
-from lavatube.weights.mirrors import with_mirrors
 from lavatube.weights.options import ProvisionOptions, Trust
-from lavatube.weights.places import BucketPlace, FolderPlace, HttpPlace, Place
-from lavatube.weights.source import Source, SourceFile, list_files
+from lavatube.weights.places import FolderPlace, Place
+from lavatube.weights.source import Probe, Source, SourceFile, list_files
 from lavatube.weights.uri import ModelUri
 
 
@@ -27,7 +25,9 @@ def settle(model: ModelUri, options: ProvisionOptions) -> ModelUri:
     """The same model with its branch or tag replaced by the commit that it means now. Raises: SourceUnavailable."""
     if model.kind != "hub" or model.is_immutable:
         return model
-    return replace(model, revision=_hub(model, options).commit(model.revision))
+    from lavatube.weights.repository import find_commit
+
+    return replace(model, revision=find_commit(model, options))
 
 
 def resolve(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
@@ -35,41 +35,18 @@ def resolve(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None)
 
     Raises: SourceUnavailable, UntrustedSource, InvalidManifest, UnsupportedCheckpoint.
     """
-    resolve_kind = _resolve_hub if model.kind == "hub" else _resolve_place
-    source = resolve_kind(model, options, pinned)
-    return with_mirrors(source, [_mirror(uri, options) for uri in options.mirrors])
+    if model.kind == "hub":
+        from lavatube.weights.repository import repository_source
 
+        source = repository_source(model, options, pinned)
+    else:
+        source = _resolve_place(model, options, pinned)
+    if options.mirrors:
+        from lavatube.weights.mirrors import with_mirrors
+        from lavatube.weights.web import mirror_place
 
-def hub_identity(model: ModelUri, endpoint: str) -> str:
-    """What names the files of a settled model of the hub."""
-    return f"{endpoint.rstrip('/')} hf://{model.location}@{model.revision}"
-
-
-def _resolve_hub(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
-    hub, commit = _hub(model, options), model.revision
-    uri = f"hf://{model.location}@{commit}"
-    if pinned is not None:
-        files = list_files(_own(pinned, hub, commit), lambda path: hub.location(commit, path))
-        return Source(uri, pinned.name, "pinned", files, hub.connect, chunk_bytes=pinned.chunk_bytes)
-    listed = {file.path: file for file in hub.files(commit)}
-    wanted = [listed[path] for path in manifests.select_content(listed, uri)]
-    files = tuple(SourceFile(f.path, f.size, hub.location(commit, f.path), f.sha256, f.git_sha1) for f in wanted)
-    return Source(uri, model.name, "hub", files, hub.connect, hub_identity(model, options.hf_endpoint))
-
-
-def _own(pinned: Manifest, hub: Hub, commit: str) -> Manifest:
-    """What of a pinned set the repository itself has: parts that were joined to it come from their own."""
-    if not pinned.has_companions:
-        return pinned
-    listed = {file.path for file in hub.files(commit)}
-    return replace(pinned, files=tuple(file for file in pinned.files if file.path in listed))
-
-
-def _hub(model: ModelUri, options: ProvisionOptions) -> Hub:
-    secrets = {"Authorization": f"Bearer {options.hf_token}"} if options.hf_token else {}
-    access = HttpAccess(options.hf_endpoint.rstrip("/"), options.policy, secrets)
-    _check_scheme(access)
-    return Hub(access, model.location)
+        source = with_mirrors(source, [mirror_place(uri, options) for uri in options.mirrors])
+    return source
 
 
 def _resolve_place(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
@@ -89,11 +66,16 @@ def _resolve_place(model: ModelUri, options: ProvisionOptions, pinned: Manifest 
 def _open_place(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> tuple[Place, Trust]:
     """Where the files are, and what a manifest beside them is worth."""
     if model.kind == "http":
+        from lavatube.weights.http import HttpAccess
+        from lavatube.weights.web import HttpPlace, check_scheme, is_authentic
+
         access = HttpAccess(model.location, options.policy, allow_http=options.allow_unverified or pinned is not None)
-        _check_scheme(access)
+        check_scheme(access)
         # In plain text, whoever can change the files on the way can change the manifest too.
-        return HttpPlace(access), "manifest" if _is_authentic(access.root) else "unverified"
+        return HttpPlace(access), "manifest" if is_authentic(access.root) else "unverified"
     if model.kind == "bucket":
+        from lavatube.weights.buckets import Bucket, BucketPlace
+
         return BucketPlace(Bucket(model.location, options)), "manifest"
     return FolderPlace(Path(model.location)), "manifest"
 
@@ -114,7 +96,7 @@ def _unlisted(model: ModelUri, place: Place, options: ProvisionOptions) -> Sourc
     """What there is, with nobody to vouch for it but this machine."""
     _check_allowed(model, place, options)
     found = {model.file: _probe(place, model.file)} if model.file else place.listing()
-    paths = manifests.select_content(found, place.uri)
+    paths = content.select_content(found, place.uri)
     files = tuple(SourceFile(path, found[path].size, place.locate(path)) for path in paths)
     if model.kind == "file":
         identity = f"{place.uri} {fingerprint(Path(model.location), paths)}"
@@ -157,25 +139,3 @@ def _probe(place: Place, path: str) -> Probe:
 def _identity(uri: str, found: Mapping[str, Probe]) -> str:
     facts = [[path, probe.size, probe.version] for path, probe in found.items()]
     return f"{uri} {json.dumps(facts)}" if all(probe.version for probe in found.values()) else ""
-
-
-def _mirror(uri: str, options: ProvisionOptions) -> HttpPlace:
-    """Its bytes are checked against digests from elsewhere, so that plain http will do."""
-    access = HttpAccess(uri.rstrip("/"), options.policy, allow_http=True)
-    _check_scheme(access)
-    return HttpPlace(access)
-
-
-def _is_authentic(root: str) -> bool:
-    parts = urlsplit(root)
-    return parts.scheme == "https" or is_loopback(parts.hostname or "")
-
-
-def _check_scheme(access: HttpAccess) -> None:
-    if urlsplit(access.root).scheme not in ("http", "https") or not urlsplit(access.root).hostname:
-        raise InvalidSetting(f"{redact(access.root)} is no http(s) URL.")
-    if not access.allow_http and not _is_authentic(access.root):
-        raise UntrustedSource(
-            f"{redact(access.root)} is plain http, which anybody on the way can change.",
-            remedy="Use https, or pin the files with --lock.",
-        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -36,7 +35,9 @@ class StagedFolder:
 
     def remove(self) -> None:
         """Nobody needs it any more."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        from shutil import rmtree  # not for those who only look whether there is something to remove
+
+        rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             self._lock.unlink(missing_ok=True)
 
@@ -60,6 +61,8 @@ def sweep(staged: Path) -> None:
     locks = list(staged.glob(f"*{LOCK_SUFFIX}"))
     if not locks or not has_locks(staged):
         return
+    from shutil import rmtree
+
     for lock in locks:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -67,7 +70,7 @@ def sweep(staged: Path) -> None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink(missing_ok=True)
             logger.info("removed what a killed process had left in %s", staged)
         except BlockingIOError:

@@ -15,9 +15,9 @@ from pathlib import Path
 from lavatube.checkpoint.parts import read_parts
 from lavatube.errors import OperatorError
 from lavatube.weights.cache import Cache, link
+from lavatube.weights.content import is_weights
 from lavatube.weights.download import Download
 from lavatube.weights.headers import list_tensors
-from lavatube.weights.manifest import is_weights
 from lavatube.weights.options import Provisioned
 from lavatube.weights.order import FIRST, Placed, Rank, rank_chunks
 from lavatube.weights.parts import cache_border

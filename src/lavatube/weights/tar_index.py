@@ -14,6 +14,7 @@ from typing import Final
 
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.weights.archive import check_complete, clean, find_known
+from lavatube.weights.buffer import new_buffer
 from lavatube.weights.manifest import ManifestFile
 from lavatube.weights.options import Policy
 from lavatube.weights.patience import Patience, Transient
@@ -111,7 +112,7 @@ class _Headers:
 
 
 def _read_all(body: Body) -> bytes:
-    buffer, at = memoryview(bytearray(body.stop - body.start)), 0
+    buffer, at = new_buffer(body.stop - body.start), 0
     while at < len(buffer):
         at += body.readinto(buffer[at:])
     return bytes(buffer)

@@ -16,8 +16,8 @@ import torch
 from lavatube.errors import UnsupportedCheckpoint
 from lavatube.weights.arrival import find_arrivals
 from lavatube.weights.chunk_map import map_beside
+from lavatube.weights.content import missing_weights
 from lavatube.weights.headers import INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE, TensorPlace, read_header, read_index
-from lavatube.weights.manifest import missing_weights
 from lavatube.weights.torch_zip import StoredTensor, list_stored, read_torch_zip
 from lavatube.weights.zip_directory import Archive
 

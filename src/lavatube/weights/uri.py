@@ -10,7 +10,7 @@ from typing import Final, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from lavatube.errors import InvalidSetting
-from lavatube.weights import manifest
+from lavatube.weights import content, manifest
 
 EMBEDDED: Final = Path(__file__).parent.parent / "tiny"
 
@@ -133,7 +133,7 @@ def _parse_bucket(text: str, scheme: str, rest: str) -> ModelUri:
 
 def _own_file(name: str) -> str:
     """The name if it is one of a file that can be a model by itself."""
-    is_weights = any(fnmatchcase(name, pattern) for pattern in manifest.WEIGHTS)
+    is_weights = any(fnmatchcase(name, pattern) for pattern in content.WEIGHTS)
     return name if is_weights or name.endswith(ARCHIVES) else ""
 
 
@@ -151,3 +151,8 @@ def _parse_http(text: str) -> ModelUri:
     file = _own_file(unquote(path.rpartition("/")[2]))
     folder = path.rpartition("/")[0] if file else path
     return ModelUri("http", urlunsplit((parts.scheme.lower(), parts.netloc, folder, parts.query, "")), file=file)
+
+
+def hub_identity(model: ModelUri, endpoint: str) -> str:
+    """What names the files of a settled model of the hub."""
+    return f"{endpoint.rstrip('/')} hf://{model.location}@{model.revision}"

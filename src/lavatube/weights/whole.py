@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from lavatube.checkpoint.parts import BASE
+from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import Manifest
 from lavatube.weights.options import Provisioned
+from lavatube.weights.source import Source
 
 File = TypeVar("File")
 
@@ -43,6 +45,10 @@ class Frame:
     def path(self, path: str) -> str:
         """Where in the whole a file of that set lies."""
         return f"{self.folder}/{path}" if self.folder else path
+
+
+MakeFrame = Callable[[Source, Mapping[str, str], Cache], Frame | None]
+"""What is around a source whose weights are still to come, but whose other files, with these digests, are here."""
 
 
 def join_manifests(main: Manifest, parts: Mapping[str, Manifest]) -> Manifest:
