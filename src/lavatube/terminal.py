@@ -57,7 +57,7 @@ def show_cache(root: Path, sets: Sequence[CachedSet]) -> None:
     for cached in sets:
         size, files = _size(cached.total_bytes), str(cached.num_files)
         table.add_row(cached.name, size, files, cached.set_digest[:12], cached.source)
-    Console().print(table if sets else f"{root} holds no weights.")
+    Console(soft_wrap=not sets).print(table if sets else f"{root} holds no weights.")
 
 
 def show_spec(model: str, device: str, provisioned: provision.Provisioned, spec: ModelSpec, plan: MemoryPlan) -> None:

@@ -45,7 +45,8 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], points: Sequence[float],
     totals = sums[:, -1:]
     targets = totals * _column(points, scores)
     targets = torch.minimum(targets, torch.nextafter(totals, torch.zeros_like(totals)))  # rounding may reach it
-    return torch.searchsorted(sums, targets, right=True)[:, 0]
+    # Of a row in which nothing can be said there are no sums, and a place behind the last is none.
+    return torch.searchsorted(sums, targets, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
 
 def _filter(scores: Tensor, samplings: Sequence[Sampling], *, may_read: bool) -> Tensor:
