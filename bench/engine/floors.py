@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -37,7 +38,7 @@ def measure_floors() -> Floors:
     floating = [(rows.to(dtype), weight.to(dtype)) for dtype in (torch.bfloat16, torch.float32)]
     num_ops = 2 * rows.numel() * len(weight)
     # Where bfloat16 or int8 are not in hardware, float32 is the quicker way to the same.
-    in_floats = num_ops / min(_least_s(lambda: functional.linear(*operands)) for operands in floating)
+    in_floats = num_ops / min(_least_s(partial(functional.linear, *operands)) for operands in floating)
     return Floors(
         memory.nbytes / min(_least_s(lambda: memory.sum()), _least_s(lambda: memory.amax())),
         in_floats,
