@@ -16,7 +16,7 @@ from lavatube.spec import QUANTIZED_GROUPS
 from tests.model.kernels import kernels_up_to
 
 KINDS: tuple[Kind, ...] = ("bfloat16", "int8", "int4")
-ROW_COUNTS = (1, 2, 5, 12, 13, 30)
+ROW_COUNTS = (1, 2, 5, 12, 13, 23, 24, 30, 261)
 
 
 def panels_of(matrix: Tensor, kind: Kind) -> Panels:
@@ -77,6 +77,18 @@ def test_a_row_is_the_same_alone_and_among_others(kind: Kind, kernels: Native) -
         assert torch.equal(panels.by_kernels(kernels, hidden[:count], None, torch.float32), alone[:count])
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("rows", [6, 40])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_sums_of_integers_are_exact(kind: Kind, rows: int, sign: int, kernels: Native) -> None:
+    """Weights in turn at both ends of their levels, and rows that make all products of one sign, or of both in turn."""
+    turns = torch.tensor([-1.0, 1.0]).repeat(256)
+    panels, hidden = panels_of(turns.repeat(20, 1), kind), (sign * turns).repeat(rows, 1)
+    hidden[1::2] = sign
+    out = panels.by_kernels(kernels, hidden, None, torch.float32)
+    torch.testing.assert_close(out.double(), twin(panels, hidden), rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_number_of_threads_makes_no_difference(threads: int, kernels: Native) -> None:
     panels, hidden = panels_of(random_rows(200, 96), "int4"), random_rows(14, 96, seed=1)
@@ -90,8 +102,9 @@ def test_the_number_of_threads_makes_no_difference(threads: int, kernels: Native
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_no_number_is_not_lost(kind: Kind, value: float, kernels: Native) -> None:
-    panels, hidden = panels_of(random_rows(40, 300), kind), random_rows(3, 300, seed=1)
+@pytest.mark.parametrize("rows", [3, 31])
+def test_what_is_no_number_is_not_lost(kind: Kind, value: float, rows: int, kernels: Native) -> None:
+    panels, hidden = panels_of(random_rows(40, 300), kind), random_rows(rows, 300, seed=1)
     sound = panels.by_kernels(kernels, hidden, None, torch.float32)
     hidden[1, 299] = value
     out = panels.by_kernels(kernels, hidden, None, torch.float32)

@@ -97,6 +97,24 @@ struct Vector {
         const __m256i row = _mm256_set1_epi32(static_cast<int32_t>(*word));
         return {add_pairs(sum.low, weight.low, row), add_pairs(sum.high, weight.high, row)};
     }
+    static void store_words(uint8_t* bytes, Integers all) {
+        __m256i* words = reinterpret_cast<__m256i*>(bytes);
+        _mm256_storeu_si256(words, all.low);
+        _mm256_storeu_si256(words + 1, all.high);
+    }
+    static Integers subtract(Integers left, Integers right) {
+        return {_mm256_sub_epi32(left.low, right.low), _mm256_sub_epi32(left.high, right.high)};
+    }
+    static Integers add_products(Integers sum, Integers left, Integers right) {
+        return {add_pairs(sum.low, left.low, right.low), add_pairs(sum.high, left.high, right.high)};
+    }
+    static Integers add_crossed(Integers sum, Integers even, Integers odd, const uint32_t* even_word,
+                                const uint32_t* odd_word) {
+        const __m256i even_row = _mm256_set1_epi32(static_cast<int32_t>(*even_word));
+        const __m256i odd_row = _mm256_set1_epi32(static_cast<int32_t>(*odd_word));
+        return {add_crossed(sum.low, even.low, odd.low, even_row, odd_row),
+                add_crossed(sum.high, even.high, odd.high, even_row, odd_row)};
+    }
     // Halves of bytes are small enough for it.
     static Integers add_halves(Integers sum, Integers halves, const uint32_t* word) {
         const __m256i row = _mm256_set1_epi32(static_cast<int32_t>(*word));
@@ -129,6 +147,13 @@ struct Vector {
     static __m256i add_pairs(__m256i sum, __m256i weight, __m256i row) {
         __m256i products;
         asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(weight), "x"(row));
+        return sum;
+    }
+    static __m256i add_crossed(__m256i sum, __m256i even, __m256i odd, __m256i even_row, __m256i odd_row) {
+        __m256i left, right;
+        asm("vpaddw %4, %5, %1\n\tvpaddw %3, %6, %2\n\tvpmaddwd %2, %1, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(sum), "=&x"(left), "=&x"(right)
+            : "x"(even), "x"(odd), "x"(even_row), "x"(odd_row));
         return sum;
     }
     static __m256i add_bytes(__m256i sum, __m256i halves, __m256i row) {
@@ -168,12 +193,37 @@ struct Vector {
 }  // namespace
 
 #include "kernels.inc"
+#include "crossed.inc"
 #include "attention.inc"
 #include "filling.inc"
 #include "rows.inc"
 
-const Kernels avx2_kernels = {Vector::BLOCK_ROWS, Vector::PARTS, pack, multiply, keep, attend, fill, normalize, gate,
-                              rotate, add, find_largest};
+namespace {
+
+constexpr int PACKED_ROWS = 12;  // blocks of either kind fill them
+
+template <int ROWS, class Pack>
+void pack_blocks(const Product& p, int64_t some, const Pack& pack) {
+    const int64_t end = least((some + 1) * PACKED_ROWS, p.rows);
+    for (int64_t row = some * PACKED_ROWS; row < end; row += ROWS) pack(p, row / ROWS);
+}
+
+void pack_either(const Product& p, int64_t some) {
+    is_crossed(p) ? pack_blocks<CROSSED_ROWS>(p, some, pack_crossed)
+                  : pack_blocks<Vector::BLOCK_ROWS>(p, some, pack);
+}
+
+void multiply_either(const Product& p, int64_t first, int64_t last) {
+    if (is_crossed(p))
+        multiply_crossed(p, first, last);
+    else
+        multiply(p, first, last);
+}
+
+}  // namespace
+
+const Kernels avx2_kernels = {PACKED_ROWS, Vector::PARTS, pack_either, multiply_either, keep, attend, fill, normalize,
+                              gate, rotate, add, find_largest};
 
 #if defined(__clang__)
 #pragma clang attribute pop
