@@ -61,7 +61,7 @@ class Setup:
         """`url` is where the server can be asked."""
         try:
             self._engine.launch()  # it imports torch while the weights arrive
-            self.provisioned = await self._provision()
+            await self._provision()
             ready = await self._engine.wait_ready()
             loaded = await self._engine.wait_loaded()
             self.ready_at = datetime.now(UTC)
@@ -75,7 +75,7 @@ class Setup:
             logger.exception("a defect in the set-up")
             self._fail(InternalError("The set-up broke.", remedy="The server's log says how."))
 
-    async def _provision(self) -> Provisioned:
+    async def _provision(self) -> None:
         """Phase 1. The engine begins as soon as there is a folder to begin in, if need be before the weights are here.
 
         Raises: LavatubeError.
@@ -93,7 +93,7 @@ class Setup:
             await asyncio.wait({pulling, staged}, return_when=asyncio.FIRST_COMPLETED)
             if staged.done():
                 await self._open(staged.result())
-            provisioned = await pulling
+            self.provisioned = provisioned = await pulling
             self._note(f"phase 1: {_describe(provisioned)}")
             load = await self._open(provisioned)
             if staged.done():
@@ -105,7 +105,6 @@ class Setup:
             if folder is not None:
                 await asyncio.to_thread(folder.remove)
                 folder.close()
-        return provisioned
 
     async def _open(self, provisioned: Provisioned) -> Load:
         """Have the engine load from a folder, and take predictions; a second time only say what it would load."""

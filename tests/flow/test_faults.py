@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -17,7 +18,7 @@ from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.uri import EMBEDDED
 from tests.cdn import Cdn
 from tests.flow.conftest import ENDLESS_TOKENS, data_url
-from tests.flow.server import Server
+from tests.flow.server import Server, SlowServer
 from tests.flow.sse import events
 
 LONG = {
@@ -134,3 +135,20 @@ def test_a_slow_source_is_seen_coming(tmp_path: Path) -> None:
         server.wait_ready()
         assert "phase 1: fetching" in server.text
         assert f"slow at {server.url}" in server.text
+
+
+def test_a_slow_load_is_seen_coming(tmp_path: Path) -> None:
+    """Bytes, rate and time left, over HTTP and in the log, as those of a fetch are."""
+    with SlowServer(str(EMBEDDED), tmp_path) as server:
+        seen = []
+        while not seen or seen[-1]["phase"] in ("provisioning", "loading"):
+            seen.append(httpx.get(f"{server.url}/startupz").json())
+            time.sleep(0.05)
+        server.wait_ready()
+        text = server.text
+    loading = [view for view in seen if view["phase"] == "loading" and view["total_bytes"]]
+    done = [view["done_bytes"] for view in loading]
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+    assert any(view["rate_bytes_s"] > 0 and view["eta_s"] for view in loading)
+    assert re.search(r"phase 2: loading [\d.]+ of [\d.]+ MiB, [\d.]+ MiB/s, \d:\d\d:\d\d left", text), text
