@@ -60,7 +60,7 @@ class Runner:
         elif replay := self._replay_of(chunks):
             batch = build_batch(chunks, self._cache.block_size, _HOST)
             return self._end(chunks, batch, *replay.decode(batch.token_ids, batch.layout))
-        batch, embeddings = self._begin(chunks)
+        batch, embeddings = self._begin(chunks, has_images=bool(wanted))
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         return self._end(chunks, batch, hidden)
 
@@ -89,7 +89,7 @@ class Runner:
         for piece in pieces:
             yield from self._encoder.encode_by_stage(_wanted([piece]))
         yield "language.embed_tokens"
-        begun = [self._begin([piece]) for piece in pieces]
+        begun = [self._begin([piece], has_images=True) for piece in pieces]
         passes = [self._model.forward_by_layer(rows, self._cache, batch.layout) for batch, rows in begun]
         for number in range(len(self._model.language.layers)):
             yield f"language.layers.{number}"
@@ -109,11 +109,12 @@ class Runner:
             return None
         return self._replay if self._replay.has(len(chunks)) else None
 
-    def _begin(self, chunks: Sequence[Chunk]) -> tuple[Batch, Tensor]:
+    def _begin(self, chunks: Sequence[Chunk], *, has_images: bool) -> tuple[Batch, Tensor]:
         """The rows of a step, and their embeddings (T, hidden)."""
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
         embeddings = self._model.embed_tokens(batch.token_ids)
-        splice_features(embeddings, chunks)
+        if has_images:
+            splice_features(embeddings, chunks)
         return batch, embeddings
 
     def _end(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor, logits: Tensor | None = None) -> Results:

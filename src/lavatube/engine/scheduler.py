@@ -184,9 +184,10 @@ class Scheduler:
     def _decode_chunks(self) -> list[Chunk]:
         chunks = []
         for sequence in list(self.running):  # a copy: making room takes from its end
-            is_decoding = sequence.state is SequenceState.RUNNING and sequence.num_uncomputed_tokens == 1
+            start, end = sequence.num_computed_tokens, sequence.num_tokens
+            is_decoding = end - start == 1 and sequence.state is SequenceState.RUNNING
             if is_decoding and self._make_room(sequence):
-                chunks.append(Chunk(sequence, sequence.num_computed_tokens, sequence.num_tokens))
+                chunks.append(Chunk(sequence, start, end))
         return chunks
 
     def _guess(self, chunks: list[Chunk]) -> list[Chunk]:
