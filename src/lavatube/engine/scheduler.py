@@ -146,6 +146,8 @@ class Scheduler:
         a step that streams wait for.
         """
         chunks = self._guess(self._decode_chunks())
+        if self.num_without_token == 0:
+            return chunks
         budget = self.max_step_tokens - sum(chunk.num_rows for chunk in chunks)
         if max_prompt_tokens is None:
             return chunks + self._prefill_chunks(budget, must_be_ready=False)
@@ -209,8 +211,6 @@ class Scheduler:
     def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
         """In order of arrival; but half of the budget is for prompts that are much shorter than the first."""
         begun = self._begun
-        if not begun and not self.waiting:
-            return []
         chunks = cut(self._much_shorter(begun), budget // 2, must_be_ready=must_be_ready)
         left = budget - sum(chunk.num_rows for chunk in chunks)
         served = [chunk.sequence for chunk in chunks]
