@@ -16,9 +16,10 @@ from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.provision import Provisioned, provision, provision_source
 from tests.cdn import Cdn
 from tests.hub import FakeHub
-from tests.weights.conftest import CHUNK, SIZES, contents, expected, write_weights
+from tests.weights.conftest import CHUNK, SIZES, contents, expected, with_policy, write_weights
 
 SHARD = "model-00002-of-00002.safetensors"
+NUM_CHUNKS = 10 + 3
 LONG = "model-00001-of-00002.safetensors"
 
 
@@ -82,6 +83,15 @@ class TestMirrors:
             assert contents(provisioned.folder) == expected(origin)
             assert mirror.log.weights()
 
+    @pytest.mark.parametrize("scenario", ["trickle", "stall", "late", "crawl"])
+    def test_a_place_that_gives_too_slowly_is_replaced(
+        self, scenario: str, cdn: Cdn, origin: Path, options: ProvisionOptions
+    ) -> None:
+        with Cdn(origin) as mirror:
+            options = dataclasses.replace(with_policy(options, read_timeout_s=0.4), mirrors=(mirror.url("ok"),))
+            assert contents(pull(cdn.url(scenario), options).folder) == expected(origin)
+            assert len(cdn.log.weights()) <= 2 * options.policy.connections + NUM_CHUNKS
+
     def test_nothing_is_asked_of_them_while_the_first_is_well(
         self, cdn: Cdn, origin: Path, options: ProvisionOptions
     ) -> None:
@@ -109,6 +119,15 @@ class TestMirrors:
     def test_all_fail(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
         with Cdn(origin) as mirror, pytest.raises(SourceUnavailable, match="status 500"):
             pull(cdn.url("500"), dataclasses.replace(options, mirrors=(mirror.url("500"),)))
+
+    @pytest.mark.parametrize(("first", "second"), [("busy-once", "404"), ("404", "busy-once")])
+    def test_what_would_pass_is_waited_for(
+        self, first: str, second: str, cdn: Cdn, origin: Path, options: ProvisionOptions
+    ) -> None:
+        """A mirror that lacks a file makes nothing worse."""
+        with Cdn(origin) as mirror:
+            provisioned = pull(cdn.url(first), dataclasses.replace(options, mirrors=(mirror.url(second),)))
+            assert contents(provisioned.folder) == expected(origin)
 
     def test_no_secret_goes_there(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
         with Cdn(origin) as mirror, FakeHub(cdn, scenario="404") as hub:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lavatube.errors import SourceUnavailable
-from lavatube.weights.patience import Transient
+from lavatube.weights.options import Policy
+from lavatube.weights.patience import Transient, check_rate
 from lavatube.weights.places import Place
 from lavatube.weights.source import Body, Reader, Source
 
 
-def with_mirrors(source: Source, mirrors: Sequence[Place]) -> Source:
+def with_mirrors(source: Source, mirrors: Sequence[Place], policy: Policy) -> Source:
     """The same source, with mirrors behind it; only files with a digest may come from one."""
     if not mirrors or source.is_archive:
         return source
@@ -24,7 +26,7 @@ def with_mirrors(source: Source, mirrors: Sequence[Place]) -> Source:
     connects = [source.connect, *(place.connect for place in mirrors)]
     return replace(
         source,
-        connect=lambda: MirroredReader(connects, places, board),
+        connect=lambda: MirroredReader(connects, places, board, policy),
         num_places=1 + len(mirrors),
         blame=board.blame,
     )
@@ -63,27 +65,31 @@ class _Board:
 class MirroredReader:
     """A reader for each place, connected when it is first needed."""
 
-    def __init__(self, connects: Sequence[Callable[[], Reader]], places: dict[str, list[str]], board: _Board) -> None:
+    def __init__(
+        self, connects: Sequence[Callable[[], Reader]], places: dict[str, list[str]], board: _Board, policy: Policy
+    ) -> None:
         self._connects = connects
         self._places = places
         self._board = board
+        self._policy = policy
         self._readers: dict[int, Reader] = {}
         self._is_aborted = False
 
     def open(self, location: str, start: int, stop: int, size: int) -> Body:
-        """Raises: what the last place raised, when all have failed."""
+        """Raises: when all have failed, what may pass if it is so of any, else what the last one raised."""
         locations = self._places[location]
-        failure: Exception = Transient("there is no place to read from")
+        failure: Exception | None = None
         for place in self._board.order(location, len(locations)):
             try:
                 body = self._reader(place).open(locations[place], start, stop, size)
             except (Transient, SourceUnavailable) as error:
                 self._board.fail(place)
-                failure = error
+                failure = failure if isinstance(failure, Transient) else error
                 if self._is_aborted:
                     break
             else:
-                return _MirroredBody(body, place, self._board)
+                return _MirroredBody(body, place, self._board, self._policy)
+        assert failure is not None, "there is no file without a place"
         raise failure
 
     def close(self) -> None:
@@ -102,19 +108,23 @@ class MirroredReader:
 
 
 class _MirroredBody:
-    """A body that tells the board how it went."""
+    """A body that tells the board how it went, also where it is too slow."""
 
-    def __init__(self, body: Body, place: int, board: _Board) -> None:
+    def __init__(self, body: Body, place: int, board: _Board, policy: Policy) -> None:
         self.start, self.stop = body.start, body.stop
         self.version = body.version
         self._body = body
         self._place = place
         self._board = board
+        self._policy = policy
+        self._begun_s = time.monotonic()
         self._left = body.stop - body.start
 
     def readinto(self, buffer: memoryview) -> int:
         try:
             count = self._body.readinto(buffer)
+            received_bytes = self.stop - self.start - self._left + count
+            check_rate(self._policy, received_bytes, time.monotonic() - self._begun_s)
         except (Transient, SourceUnavailable):
             self._board.fail(self._place)
             raise

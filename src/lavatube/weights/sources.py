@@ -45,7 +45,7 @@ def resolve(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None)
         from lavatube.weights.mirrors import with_mirrors
         from lavatube.weights.web import mirror_place
 
-        source = with_mirrors(source, [mirror_place(uri, options) for uri in options.mirrors])
+        source = with_mirrors(source, [mirror_place(uri, options) for uri in options.mirrors], options.policy)
     return source
 
 
