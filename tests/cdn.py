@@ -205,6 +205,10 @@ class _CdnHandler(LoopbackHandler):
                 self._serve(data, span, {f"X-{number}": "x" for number in range(1000)})
             case "trickle":
                 self._serve_trickle(len(data), start, piece)
+            case "relapse" if start == 0:
+                self._serve_half("short", len(data), start, piece)
+            case "relapse":
+                self._serve_trickle(len(data), 0, data, status=200)
             case "crawl":
                 self._crawl(b"HTTP/1.1 206 Partial Content\r\nX-Padding: " + b"x" * 1000)
             case "late" if stop < len(data):
@@ -281,9 +285,9 @@ class _CdnHandler(LoopbackHandler):
         self.pour(body)
         self.close_connection = True
 
-    def _serve_trickle(self, size: int, start: int, piece: bytes) -> None:
+    def _serve_trickle(self, size: int, start: int, piece: bytes, status: int = 206) -> None:
         """A byte now and then: enough for no timeout of a read, and no way to an end."""
-        self.send_response(206)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(piece)))
         self.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{size}")
         self.end_headers()

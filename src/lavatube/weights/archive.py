@@ -166,9 +166,7 @@ class _Raw:
                 if self._body is None:
                     self._open()
                 assert self._body is not None
-                count = self._body.readinto(self._buffer[: min(most, self._file.size - self._at)])
-                self._body_bytes += count
-                check_rate(self._policy, self._body_bytes, time.monotonic() - self._opened_s)
+                count = self._receive(self._body, min(most, self._file.size - self._at))
             except Transient as error:
                 self.close()
                 if self._num_new >= self._policy.min_progress_bytes:
@@ -195,6 +193,13 @@ class _Raw:
             self._body.close()
             self._body = None
 
+    def _receive(self, body: Body, most: int) -> int:
+        """How many bytes are in the buffer now. Raises: Transient, also for a trickle."""
+        count = body.readinto(self._buffer[:most])
+        self._body_bytes += count
+        check_rate(self._policy, self._body_bytes, time.monotonic() - self._opened_s)
+        return count
+
     def _open(self) -> None:
         size = self._file.size
         body = self._reader.open(self._file.location, self._at, size, size)
@@ -204,7 +209,7 @@ class _Raw:
             raise SourceUnavailable(f"{self._where} changed while it was fetched.", remedy="Start again.")
         passed = self._at - body.start
         while passed > 0:  # a server that ignores ranges begins anew
-            passed -= body.readinto(self._buffer[: min(passed, MIB)])
+            passed -= self._receive(body, min(passed, MIB))
 
 
 class _Unpacked:
