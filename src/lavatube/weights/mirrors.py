@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,15 +14,18 @@ from lavatube.weights.patience import Transient, check_rate
 from lavatube.weights.places import Place
 from lavatube.weights.source import Body, Reader, Source
 
+logger = logging.getLogger(__name__)
+
 
 def with_mirrors(source: Source, mirrors: Sequence[Place], policy: Policy) -> Source:
-    """The same source, with mirrors behind it; only files with a digest may come from one."""
-    if not mirrors or source.is_archive:
-        return source
+    """The same source, with mirrors behind it; only files with a digest may come from one, or an archive of such."""
     places: dict[str, list[str]] = {}
     for file in source.files:
-        trusted = [place.locate(file.path) for place in mirrors] if file.sha256 or file.git_sha1 else []
+        is_known = bool(file.sha256 or file.git_sha1 or source.contents)
+        trusted = [place.locate(file.path) for place in mirrors] if is_known else []
         places[file.location] = [file.location, *trusted]
+    if all(len(locations) == 1 for locations in places.values()):
+        logger.warning("no mirror is used for %s: nothing says which bytes are right", source.uri)
     board = _Board(1 + len(mirrors))
     connects = [source.connect, *(place.connect for place in mirrors)]
     return replace(

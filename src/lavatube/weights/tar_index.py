@@ -63,7 +63,7 @@ def lay_out(source: Source, policy: Policy) -> Source | None:
         files=files,
         connect=lambda: _ArchiveReader(source.connect, archive.size),
         chunk_bytes=source.contents.chunk_bytes,
-        num_places=1,
+        blame=lambda location: source.blame(location.partition(" ")[2]),
         is_archive=False,
         contents=None,
     )
