@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from itertools import pairwise
 
 from lavatube.weights.crew import Crew
@@ -119,17 +120,25 @@ def test_connections_that_are_refused_are_no_more_for_a_while() -> None:
 
 
 def test_of_those_that_are_refused_the_last_stays() -> None:
-    crew = Crew()
-    for _ in range(3):
-        crew.join()
+    crew = Crew(Throttle(2, 8))
+    assert len(crew.begin(Future)) == 2
     assert not crew.leave(), "the source gives to nobody, so that it is not a matter of how many there are"
     with crew.served():
-        crew.dismiss(1)
         assert crew.leave()
-        assert not crew.leave(), "of the two that are left one is to end anyway"
-        assert (crew.retire(), crew.retire()) == (True, False)
         assert not crew.leave()
-    assert (crew.take_refused(), crew.take_refused()) == (1, 0)
+    assert crew.adjust(0, 0.0) == set(), "it counts with one from now on"
+    assert crew.adjust(100, AGAIN_S) == set()
+    assert len(crew.adjust(200, AGAIN_S + 1)) == 1
+
+
+def test_those_that_bring_nothing_end() -> None:
+    crew = Crew(Throttle(2, 8))
+    crew.begin(Future)
+    assert [len(crew.adjust(received, now_s)) for received, now_s in ((0, 0.0), (50, 0.5), (100, 1.0))] == [0, 2, 0]
+    with crew.served():
+        assert crew.leave()
+        assert not crew.leave(), "of the three that are left two are to end anyway"
+    assert [crew.retire() for _ in range(3)] == [True, True, False]
 
 
 def test_what_a_receiver_leaves_is_in_line_again() -> None:

@@ -11,18 +11,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
-from typing import Final, Protocol
+from typing import Final
 
 from lavatube.trace import Trace
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.crew import Crew
 from lavatube.weights.download import Download
+from lavatube.weights.early import Early
 from lavatube.weights.options import Policy
-from lavatube.weights.order import Rank, tail_bytes
+from lavatube.weights.order import tail_bytes
 from lavatube.weights.patience import Crowded, Patience, Transient, check_rate
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
@@ -34,16 +35,6 @@ from lavatube.weights.trailed import Trailed
 REPORT_S: Final = 0.2
 STAGE_S: Final = 0.05
 LOOK_S: Final = 0.2
-
-
-class Early(Protocol):
-    """Shows what is here to whoever wants to begin with it; see staging.py, which most fetches do without."""
-
-    is_over: bool
-
-    def offer(self, downloads: Sequence[Download]) -> list[list[Rank]] | None: ...
-
-    def close(self) -> None: ...
 
 
 class RangeIgnored(Exception):
@@ -91,7 +82,9 @@ class _Fetch:
         self._stop = threading.Event()
         self._readers: list[Reader] = []
         self._trailed = Trailed(downloads)
-        self._crew = Crew()
+        num_chunks = sum(download.part.num_chunks for download in downloads)
+        most = max(1, min(policy.max_connections, num_chunks))
+        self._crew = Crew(Throttle(min(policy.connections, most), most, os.cpu_count() or 1))
         sizes = [download.file.size for download in downloads]
         self._chunk_bytes = source.chunk_bytes or policy.chunk_bytes
         tails = [tail_bytes(download.file.path) for download in downloads]
@@ -100,28 +93,14 @@ class _Fetch:
         self._fetch_bytes = sum(sizes)
 
     def run(self, on_progress: OnProgress) -> None:
-        num_chunks = sum(download.part.num_chunks for download in self._downloads)
-        most = max(1, min(self._policy.max_connections, num_chunks))
-        with ThreadPoolExecutor(most + 1, "fetch") as pool:
-            throttle = Throttle(min(self._policy.connections, most), most, os.cpu_count() or 1)
-
-            def add_receiver() -> Future[None]:
-                self._crew.join()
-                return pool.submit(self._receive)
-
-            futures = {pool.submit(self._verify), *(add_receiver() for _ in range(throttle.connections))}
+        with ThreadPoolExecutor(self._crew.most + 1, "fetch") as pool:
+            futures = {pool.submit(self._verify), *self._crew.begin(lambda: pool.submit(self._receive))}
             try:
-                self._watch(futures, add_receiver, throttle, on_progress)
+                self._watch(futures, on_progress)
             finally:
                 self._end()
 
-    def _watch(
-        self,
-        futures: set[Future[None]],
-        add_receiver: Callable[[], Future[None]],
-        throttle: Throttle,
-        on_progress: OnProgress,
-    ) -> None:
+    def _watch(self, futures: set[Future[None]], on_progress: OnProgress) -> None:
         """Report, stage and open connections until every file is verified, or a thread has failed."""
         meter = Meter()
         is_under_way = True
@@ -136,10 +115,7 @@ class _Fetch:
                 self._stage()
             self._trailed.look()
             received_bytes = sum(download.received_bytes for download in self._downloads)
-            throttle.refuse(self._crew.take_refused(), time.monotonic())
-            change = throttle.advance(received_bytes, time.monotonic(), time.process_time())
-            futures |= {add_receiver() for _ in range(change)}
-            self._crew.dismiss(max(0, -change))
+            futures |= self._crew.adjust(received_bytes, time.monotonic(), time.process_time())
             phase: Phase = "fetching" if received_bytes < self._fetch_bytes else "verifying"
             already_bytes = self._source.total_bytes - self._fetch_bytes
             rate = meter.rate(received_bytes)

@@ -21,7 +21,7 @@ class Throttle:
 
     def __init__(self, connections: int, most: int, num_processors: int = 1) -> None:
         self.connections = connections
-        self._most = most
+        self.most = most
         self._again_s, self._pause_s = 0.0, AGAIN_S
         self._num_processors = num_processors
         self._is_settled = False
@@ -46,7 +46,7 @@ class Throttle:
         rate = (received_bytes - begun_bytes) / elapsed_s
         is_busy = cpu_s - begun_cpu_s > BUSY * elapsed_s * self._num_processors
         if rate > GAIN * self._best_rate:
-            self._added = 0 if is_busy else min(self.connections, self._most - self.connections)
+            self._added = 0 if is_busy else min(self.connections, self.most - self.connections)
             if self._added == 0:
                 self._settle(now_s)
         else:
