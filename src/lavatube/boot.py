@@ -127,6 +127,7 @@ class Front:
         server.should_exit = True
         await serving
         await self._engine.stop()
+        self._setup.close()
         if self._setup.preparer is not None:
             await asyncio.to_thread(self._setup.preparer.close)
         logger.info("stopped")

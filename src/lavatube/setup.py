@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Final
 
@@ -19,6 +20,7 @@ from lavatube.prompt.prepare import Preparer
 from lavatube.pulling import pull
 from lavatube.serve.serving import Serving
 from lavatube.settings import MIB, Settings
+from lavatube.weights.in_use import hold_sets
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.staged import StagedFolder, claim
@@ -55,6 +57,7 @@ class Setup:
         self._serving = serving
         self._make_service = make_service
         self._stopping = stopping
+        self._held = ExitStack()  # the sets that the engine loads, and loads again when it was restarted
         self._next_log_s = self.started + LOG_EVERY_S
 
     async def run(self, url: str) -> None:
@@ -94,6 +97,7 @@ class Setup:
             if staged.done():
                 await self._open(staged.result())
             self.provisioned = provisioned = await pulling
+            self._held.enter_context(await asyncio.to_thread(hold_sets, provisioned.folder))
             self._note(f"phase 1: {_describe(provisioned)}")
             load = await self._open(provisioned)
             if staged.done():
@@ -119,6 +123,10 @@ class Setup:
             self.preparer.limit_context(ready.max_context_tokens)
             self._serving.open(self._make_service(self.preparer, provisioned))
         return load
+
+    def close(self) -> None:
+        """After the engine: from now on its weights may be removed."""
+        self._held.close()
 
     def _on_progress(self, progress: Progress) -> None:
         """Phase 1's: kept for the health routes, and logged every few seconds."""

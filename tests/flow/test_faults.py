@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +57,26 @@ def test_a_stream_outlives_the_worker(endless: Server, sampling: dict[str, objec
     assert endless.worker_pid() != worker
     endless.wait_ready()
     assert "".join(last.data["output"]) == "".join(text_of(endless, wanted))
+
+
+def test_the_weights_outlive_a_collection_beside_the_server(tmp_path: Path) -> None:
+    """gc would forget them first, as those that were used longest ago; the engine's next life needs them."""
+    command = [sys.executable, "-m", "lavatube.cli", "cache", "gc", "--max-size", "0", "--cache", str(tmp_path)]
+
+    def collect() -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    with Server("tiny", tmp_path) as server:
+        server.wait_ready()
+        assert "is in use, and stays" in collect()
+        worker = server.worker_pid()
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for_line("engine: restarting")
+        server.wait_ready()
+        assert server.worker_pid() != worker
+        assert is_answered(server)
+    assert "stays" not in collect()
+    assert not list(tmp_path.glob("trees/*"))
 
 
 def test_the_stock_client_does_not_notice_a_killed_worker(endless: Server) -> None:
