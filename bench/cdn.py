@@ -29,6 +29,9 @@ class Cdn:
     names: tuple[str, ...]
     sha256: dict[str, str]
     pid: int
+    secure: str
+    """The root of the same files over TLS, each connection at its limit; `certificate` is its authority."""
+    certificate: Path
 
     @property
     def size_bytes(self) -> int:
@@ -71,6 +74,7 @@ def serve_weights(folder: Path, size_mib: int, limit_mib_s: int) -> Iterator[Cdn
     (files / FILE_NAME).write_text(manifest.to_json())
     names = tuple(file.path for file in manifest.files)
     port = random.randrange(20000, 60000)
+    certificate = _certify(folder)
     (folder / "nginx.conf").write_text(_configuration(folder, files, port, manifest, limit_mib_s))
     server = subprocess.Popen(
         [os.environ.get("BENCH_NGINX", "nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
@@ -79,10 +83,21 @@ def serve_weights(folder: Path, size_mib: int, limit_mib_s: int) -> Iterator[Cdn
         time.sleep(1.0)
         assert server.poll() is None, "nginx did not start"
         sha256 = {file.path: file.sha256 for file in manifest.files}
-        yield Cdn(f"http://127.0.0.1:{port}", folder, names, sha256, server.pid)
+        secure = f"https://127.0.0.1:{port + 1}/limited"
+        yield Cdn(f"http://127.0.0.1:{port}", folder, names, sha256, server.pid, secure, certificate)
     finally:
         server.terminate()
         server.wait()
+
+
+def _certify(folder: Path) -> Path:
+    """One that only those who are told of it trust."""
+    certificate = folder / "cert.pem"
+    subject = ["-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1"]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    files = ["-keyout", folder / "key.pem", "-out", certificate]
+    subprocess.run(["openssl", "req", "-x509", *curve, *subject, *files], check=True, capture_output=True)
+    return certificate
 
 
 def _configuration(folder: Path, files: Path, port: int, manifest: Manifest, limit_mib_s: int) -> str:
@@ -96,7 +111,8 @@ events {{ worker_connections 256; }}
 http {{
   log_format sent '$body_bytes_sent'; access_log {folder}/access.log sent; sendfile on; tcp_nopush on;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}; listen 127.0.0.1:{port + 1} ssl;
+    ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
     location /free/ {{ alias {files}/; }}
     location /limited/ {{ alias {files}/; limit_rate {limit_mib_s}m; }}
 {answers}    location ~ ^/{REPOSITORY}/resolve/[^/]+/(.*)$ {{ alias {files}/$1; add_header X-Repo-Commit {COMMIT}; }}

@@ -4,10 +4,10 @@ Each way runs twice in a row in each round, and the second time counts: where a 
 free for a second or two back to its host, taking it again costs several times as much, and the order of the ways would
 decide. `BENCH_MIB` is the size of the weights (default 1024), `BENCH_NGINX` the server's program, `BENCH_DIR` where it
 all lies (default: the temporary folder; on a tmpfs the disk plays no part), `BENCH_ROUNDS` how often (default 3),
-`BENCH_PARTS` what of it (default: free limited bytes), `BENCH_WAYS` which ways beside the floor (part of their names).
-Beside the floor stands what the processors allow: its own work, the server's and sha256, each measured in the same run.
-Needs `cc` for the floor; `aria2c` and `huggingface_hub` take part where they are installed. Says the machine's load,
-for whose sake only ratios of one round are worth reading.
+`BENCH_PARTS` what of it (default: free limited busy bytes), `BENCH_WAYS` which ways beside the floor (part of their
+names). Beside the floor stands what the processors allow: its own work, the server's and sha256, each measured in the
+same run. Needs `cc` for the floor and `openssl` for a certificate; `aria2c` and `huggingface_hub` take part where they
+are installed. Says the machine's load, for whose sake only ratios of one round are worth reading.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import hashlib
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -38,7 +40,7 @@ def main() -> None:
     """Print the tables."""
     size_mib = int(os.environ.get("BENCH_MIB", "1024"))
     rounds = int(os.environ.get("BENCH_ROUNDS", "3"))
-    parts = os.environ.get("BENCH_PARTS", "free limited bytes").split()
+    parts = os.environ.get("BENCH_PARTS", "free limited busy bytes").split()
     where = os.environ.get("BENCH_DIR")
     with (
         tempfile.TemporaryDirectory(prefix="lavatube-bench-", dir=where) as name,
@@ -50,6 +52,8 @@ def main() -> None:
             _measure_free(cdn, out, rounds)
         if "limited" in parts:
             _measure_limited(cdn, out, rounds, size_mib)
+        if "busy" in parts:
+            _measure_busy(cdn, out, rounds)
         if "bytes" in parts:
             _measure_bytes(cdn, out, size_mib)
 
@@ -101,6 +105,24 @@ def _measure_limited(cdn: Cdn, out: Path, rounds: int, size_mib: int) -> None:
         way: [cost.wall_s / floor for cost in row] for (way, row), floor in zip(costs.items(), floors, strict=True)
     }
     show(f"each connection limited, whole processes over {size_mib} MiB / (connections x limit)", ratios, "x")
+
+
+def _measure_busy(cdn: Cdn, out: Path, rounds: int) -> None:
+    """Over TLS, as the server has it done, with nothing beside it and beside a program that never waits."""
+    command = pull_with(cdn.secure, out, CONNECTIONS[0], {"SSL_CERT_FILE": str(cdn.certificate)})
+    walls: Figures = {"alone": [], "beside a thread of Python that never waits": []}
+    for _ in range(rounds):
+        for way, row in walls.items():
+            _clean(out)
+            spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if way != "alone" else None
+            try:
+                row.append(run([command], cdn).wall_s)
+            finally:
+                if spinner is not None:
+                    spinner.kill()
+                    spinner.wait()
+    show(f"https, {CONNECTIONS[0]} connections of {LIMIT_MIB_S} MiB/s", walls, "s")
+    show("over the one alone in the same round", _ratios(walls, walls["alone"]), "x")
 
 
 def _measure_bytes(cdn: Cdn, out: Path, size_mib: int) -> None:

@@ -88,8 +88,8 @@ def pull(root: str, cache: Path) -> Command:
     return Command([sys.executable, "-P", "-m", "lavatube.cli", "pull", "--json", root, "--cache", cache])
 
 
-def pull_with(root: str, cache: Path, connections: int) -> Command:
-    return Command([sys.executable, "-P", "-c", _PULL_WITH, root, cache, str(connections)])
+def pull_with(root: str, cache: Path, connections: int, environment: Mapping[str, str] | None = None) -> Command:
+    return Command([sys.executable, "-P", "-c", _PULL_WITH, root, cache, str(connections)], environment or {})
 
 
 def _aria2(cdn: Cdn, out: Path) -> dict[str, list[Command]]:

@@ -4,8 +4,9 @@ A checkpoint in LLaVA-1.5's shape behind one of two kinds of line: `BENCH_LINE_M
 100), or, as a CDN gives it, `BENCH_CONNECTION_MIB` MiB a second to each connection. Beside it, in turn: the download
 alone (curl, unverified), and the classic way: a download, then `from_pretrained`, then `generate` in a fresh process.
 The download is curl's, with 4 connections, of a line by connections also with 16; and `huggingface_hub`'s as it comes,
-where it is installed. `BENCH_ROUNDS` is how often (default 1), `BENCH_WAYS` which ways: parts of their names, with
-commas between. The last run's trace is kept as `BENCH_TRACE`, if that is set.
+where it is installed. `generate` computes in bfloat16, or in float32 where the processor has no instructions for that
+and torch is several times as slow in it. `BENCH_ROUNDS` is how often (default 1), `BENCH_WAYS` which ways: parts of
+their names, with commas between. The last run's trace is kept as `BENCH_TRACE`, if that is set.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from bench.engine.shapes import shapes
 from bench.hub import REPOSITORY, environment
 from bench.line import serve_folder
 from bench.table import show
+from lavatube.model.native import LEVELS, native
 from lavatube.weights.manifest import FILE_NAME, Manifest, build_manifest
 from tests.flow.server import Server
 from tests.flow.sse import events
@@ -36,18 +38,19 @@ from tests.flow.sse import events
 MIB = 1024 * 1024
 CONNECTIONS = 4
 MORE = 16
+BFLOAT16_LEVEL = len(LEVELS) - 1
 PROMPT = "What is in the picture?"
 CLASSIC = """
 import sys
 import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
-folder, picture = sys.argv[1:]
-model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+folder, picture, dtype = sys.argv[1:]
+model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
 processor = AutoProcessor.from_pretrained(folder)
 prompt = "USER: <image>\\nWhat is in the picture? ASSISTANT:"
 inputs = processor(images=Image.open(picture), text=prompt, return_tensors="pt")
-model.generate(**inputs.to(dtype=torch.bfloat16), max_new_tokens=1, do_sample=False)
+model.generate(**inputs.to(dtype=model.dtype), max_new_tokens=1, do_sample=False)
 """
 SNAPSHOT = "import sys; from huggingface_hub import snapshot_download; print(snapshot_download(sys.argv[1]))"
 SERVE = "lavatube serve to first token (verified)"
@@ -124,7 +127,7 @@ def _classic(root: str, site: Path, picture: Path, out: Path, connections: int) 
     begun_s = time.monotonic()
     _download(root, site, out, connections)
     for path in site.iterdir():  # joining the ranges is not what is measured
-        pieces = sorted(out.glob(f"{path.name}.*"))
+        pieces = sorted(out.glob(f"{path.name}.*"), key=lambda piece: int(piece.suffix[1:]))
         if len(pieces) > 1:
             begun_s += _join(pieces, out / path.name)
         else:
@@ -144,7 +147,9 @@ def _classic_hub(root: str, picture: Path, out: Path) -> float:
 
 
 def _generate(folder: Path, picture: Path) -> None:
-    command = [sys.executable, "-c", CLASSIC, str(folder), str(picture)]
+    kernels = native()
+    dtype = "bfloat16" if kernels is not None and kernels.level == BFLOAT16_LEVEL else "float32"
+    command = [sys.executable, "-c", CLASSIC, str(folder), str(picture), dtype]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 

@@ -127,7 +127,7 @@ class Cdn(LoopbackServer):
     """Serves `folder`; `away` is where the scenario of that name redirects to.
 
     Of a file that is `held` only its first range and its last bytes come before `released` is set; of one that is
-    `doomed` nothing else comes at all.
+    `doomed` nothing else comes at all. Of what is `limited` so many transfers as `slots` has go on at once.
     """
 
     def __init__(self, folder: Path, away: str = "", certificate: Path | None = None) -> None:
@@ -136,6 +136,7 @@ class Cdn(LoopbackServer):
         self.folder = folder
         self.away = away
         self.released = threading.Event()
+        self.slots = threading.BoundedSemaphore(6)
 
     def url(self, scenario: str) -> str:
         return f"{self.root}/{scenario}"
@@ -204,6 +205,10 @@ class _CdnHandler(LoopbackHandler):
                 self._serve(data, span, {f"X-{number}": "x" for number in range(1000)})
             case "trickle":
                 self._serve_trickle(len(data), start, piece)
+            case "relapse" if start == 0:
+                self._serve_half("short", len(data), start, piece)
+            case "relapse":
+                self._serve_trickle(len(data), 0, data, status=200)
             case "crawl":
                 self._crawl(b"HTTP/1.1 206 Partial Content\r\nX-Padding: " + b"x" * 1000)
             case "late" if stop < len(data):
@@ -227,11 +232,15 @@ class _CdnHandler(LoopbackHandler):
                 middle = len(data) // 2
                 self._serve(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :], span)
             case "slow" | "slower":
-                self.send_response(206)
-                self.send_header("Content-Length", str(len(piece)))
-                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
-                self.end_headers()
-                self.pour(piece, pause_s=0.05 if kind == "slower" else 0.02)
+                self._serve_slowly(len(data), start, piece, pause_s=0.05 if kind == "slower" else 0.02)
+            case "limited" if cdn.slots.acquire(blocking=False):
+                try:
+                    self._serve_slowly(len(data), start, piece, pause_s=0.05)
+                finally:
+                    cdn.slots.release()
+            case "limited":
+                cdn.log.counts["refused"] += 1
+                self.reply(503, {})
             case "versions":
                 self._serve(data, span, {"ETag": f'"{cdn.log.counts[f"versions {name}"]}"'})
             case "marked":
@@ -276,14 +285,21 @@ class _CdnHandler(LoopbackHandler):
         self.pour(body)
         self.close_connection = True
 
-    def _serve_trickle(self, size: int, start: int, piece: bytes) -> None:
+    def _serve_trickle(self, size: int, start: int, piece: bytes, status: int = 206) -> None:
         """A byte now and then: enough for no timeout of a read, and no way to an end."""
-        self.send_response(206)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(piece)))
         self.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{size}")
         self.end_headers()
         for byte in piece:
             self.pour(bytes([byte]), pause_s=0.05)
+
+    def _serve_slowly(self, size: int, start: int, piece: bytes, pause_s: float) -> None:
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(piece)))
+        self.send_header("Content-Range", f"bytes {start}-{start + len(piece) - 1}/{size}")
+        self.end_headers()
+        self.pour(piece, pause_s)
 
     def _crawl(self, head: bytes) -> None:
         """A header that never ends, a byte now and then."""

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "lavatube"
 # Low to high. A name stands for a module, or for a package with all that is in it; the first match of the longest name
 # wins. Those on one line are strangers to each other.
 LAYERS: list[set[str]] = [
-    {"errors", "heap", "logs", "trace"},
+    {"container", "errors", "heap", "logs", "trace"},
     {"option"},
     {"settings", "spec"},
     {"checkpoint", "fidelity", "geometry", "memory"},

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lavatube.memory import MemoryPlan, available_bytes
+from tests.test_container import write_v2
 
 PLAN = MemoryPlan(
     "float32",
@@ -32,14 +33,13 @@ def test_weights_that_do_not_fit() -> None:
 
 
 def test_the_container_limit_counts(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
+    meminfo, own = tmp_path / "meminfo", tmp_path / "own"
     meminfo.write_text("MemTotal: 100 kB\nMemAvailable:       64 kB\n")
-    assert available_bytes(tmp_path, meminfo) == 65536
-    (tmp_path / "memory.current").write_text("1000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_bytes(tmp_path, meminfo) == 65536
-    (tmp_path / "memory.max").write_text("3000\n")
-    assert available_bytes(tmp_path, meminfo) == 2000
+    own.write_text("0::/\n")
+    assert available_bytes(tmp_path, own, meminfo) == 65536
+    for limit, available in ((65536 + 3000, 65536), (65536, 63536), ("max", 65536)):
+        write_v2(tmp_path, limit, anon=2000)
+        assert available_bytes(tmp_path, own, meminfo) == available
 
 
 def test_this_machine_has_memory() -> None:

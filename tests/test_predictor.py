@@ -16,6 +16,7 @@ from PIL import Image
 from lavatube import Predictor
 from lavatube.errors import Draining, InvalidInput, InvalidSetting, NotReady
 from lavatube.prompt.chat import Chat, Generation, ImageInput, Role, Text, Turn
+from lavatube.weights.progress import Progress
 from tests.checkpoints import write_checkpoint
 
 PICTURE = Path(__file__).parent.parent / "examples" / "shapes.png"
@@ -45,6 +46,16 @@ def test_pieces_come_one_by_one(predictor: Predictor) -> None:
 def test_set_up_once_predict_many(predictor: Predictor) -> None:
     predictor.setup()
     assert ask(predictor) == ask(predictor)
+
+
+def test_set_up_tells_how_far_it_is(folder: Path) -> None:
+    heard: list[Progress] = []
+    predictor = Predictor(str(folder))
+    predictor.setup(heard.append)
+    predictor.close()
+    (*_, last) = heard
+    assert last.phase == "loading"
+    assert 0 < last.done_bytes == last.total_bytes
 
 
 def test_a_seed_makes_sampling_repeatable(predictor: Predictor) -> None:

@@ -39,6 +39,7 @@ from lavatube.serve.transport import BACKLOG, build_server
 from lavatube.settings import Settings
 from lavatube.setup import Setup
 from lavatube.stores import Stores
+from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.uri import parse_model
 
@@ -126,6 +127,7 @@ class Front:
         server.should_exit = True
         await serving
         await self._engine.stop()
+        self._setup.close()
         if self._setup.preparer is not None:
             await asyncio.to_thread(self._setup.preparer.close)
         logger.info("stopped")
@@ -133,9 +135,9 @@ class Front:
 
     def health(self) -> HealthView:
         """The state of the server at this moment."""
-        setup, loading, ready = self._setup, self._engine.loading, self._engine.ready
+        setup, ready = self._setup, self._engine.ready
         phase = self._phase()
-        is_loading = phase is Phase.LOADING and loading is not None
+        progress = self._loading() if phase is Phase.LOADING else setup.progress
         return HealthView(
             phase=phase,
             model=self._settings.served_name,
@@ -144,11 +146,18 @@ class Front:
             ready_at=setup.ready_at,
             step=setup.progress.phase if phase is Phase.PROVISIONING else "",
             device=ready.device if ready else "",
-            done_bytes=loading.done_bytes if is_loading and loading else setup.progress.done_bytes,
-            total_bytes=loading.total_bytes if is_loading and loading else setup.progress.total_bytes,
-            rate_bytes_s=0.0 if is_loading else setup.progress.rate_bytes_s,
+            done_bytes=progress.done_bytes,
+            total_bytes=progress.total_bytes,
+            rate_bytes_s=progress.rate_bytes_s,
             failure=setup.failure or self._engine.failure,
             logs=tuple(setup.lines),
+        )
+
+    def _loading(self) -> Progress:
+        """How far the engine is; nothing before it has said so."""
+        told = self._engine.loading
+        return (
+            Progress("loading", told.done_bytes, told.total_bytes, told.rate_bytes_s) if told else Progress("loading")
         )
 
     @property

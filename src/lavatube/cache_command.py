@@ -61,5 +61,5 @@ def _cache_collect(arguments: argparse.Namespace) -> int:
     from lavatube.weights.upkeep import collect
 
     cache = Cache(settings_of(arguments).cache_folder)
-    print(f"removed {collect(cache, max_bytes=arguments.max_size) / MIB:.1f} MiB")
+    print(f"removed {collect(cache, max_bytes=arguments.max_size, tell=print) / MIB:.1f} MiB")
     return 0

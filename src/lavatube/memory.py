@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lavatube.container import CGROUPS, OWN, container_bytes
 from lavatube.spec import DTYPE_BYTES, QUANTIZED_GROUPS, ModelSpec, Quantize
 
-CGROUP: Final = Path("/sys/fs/cgroup")
 MEMINFO: Final = Path("/proc/meminfo")
 
 
@@ -81,17 +81,10 @@ def plan_memory(
     )
 
 
-def available_bytes(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
+def available_bytes(cgroups: Path = CGROUPS, own: Path = OWN, meminfo: Path = MEMINFO) -> int:
     """Main memory that this process may still take: what the machine has free, within the container's limit."""
-    available = _meminfo(meminfo)
-    try:
-        limit = (cgroup / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((cgroup / "memory.current").read_text())
-            available = min(available, max(0, int(limit) - used))
-    except FileNotFoundError:
-        pass  # no limit of version 2; the machine's own figure stands
-    return available
+    available, left = _meminfo(meminfo), container_bytes(cgroups, own)
+    return available if left is None else min(available, left)
 
 
 def _meminfo(path: Path) -> int:

@@ -29,7 +29,8 @@ from lavatube.prompt.detokenize import Detokenizer
 from lavatube.prompt.prepare import Preparer
 from lavatube.provisioning import provision_options
 from lavatube.settings import Settings, read_settings
-from lavatube.weights.provision import Progress, provision
+from lavatube.weights.progress import Progress, follower
+from lavatube.weights.provision import provision
 
 URL_SCHEMES: Final = ("http:", "https:", "data:")
 
@@ -63,7 +64,8 @@ class Predictor:
         preparer = assembly.make_preparer(spec, provisioned.folder, settings)
         try:
             torch.set_num_threads(choose_threads(settings.threads, spec))
-            core = load_core(assembly.load_command(provisioned, preparer, settings))
+            order = assembly.load_command(provisioned, preparer, settings)
+            core = load_core(order, follower("loading", on_progress))
         except BaseException:
             preparer.close()
             raise

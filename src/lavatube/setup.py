@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Final
 
@@ -19,6 +20,7 @@ from lavatube.prompt.prepare import Preparer
 from lavatube.pulling import pull
 from lavatube.serve.serving import Serving
 from lavatube.settings import MIB, Settings
+from lavatube.weights.in_use import hold_sets
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 from lavatube.weights.staged import StagedFolder, claim
@@ -55,13 +57,14 @@ class Setup:
         self._serving = serving
         self._make_service = make_service
         self._stopping = stopping
+        self._held = ExitStack()  # the sets that the engine loads, and loads again when it was restarted
         self._next_log_s = self.started + LOG_EVERY_S
 
     async def run(self, url: str) -> None:
         """`url` is where the server can be asked."""
         try:
             self._engine.launch()  # it imports torch while the weights arrive
-            self.provisioned = await self._provision()
+            await self._provision()
             ready = await self._engine.wait_ready()
             loaded = await self._engine.wait_loaded()
             self.ready_at = datetime.now(UTC)
@@ -75,7 +78,7 @@ class Setup:
             logger.exception("a defect in the set-up")
             self._fail(InternalError("The set-up broke.", remedy="The server's log says how."))
 
-    async def _provision(self) -> Provisioned:
+    async def _provision(self) -> None:
         """Phase 1. The engine begins as soon as there is a folder to begin in, if need be before the weights are here.
 
         Raises: LavatubeError.
@@ -93,7 +96,8 @@ class Setup:
             await asyncio.wait({pulling, staged}, return_when=asyncio.FIRST_COMPLETED)
             if staged.done():
                 await self._open(staged.result())
-            provisioned = await pulling
+            self.provisioned = provisioned = await pulling
+            self._held.enter_context(await asyncio.to_thread(hold_sets, provisioned.folder))
             self._note(f"phase 1: {_describe(provisioned)}")
             load = await self._open(provisioned)
             if staged.done():
@@ -105,7 +109,6 @@ class Setup:
             if folder is not None:
                 await asyncio.to_thread(folder.remove)
                 folder.close()
-        return provisioned
 
     async def _open(self, provisioned: Provisioned) -> Load:
         """Have the engine load from a folder, and take predictions; a second time only say what it would load."""
@@ -120,6 +123,10 @@ class Setup:
             self.preparer.limit_context(ready.max_context_tokens)
             self._serving.open(self._make_service(self.preparer, provisioned))
         return load
+
+    def close(self) -> None:
+        """After the engine: from now on its weights may be removed."""
+        self._held.close()
 
     def _on_progress(self, progress: Progress) -> None:
         """Phase 1's: kept for the health routes, and logged every few seconds."""

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal: a progress bar for phase 1, and tables of what was decided."""
+"""What a person sees on a terminal: a progress bar, and tables of what was decided."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lavatube.weights.upkeep import CachedSet
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[provision.Progress], None]]:
-    """A bar on stderr that follows provisioning, and leaves nothing behind; none where stderr is no terminal."""
+    """A bar on stderr that follows provisioning and loading, and leaves nothing behind; none without a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[extent]}"))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from time import sleep
 
 import pytest
 import torch
@@ -82,6 +83,22 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, caplog: py
     files.close()
     assert files.find(b"a") is None
     assert caplog.text.count("encoded pictures can't be") == 1
+
+
+def test_two_servers_that_keep_the_same_picture_do_not_take_each_others_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In containers on one volume both may have the same process id, as both writers have here."""
+    servers = [FeatureFiles(tmp_path, 1 << 20, "weights") for _ in range(2)]
+    for _ in range(400):
+        for server in servers:
+            server.keep(b"a", ROWS)
+        sleep(1e-4)  # what comes while many wait is not written
+    for server in servers:
+        server.close()
+    assert not caplog.records
+    assert len(list(tmp_path.iterdir())) == 1
+    assert find(tmp_path) is not None
 
 
 def test_memory_is_asked_first_and_filled_from_disk(tmp_path: Path) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from msgspec.structs import replace
 
 from lavatube.engine.core import EngineCore
-from lavatube.engine.wire import Done, RequestEvent, Sampling, Submit, Tokens
+from lavatube.engine.feature_files import FeatureFiles
+from lavatube.engine.wire import Done, RequestEvent, Sampling, Submit
 from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
 from tests.engine.conftest import NewCore
 from tests.engine.requests import GREEDY, SEEDED, answer, drain, failure, pixels, run, submit
 
-LOGPROBS = replace(GREEDY, top_logprobs=20)
 BLOCK = 16
 
 
@@ -29,16 +30,45 @@ def cached(events: list[RequestEvent]) -> int:
     return done.cached_tokens
 
 
-def logprobs(events: list[RequestEvent]) -> torch.Tensor:
-    """Of the twenty likeliest tokens in each place, in the order of their ids. Shapes: out (tokens, 20)."""
-    tops = [event.logprobs[0].top for event in events if isinstance(event, Tokens)]
-    return torch.tensor([[value for _, value in sorted(top)] for top in tops], dtype=torch.float64)
+class Beside:
+    """Asks an engine that remembers and one that forgets, and looks at all that the model says."""
+
+    def __init__(self, model: Llava, vocab_size: int, forgetful: EngineCore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._forgetful, self._vocab_size = forgetful, vocab_size
+        self._seen: list[torch.Tensor] = []
+        compute = model.logits
+
+        def logits(hidden: torch.Tensor) -> torch.Tensor:
+            self._seen.append(compute(hidden).clone())
+            return self._seen[-1]
+
+        monkeypatch.setattr(model, "logits", logits)
+
+    def ask(self, core: EngineCore, request: Submit) -> list[RequestEvent]:
+        """What `core` answers: the same tokens as the other, and in each place all logits within 1e-5."""
+        events, logits = self._run(core, request)
+        wanted, wanted_logits = self._run(self._forgetful, request)
+        assert answer(events) == answer(wanted)
+        assert logits.shape == (len(answer(events)), self._vocab_size), "a row of the whole vocabulary for each token"
+        torch.testing.assert_close(logits, wanted_logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits.log_softmax(dim=-1), wanted_logits.log_softmax(dim=-1), atol=1e-5, rtol=0)
+        return events
+
+    def _run(self, core: EngineCore, request: Submit) -> tuple[list[RequestEvent], torch.Tensor]:
+        self._seen.clear()
+        events = run(core, request)[request.request_id]
+        return events, torch.cat(self._seen).double()
+
+
+@pytest.fixture
+def beside(model: Llava, spec: ModelSpec, new_core: NewCore, monkeypatch: pytest.MonkeyPatch) -> Beside:
+    return Beside(model, spec.language.vocab_size, forgetful(new_core), monkeypatch)
 
 
 @pytest.fixture
 def first(spec: ModelSpec) -> Submit:
     """A picture and a question."""
-    return submit(spec, "first", LOGPROBS, length=20, num_images=1, seed=1)
+    return submit(spec, "first", length=20, num_images=1, seed=1)
 
 
 def ask_again(first: Submit, name: str = "again", **changes: object) -> Submit:
@@ -46,25 +76,31 @@ def ask_again(first: Submit, name: str = "again", **changes: object) -> Submit:
     return replace(first, request_id=name, token_ids=[*first.token_ids[:-5], ord(name[-1]), 11, 12, 13], **changes)
 
 
-def test_a_follow_up_question_costs_what_is_new(new_core: NewCore, first: Submit) -> None:
+def test_a_follow_up_question_costs_what_is_new(new_core: NewCore, beside: Beside, first: Submit) -> None:
     core = new_core()
-    assert cached(run(core, first)["first"]) == 0
-    again = ask_again(first)
-    events = run(core, again)["again"]
-    wanted = run(forgetful(new_core), again)["again"]
-    assert cached(events) == (len(first.token_ids) - 5) // BLOCK * BLOCK
-    assert answer(events) == answer(wanted)
-    torch.testing.assert_close(logprobs(events), logprobs(wanted), atol=1e-5, rtol=0)
+    assert cached(beside.ask(core, first)) == 0
+    assert cached(beside.ask(core, ask_again(first))) == (len(first.token_ids) - 5) // BLOCK * BLOCK
 
 
-def test_the_next_turn_costs_what_is_new(new_core: NewCore, first: Submit) -> None:
+def test_each_turn_of_a_conversation_costs_what_is_new(new_core: NewCore, beside: Beside, first: Submit) -> None:
     """The answer is part of the next prompt, and was computed, too, but for its last token."""
-    core = new_core()
-    said = answer(run(core, first)["first"])
-    turn = replace(first, request_id="turn", token_ids=[*first.token_ids, *said, 21, 22, 23])
-    events = run(core, turn)["turn"]
-    assert cached(events) == (len(first.token_ids) + len(said) - 1) // BLOCK * BLOCK
-    assert answer(events) == answer(run(forgetful(new_core), turn)["turn"])
+    core, turn = new_core(), first
+    said = answer(beside.ask(core, turn))
+    for number in range(3):
+        known = len(turn.token_ids) + len(said) - 1
+        turn = replace(turn, request_id=f"{number}", token_ids=[*turn.token_ids, *said, 21 + number, 22, 23])
+        events = beside.ask(core, turn)
+        assert cached(events) == known // BLOCK * BLOCK
+        said = answer(events)
+
+
+def test_a_system_prompt_is_computed_once_for_all(new_core: NewCore, beside: Beside, spec: ModelSpec) -> None:
+    """With a picture after it, too, and other questions of other lengths."""
+    core, system = new_core(), submit(spec, "", length=3 * BLOCK + 5, seed=8).token_ids
+    for number, num_images in enumerate((0, 0, 1, 1)):
+        asked = submit(spec, f"{number}", length=4 + number, num_images=num_images, seed=20 + number)
+        events = beside.ask(core, replace(asked, token_ids=[*system, *asked.token_ids]))
+        assert cached(events) == (3 * BLOCK if number else 0)
 
 
 def test_the_same_request_again_computes_its_last_tokens(new_core: NewCore, first: Submit) -> None:
@@ -94,14 +130,26 @@ def test_another_salt_finds_neither_blocks_nor_pictures(new_core: NewCore, first
     assert cached(run(core, replace(strangers, request_id="same owner"))["same owner"]) > 0
 
 
-def test_a_picture_elsewhere_in_the_prompt_is_not_encoded_again(new_core: NewCore, first: Submit) -> None:
+def test_a_picture_elsewhere_in_the_prompt_is_not_encoded_again(
+    new_core: NewCore, beside: Beside, first: Submit
+) -> None:
     """Its keys and values are others there; its features are not."""
     core = new_core(image_cache_bytes=1 << 20)
     run(core, first)
     later = replace(first, request_id="later", token_ids=[50, 51, 52, *first.token_ids])
-    events = run(core, later)["later"]
+    events = beside.ask(core, later)
     assert (cached(events), core.caches.image_hits, core.caches.image_misses) == (0, 1, 1)
-    assert answer(events) == answer(run(forgetful(new_core), later)["later"])
+
+
+def test_a_picture_from_disk_is_as_good_as_one_that_was_encoded(
+    model: Llava, spec: ModelSpec, beside: Beside, first: Submit, tmp_path: Path
+) -> None:
+    for num_found in (0, 1):
+        files = FeatureFiles(tmp_path, 1 << 20, "weights")
+        core = EngineCore(model, spec, num_blocks=64, max_sequences=8, max_step_tokens=512, image_files=files)
+        beside.ask(core, first)
+        files.close()
+        assert (core.caches.image_disk_hits, core.caches.image_misses) == (num_found, 1 - num_found)
 
 
 def test_questions_that_come_together_share_one_prefill(new_core: NewCore, spec: ModelSpec, first: Submit) -> None:

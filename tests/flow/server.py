@@ -112,6 +112,12 @@ class PureServer(Server):
     program = (str(Path(__file__).with_name("pure_server.py")),)
 
 
+class SlowServer(Server):
+    """Its engine takes seconds to load even a small model."""
+
+    program = (str(Path(__file__).with_name("slow_server.py")),)
+
+
 def _is_child(folder: Path, parent: int, word: bytes) -> bool:
     try:
         words = (folder / "cmdline").read_bytes().split(b"\0")

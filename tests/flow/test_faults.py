@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.uri import EMBEDDED
 from tests.cdn import Cdn
 from tests.flow.conftest import ENDLESS_TOKENS, data_url
-from tests.flow.server import Server
+from tests.flow.server import Server, SlowServer
 from tests.flow.sse import events
 
 LONG = {
@@ -54,6 +57,26 @@ def test_a_stream_outlives_the_worker(endless: Server, sampling: dict[str, objec
     assert endless.worker_pid() != worker
     endless.wait_ready()
     assert "".join(last.data["output"]) == "".join(text_of(endless, wanted))
+
+
+def test_the_weights_outlive_a_collection_beside_the_server(tmp_path: Path) -> None:
+    """gc would forget them first, as those that were used longest ago; the engine's next life needs them."""
+    command = [sys.executable, "-m", "lavatube.cli", "cache", "gc", "--max-size", "0", "--cache", str(tmp_path)]
+
+    def collect() -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    with Server("tiny", tmp_path) as server:
+        server.wait_ready()
+        assert "is in use, and stays" in collect()
+        worker = server.worker_pid()
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for_line("engine: restarting")
+        server.wait_ready()
+        assert server.worker_pid() != worker
+        assert is_answered(server)
+    assert "stays" not in collect()
+    assert not list(tmp_path.glob("trees/*"))
 
 
 def test_the_stock_client_does_not_notice_a_killed_worker(endless: Server) -> None:
@@ -134,3 +157,20 @@ def test_a_slow_source_is_seen_coming(tmp_path: Path) -> None:
         server.wait_ready()
         assert "phase 1: fetching" in server.text
         assert f"slow at {server.url}" in server.text
+
+
+def test_a_slow_load_is_seen_coming(tmp_path: Path) -> None:
+    """Bytes, rate and time left, over HTTP and in the log, as those of a fetch are."""
+    with SlowServer(str(EMBEDDED), tmp_path) as server:
+        seen = []
+        while not seen or seen[-1]["phase"] in ("provisioning", "loading"):
+            seen.append(httpx.get(f"{server.url}/startupz").json())
+            time.sleep(0.05)
+        server.wait_ready()
+        text = server.text
+    loading = [view for view in seen if view["phase"] == "loading" and view["total_bytes"]]
+    done = [view["done_bytes"] for view in loading]
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+    assert any(view["rate_bytes_s"] > 0 and view["eta_s"] for view in loading)
+    assert re.search(r"phase 2: loading [\d.]+ of [\d.]+ MiB, [\d.]+ MiB/s, \d:\d\d:\d\d left", text), text

@@ -76,6 +76,18 @@ def wait_until(is_true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def test_it_can_be_asked_how_it_is_before_anything_is_here(cdn: Cdn, tmp_path: Path) -> None:
+    """A second is what it takes on a machine that does nothing else; that it waits for no weights is what counts."""
+    with Server(cdn.url("held"), tmp_path / "cache") as server:
+        said = httpx.get(f"{server.url}/health-check").json()
+        assert time.monotonic() - server.started_at < 10
+        assert said["status"] == "STARTING"
+        assert not cdn.released.is_set()
+        assert not list((tmp_path / "cache").glob("trees/*"))
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+
+
 def test_who_waits_is_answered_as_by_a_server_that_was_ready(cdn: Cdn, expected: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     flags = ["--queue-while-starting", "--trace", str(trace)]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from lavatube.checkpoint.read import read_spec
+from lavatube.model.llava import Llava
+from lavatube.model.panels import Kind, Panels
+from lavatube.model.places import allocate, places
 from lavatube.model.ring import BUFFER_BYTES, Ring, copy_to
+from lavatube.spec import Quantize
+from tests.checkpoints import write_checkpoint
 
 SIZE_BYTES = 64
 
@@ -61,6 +68,38 @@ def test_rows_that_do_not_lie_in_order() -> None:
     stored, place = torch.randn(9, 5).T, torch.empty(5, 9)
     Ring([(torch.empty(SIZE_BYTES, dtype=torch.uint8), NoCrossing())]).copy(place, stored)
     assert torch.equal(place, stored)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_quantised_is_the_same_by_the_ring(kind: Kind, dtype: torch.dtype) -> None:
+    stored = torch.randn(37, 50).to(dtype)
+    plain, brought = Panels(37, 50, kind), Panels(37, 50, kind)
+    plain.put(0, stored)
+    ring = Ring([(torch.empty(SIZE_BYTES, dtype=torch.uint8), NoCrossing()) for _ in range(2)])
+    for first in (0, 20):
+        brought.put(first, stored[first : first + 20], ring.copy)
+    assert torch.equal(brought.unpack(), plain.unpack())
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4", "fp8"])
+def test_all_weights_go_to_another_device_by_the_ring(tmp_path: Path, quantize: Quantize) -> None:
+    """To one without values, as there is no other here."""
+    meta, brought = torch.device("meta"), [0]
+
+    def copy(place: Tensor, stored: Tensor) -> None:
+        assert (place.device, place.shape, stored.device.type) == (meta, stored.shape, "cpu")
+        brought[0] += stored.numel()
+
+    spec = read_spec(write_checkpoint(tmp_path))
+    with meta:
+        model = Llava(spec)
+    allocate(model, meta, torch.bfloat16, quantize)
+    wanted = 0
+    for _, place in places(model, copy):
+        place.put(torch.ones(place.shape))
+        wanted += place.shape.numel()
+    assert brought == [wanted]
 
 
 @pytest.mark.gpu

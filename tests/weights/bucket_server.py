@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from tests.cdn import Gone, LoopbackHandler, LoopbackServer, Request
+from tests.cdn import WEIGHTS, Gone, LoopbackHandler, LoopbackServer, Request
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
@@ -25,6 +25,8 @@ class BucketServer(LoopbackServer):
         self.is_private = is_private
         self.breaks: list[str] = []
         """Keys whose next range breaks off in the middle."""
+        self.is_trickling = False
+        """Whether of a shard a byte comes now and then."""
 
 
 class _BucketHandler(LoopbackHandler):
@@ -76,6 +78,13 @@ class _BucketHandler(LoopbackHandler):
             self.reply(206, headers | {"Content-Length": str(len(piece))}, piece[: len(piece) // 2])
             self.close_connection = True
             raise Gone
+        if bucket.is_trickling and key.endswith(WEIGHTS):
+            self.send_response(206)
+            for name, value in (headers | {"Content-Length": str(len(piece))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            for byte in piece:
+                self.pour(bytes([byte]), pause_s=0.05)
         self.reply(206, headers, piece)
 
 

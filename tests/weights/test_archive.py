@@ -88,6 +88,21 @@ def test_pinned(folder: Path, origin: Path, options: ProvisionOptions) -> None:
         assert len(cdn.log.requests) == seen
 
 
+def test_headers_that_come_in_a_trickle(folder: Path, origin: Path, options: ProvisionOptions) -> None:
+    write_tar(folder / "llava.tar", origin)
+    pinned = dataclasses.replace(with_policy(options, read_timeout_s=0.3), lock=origin / FILE_NAME)
+    with Cdn(folder) as cdn, pytest.raises(SourceUnavailable, match="slower than"):
+        pull(f"{cdn.url('any-trickle')}/llava.tar", pinned)
+
+
+@pytest.mark.parametrize("scenario", ["any-trickle", "any-relapse"])
+def test_a_packed_one_in_a_trickle(scenario: str, folder: Path, origin: Path, options: ProvisionOptions) -> None:
+    """Also where what is here already comes once more, since the server ignores ranges."""
+    write_tar(folder / "llava.tar.gz", origin, mode="w:gz")
+    with Cdn(folder) as cdn, pytest.raises(SourceUnavailable, match="slower than"):
+        pull(f"{cdn.url(scenario)}/llava.tar.gz", with_policy(options, read_timeout_s=0.3))
+
+
 def test_members_that_are_here_are_jumped_over(folder: Path, origin: Path, options: ProvisionOptions) -> None:
     pull(f"{origin.as_uri()}/model-00001-of-00002.safetensors", options)
     write_tar(folder / "llava.tar", origin)

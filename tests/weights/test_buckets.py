@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pytest
 from lavatube.errors import InvalidSetting, SourceUnavailable, UntrustedSource
 from lavatube.weights.manifest import FILE_NAME
 from lavatube.weights.options import ProvisionOptions
-from lavatube.weights.provision import Provisioned, provision
+from lavatube.weights.provision import Progress, Provisioned, provision
 from tests.weights.bucket_server import KEY, SECRET, BucketServer
-from tests.weights.conftest import contents, expected
+from tests.weights.conftest import contents, expected, with_policy
 
 MODEL = "s3://bucket/models"
 SHARD = "model-00002-of-00002.safetensors"
@@ -56,6 +57,25 @@ def test_a_body_that_breaks_off_is_taken_up(bucket: BucketServer, origin: Path, 
     bucket.breaks = [f"models/{SHARD}"] * 2
     assert contents(pull(bucket, options).folder) == expected(origin)
     assert not bucket.breaks
+
+
+def test_a_body_in_a_trickle_is_given_up(bucket: BucketServer, options: ProvisionOptions) -> None:
+    bucket.is_trickling = True
+    with pytest.raises(SourceUnavailable, match="slower than"):
+        pull(bucket, with_policy(options, read_timeout_s=0.3))
+
+
+def test_who_is_interrupted_waits_for_no_trickle(bucket: BucketServer, options: ProvisionOptions) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.phase == "fetching" and len(bucket.log.requests) > 6:
+            raise KeyboardInterrupt
+
+    bucket.is_trickling = True
+    started = time.monotonic()
+    options = dataclasses.replace(options, bucket_endpoint=bucket.root, bucket_unsigned=True)
+    with pytest.raises(KeyboardInterrupt):
+        provision(MODEL, with_policy(options, read_timeout_s=60.0), interrupt)
+    assert time.monotonic() - started < 15
 
 
 def test_a_private_bucket_wants_credentials(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from lavatube.errors import CacheUnusable
 from lavatube.weights import filesystems
-from lavatube.weights.cache import Cache
+from lavatube.weights.cache import Cache, link
 from lavatube.weights.filesystems import file_system, has_locks
 from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.options import ProvisionOptions
@@ -150,6 +151,39 @@ class TestWithoutLocks:
     def test_the_kind_of_file_system(self, folder: str, kind: str) -> None:
         mounts = "/dev/a / ext4 rw 0 0\nhost:/x /mnt/share nfs4 rw 0 0\ns3 /mnt/a\\040b fuse.s3fs rw 0 0\n"
         assert file_system(Path(folder), mounts) == kind
+
+
+class TestBlobsThatGo:
+    """Somebody removes them between the moment at which they are verified and that at which the set is marked."""
+
+    def test_before_the_set_is_ready(self, options: ProvisionOptions, cdn: Cdn, origin: Path) -> None:
+        def remove(progress: Progress) -> None:
+            blobs = [path for path in options.cache.glob("blobs/sha256/*/*") if path.is_file()]
+            if len(blobs) == len(expected(origin)):
+                shutil.rmtree(options.cache / "blobs" / "sha256")
+                (options.cache / "blobs" / "sha256").mkdir()
+
+        with pytest.raises(CacheUnusable, match="has gone from the cache"):
+            provision(cdn.url("ok"), options, remove)
+        assert contents(pull(cdn.url("ok"), options).folder) == expected(origin)
+
+    def test_a_marker_of_files_that_are_not_there_is_not_believed(
+        self, options: ProvisionOptions, cdn: Cdn, origin: Path
+    ) -> None:
+        """As an earlier version could write it."""
+        ready = pull(cdn.url("ok"), options)
+        marker = Cache(options.cache).marker(ready.set_digest)
+        note = json.loads(marker.read_text())
+        marker.write_text(json.dumps(note | {"stamps": dict.fromkeys(note["stamps"])}))
+        shutil.rmtree(options.cache / "blobs")
+        shutil.rmtree(ready.folder)
+        again = pull(cdn.url("ok"), options)
+        assert not again.from_cache
+        assert contents(again.folder) == expected(origin)
+
+    def test_a_link_to_nothing_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="has gone"):
+            link(tmp_path / "blob", tmp_path / "target")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ from lavatube.weights.memory import memory_source
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.provision import Provisioned, provision, provision_source
 from tests.cdn import Cdn
-from tests.hub import FakeHub
-from tests.weights.conftest import CHUNK, SIZES, contents, expected, write_weights
+from tests.hub import COMMIT, FakeHub
+from tests.weights.conftest import CHUNK, SIZES, contents, expected, with_policy, write_weights
 
 SHARD = "model-00002-of-00002.safetensors"
+NUM_CHUNKS = 10 + 3
 LONG = "model-00001-of-00002.safetensors"
 
 
@@ -82,6 +84,15 @@ class TestMirrors:
             assert contents(provisioned.folder) == expected(origin)
             assert mirror.log.weights()
 
+    @pytest.mark.parametrize("scenario", ["trickle", "stall", "late", "crawl"])
+    def test_a_place_that_gives_too_slowly_is_replaced(
+        self, scenario: str, cdn: Cdn, origin: Path, options: ProvisionOptions
+    ) -> None:
+        with Cdn(origin) as mirror:
+            options = dataclasses.replace(with_policy(options, read_timeout_s=0.4), mirrors=(mirror.url("ok"),))
+            assert contents(pull(cdn.url(scenario), options).folder) == expected(origin)
+            assert len(cdn.log.weights()) <= 2 * options.policy.connections + NUM_CHUNKS
+
     def test_nothing_is_asked_of_them_while_the_first_is_well(
         self, cdn: Cdn, origin: Path, options: ProvisionOptions
     ) -> None:
@@ -109,6 +120,52 @@ class TestMirrors:
     def test_all_fail(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
         with Cdn(origin) as mirror, pytest.raises(SourceUnavailable, match="status 500"):
             pull(cdn.url("500"), dataclasses.replace(options, mirrors=(mirror.url("500"),)))
+
+    @pytest.mark.parametrize(("first", "second"), [("busy-once", "404"), ("404", "busy-once")])
+    def test_what_would_pass_is_waited_for(
+        self, first: str, second: str, cdn: Cdn, origin: Path, options: ProvisionOptions
+    ) -> None:
+        """A mirror that lacks a file makes nothing worse."""
+        with Cdn(origin) as mirror:
+            provisioned = pull(cdn.url(first), dataclasses.replace(options, mirrors=(mirror.url(second),)))
+            assert contents(provisioned.folder) == expected(origin)
+
+    def test_without_the_hub_what_is_pinned_comes_from_them(self, origin: Path, options: ProvisionOptions) -> None:
+        with Cdn(origin) as gone:
+            endpoint = gone.root
+        with Cdn(origin) as mirror:
+            pinned = dataclasses.replace(
+                options, hf_endpoint=endpoint, lock=origin / FILE_NAME, mirrors=(mirror.url("ok"),)
+            )
+            provisioned = pull("org/name", pinned)
+        assert provisioned.trust == "pinned"
+        assert contents(provisioned.folder) == expected(origin)
+
+    @pytest.mark.parametrize(
+        ("scenario", "suffix"),
+        [
+            ("any-404", "tar"),
+            ("any-404", "tar.gz"),
+            ("any-flip", "tar"),
+            ("any-reset", "tar"),
+            ("any-trickle", "tar.gz"),
+        ],
+    )
+    def test_an_archive_comes_from_them_too(
+        self, scenario: str, suffix: str, origin: Path, options: ProvisionOptions, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "served"
+        folder.mkdir()
+        with tarfile.open(folder / f"llava.{suffix}", "w:gz" if suffix.endswith("gz") else "w") as archive:
+            for name in SIZES:
+                archive.add(origin / name, name)
+        with Cdn(folder) as first, Cdn(folder) as mirror:
+            options = dataclasses.replace(
+                with_policy(options, read_timeout_s=0.4), lock=origin / FILE_NAME, mirrors=(mirror.url("ok"),)
+            )
+            provisioned = pull(f"{first.url(scenario)}/llava.{suffix}", options)
+            assert contents(provisioned.folder) == expected(origin)
+            assert mirror.log.requests
 
     def test_no_secret_goes_there(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
         with Cdn(origin) as mirror, FakeHub(cdn, scenario="404") as hub:
@@ -188,6 +245,26 @@ class TestHubCache:
         assert contents(provisioned.folder) == expected(origin)
         assert not cdn.log.requests
         assert (provisioned.folder / SHARD).stat().st_nlink == 3, "its blob there, ours, and the tree's: no second copy"
+
+    @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
+    def test_what_is_pinned_is_taken_over_without_the_hub(
+        self, revision: str, hub_cache: Path, origin: Path, options: ProvisionOptions
+    ) -> None:
+        with Cdn(origin) as gone:
+            endpoint = gone.root
+        repository = hub_cache / "models--org--name"
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(COMMIT)
+        snapshot = repository / "snapshots" / COMMIT
+        snapshot.mkdir(parents=True)
+        for name in SIZES:
+            data = (origin / name).read_bytes()
+            blob = next(path for path in (repository / "blobs").iterdir() if path.read_bytes() == data)
+            (snapshot / name).symlink_to(f"../../blobs/{blob.name}")
+        adopting = dataclasses.replace(options, hf_endpoint=endpoint, hf_cache=hub_cache, lock=origin / FILE_NAME)
+        provisioned = pull(f"org/name{revision}", adopting)
+        assert (provisioned.from_cache, provisioned.trust) == (True, "pinned")
+        assert contents(provisioned.folder) == expected(origin)
 
     def test_a_damaged_blob_is_fetched(
         self, cdn: Cdn, hub_cache: Path, origin: Path, options: ProvisionOptions

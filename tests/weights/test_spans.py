@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from itertools import pairwise
 
+from lavatube.weights.crew import Crew
 from lavatube.weights.headers import TensorPlace
 from lavatube.weights.options import MIB
 from lavatube.weights.order import rank, rank_chunks
 from lavatube.weights.spans import Line, Span
-from lavatube.weights.throttle import Throttle
+from lavatube.weights.throttle import AGAIN_S, Throttle
 
 SPANS = [Span(0, 0, 10), Span(1, 0, 10), Span(0, 10, 20)]
 
@@ -94,6 +96,58 @@ def test_connections_have_a_limit() -> None:
     throttle = Throttle(8, 20)
     counts = [throttle.advance(10 ** (second + 1), float(second)) for second in range(6)]
     assert sum(counts) == 12
+
+
+def test_a_line_that_has_changed_is_tried_again() -> None:
+    throttle = Throttle(4, 32)
+    assert [throttle.advance(received, now_s) for received, now_s in ((0, 0.0), (50, 0.5), (100, 1.0))] == [0, 4, -4]
+    assert throttle.advance(150, 1.0 + AGAIN_S) == 0, "from now on it is looked at anew"
+    assert throttle.advance(200, 1.5 + AGAIN_S) == 4
+    assert throttle.advance(250, 2.0 + AGAIN_S) == -4
+    assert throttle.advance(300, 2.0 + 2 * AGAIN_S) == 0
+    assert throttle.advance(350, 2.5 + 2 * AGAIN_S) == 0, "the second time counts for twice as long"
+
+
+def test_connections_that_are_refused_are_no_more_for_a_while() -> None:
+    throttle = Throttle(4, 32)
+    assert throttle.advance(0, 0.0) == 0
+    assert throttle.advance(100, 0.5) == 4
+    throttle.refuse(2, 0.8)
+    assert throttle.connections == 6
+    assert throttle.advance(1_000, 1.0) == 0
+    assert throttle.advance(2_000, 0.8 + AGAIN_S) == 0
+    assert throttle.advance(3_000, 1.3 + AGAIN_S) == 6
+
+
+def test_of_those_that_are_refused_the_last_stays() -> None:
+    crew = Crew(Throttle(2, 8))
+    assert len(crew.begin(Future)) == 2
+    assert not crew.leave(), "the source gives to nobody, so that it is not a matter of how many there are"
+    with crew.served():
+        assert crew.leave()
+        assert not crew.leave()
+    assert crew.adjust(0, 0.0) == set(), "it counts with one from now on"
+    assert crew.adjust(100, AGAIN_S) == set()
+    assert len(crew.adjust(200, AGAIN_S + 1)) == 1
+
+
+def test_those_that_bring_nothing_end() -> None:
+    crew = Crew(Throttle(2, 8))
+    crew.begin(Future)
+    assert [len(crew.adjust(received, now_s)) for received, now_s in ((0, 0.0), (50, 0.5), (100, 1.0))] == [0, 2, 0]
+    with crew.served():
+        assert crew.leave()
+        assert not crew.leave(), "of the three that are left two are to end anyway"
+    assert [crew.retire() for _ in range(3)] == [True, True, False]
+
+
+def test_what_a_receiver_leaves_is_in_line_again() -> None:
+    line = Line([Span(0, 0, 10), Span(0, 10, 20)], race_after_s=0.0)
+    first = line.take(0.0)
+    assert first == Span(0, 0, 10)
+    line.put_back(first, 4)
+    assert line.take(0.0) == Span(0, 4, 10)
+    assert line.take(0.0) == Span(0, 10, 20)
 
 
 def test_tensors_rank_as_a_forward_pass_reads_them() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lavatube.errors import CacheUnusable, InvalidSetting
 from lavatube.weights.cache import Cache
+from lavatube.weights.in_use import hold_sets
 from lavatube.weights.locks import hold
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.parts import Part
@@ -78,6 +84,74 @@ def test_not_while_something_is_fetched(options: ProvisionOptions, pulled: Provi
     cache = Cache(options.cache)
     with hold(cache.upkeep_lock, 0.0, is_shared=True), pytest.raises(CacheUnusable, match="being fetched"):
         collect(cache)
+
+
+def test_what_is_in_use_stays(options: ProvisionOptions, pulled: Provisioned, origin: Path) -> None:
+    cache, told = Cache(options.cache), list[str]()
+    with hold_sets(pulled.folder), hold_sets(pulled.folder):
+        assert collect(cache, max_bytes=0, tell=told.append) == 0
+        with pytest.raises(CacheUnusable, match="is in use"):
+            remove_set(cache, "weights")
+    assert told == [f"weights ({pulled.set_digest:.12}) is in use, and stays"]
+    assert contents(pulled.folder) == expected(origin)
+    assert remove_set(cache, "weights")[1] > 0
+    assert not list(cache.locks.glob("*.used.lock"))
+
+
+def test_so_do_the_sets_that_a_folder_is_joined_of(
+    options: ProvisionOptions, pulled: Provisioned, tmp_path: Path
+) -> None:
+    joined = tmp_path / "joined" / "0"
+    (joined / "tower").mkdir(parents=True)
+    (joined / "tower" / "config.json").symlink_to(pulled.folder / "config.json")
+    (joined / "own.json").symlink_to(tmp_path / "own.json")
+    cache = Cache(options.cache)
+    with hold_sets(joined):
+        assert collect(cache, max_bytes=0) == 0
+    assert collect(cache, max_bytes=0) > 0
+
+
+def test_to_hold_a_set_is_no_must(options: ProvisionOptions, pulled: Provisioned, tmp_path: Path) -> None:
+    """A folder of this machine has none, and a cache that is only read no place for a lock."""
+    with hold_sets(tmp_path):
+        assert not list(tmp_path.rglob("*.used.lock"))
+    shutil.rmtree(options.cache / "locks")
+    with hold_sets(pulled.folder):
+        pass
+
+
+def refuse(descriptor: object, operation: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize("flock", [refuse, lambda descriptor, operation: None], ids=["refused", "keep nobody out"])
+def test_without_locks_what_is_new_stays(
+    flock: Callable[[object, int], None],
+    options: ProvisionOptions,
+    pulled: Provisioned,
+    origin: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody may be about to make a set of it, or serve it."""
+    monkeypatch.setattr(fcntl, "flock", flock)
+    cache, told = Cache(options.cache), list[str]()
+    blob = cache.blob("0" * 64)
+    blob.parent.mkdir()
+    blob.write_bytes(b"of a set that is being fetched")
+    (cache.trees / ("1" * 64)).mkdir()
+    assert collect(cache, max_bytes=0, tell=told.append) == 0
+    with pytest.raises(CacheUnusable, match="was used in the last 6 hours"):
+        remove_set(cache, "weights")
+    assert blob.exists()
+    assert (cache.trees / ("1" * 64)).exists()
+    assert "has no locks" in told[0]
+    assert contents(pulled.folder) == expected(origin)
+    os.utime(cache.marker(pulled.set_digest), (0, 0))
+    later_s = time.time() + 7 * 3600
+    monkeypatch.setattr(time, "time", lambda: later_s)
+    assert remove_set(cache, "weights")[1] > 0
+    assert not blob.exists()
+    assert not (cache.trees / ("1" * 64)).exists()
 
 
 def test_collect_down_to_a_size(options: ProvisionOptions, pulled: Provisioned, origin: Path, tmp_path: Path) -> None:

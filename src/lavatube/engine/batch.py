@@ -34,9 +34,9 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) 
 
 def build_layout(chunks: Sequence[Chunk], block_size: int, device: torch.device) -> Layout:
     """Where the rows of all chunks belong, whatever their tokens are."""
-    counts = [chunk.num_rows for chunk in chunks]
-    query_starts = [0, *accumulate(counts)]
     context_lengths = [chunk.end + len(chunk.guess) for chunk in chunks]
+    counts = [length - chunk.start for length, chunk in zip(context_lengths, chunks, strict=True)]
+    query_starts = [0, *accumulate(counts)]
     tables = _rectangle([chunk.sequence.block_table for chunk in chunks])
     # The last row of each is the last of its context.
     behind = np.array(context_lengths, np.int64) - query_starts[1:]
@@ -82,8 +82,5 @@ def as_tensor(values: list[int]) -> torch.Tensor:
 def _rectangle(tables: Sequence[BlockTable]) -> NDArray[np.int64]:
     """Block tables filled up to the longest; what is filled in is never read."""
     longest = max(map(len, tables))
-    rows = bytearray()
-    for table in tables:
-        rows += table
-        rows += bytes((longest - len(table)) * table.itemsize)
+    rows = bytearray().join([table.tobytes().ljust(8 * longest, b"\0") for table in tables])
     return np.frombuffer(rows, np.int64).reshape(len(tables), longest)

@@ -1,11 +1,13 @@
 """Images in, the rows that stand in their placeholders' places out: from the cache, or through the tower.
 
-In batches where nobody waits for anything else; a few layers at a time where streams run meanwhile.
+In batches where nobody waits for anything else; a few layers at a time where streams run meanwhile, and on a GPU in
+batches then, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -19,17 +21,29 @@ MAX_ENCODE_TILES: Final = 8
 
 Wanted = tuple[Sequence, int]
 """A sequence, and which of its images."""
-Pieces = Generator[None, None, torch.Tensor]
-"""An image on its way through the tower: a layer at each step, the features at the end."""
+Pieces = Generator[None, None, list[torch.Tensor]]
+"""Images on their way through the tower: a layer at each step, the features of each at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Images on their way through the tower together, and who wanted them when they set out."""
+
+    takers: dict[bytes, list[Wanted]]
+    pieces: Pieces
 
 
 class Encoder:
     """Owns the features of images that are on their way into the cache of keys and values, and those kept for later."""
 
-    def __init__(self, model: Llava, cache: FeatureCache) -> None:
+    def __init__(self, model: Llava, cache: FeatureCache, tiles_beside_streams: int | None = None) -> None:
+        """`tiles_beside_streams` go through the tower at once while streams run: on a CPU one, which keeps it busy, and
+        on a GPU as many as when none does.
+        """
         self._model = model
         self.cache = cache
-        self._under_way: dict[bytes, Pieces] = {}  # at most one: the image that `advance` is at
+        self._tiles_beside_streams = tiles_beside_streams or (MAX_ENCODE_TILES if model.device.type == "cuda" else 1)
+        self._under_way: _Batch | None = None  # what `advance` is at
 
     def encode(self, wanted: Iterable[Wanted]) -> None:
         """Give sequences the features of their images; those that have them stay as they are.
@@ -37,12 +51,12 @@ class Encoder:
         An image that several want is encoded once.
         """
         takers = self._find(wanted)
-        begun = {key: _finish(self._under_way.pop(key)) for key in takers if key in self._under_way}
-        fresh = {key: _span(of_key) for key, of_key in takers.items() if key not in begun}
-        encoded = dict(zip(fresh, self._encode(list(fresh.values())), strict=True))
-        for key, features in (begun | encoded).items():
+        if self._under_way is not None and self._under_way.takers.keys() & takers.keys():
+            self._end(_finish(self._under_way.pieces), takers)
+        encoded = self._encode([_span(of_key) for of_key in takers.values()])
+        for (key, of_key), features in zip(takers.items(), encoded, strict=True):
             self.cache.keep(key, features)
-            _give(features, takers[key])
+            _give(features, of_key)
 
     def encode_by_stage(self, wanted: Iterable[Wanted]) -> Generator[str, None, None]:
         """`encode` in pieces; before each comes the name of the stage of the model that it runs."""
@@ -63,23 +77,38 @@ class Encoder:
     def advance(self, wanted: Iterable[Wanted], num_layers: int) -> int:
         """Take the images, in order, through so many layers of the tower; returns how many they were."""
         takers = self._find(wanted)
-        self._under_way = {key: pieces for key, pieces in self._under_way.items() if key in takers}
+        if self._under_way is not None and not self._under_way.takers.keys() & takers.keys():
+            self._under_way = None
         num_run = 0
-        # What was begun comes first, so that there is never more than one.
-        for key in [*self._under_way, *(key for key in takers if key not in self._under_way)]:
-            pieces = self._under_way.setdefault(key, self._by_layer(_span(takers[key])))
-            while num_run < num_layers:
-                try:
-                    next(pieces)
-                except StopIteration as end:
-                    del self._under_way[key]
-                    self.cache.keep(key, end.value)
-                    _give(end.value, takers[key])
-                    break
+        while num_run < num_layers and takers:
+            # What was begun comes first, so that there is never more than one.
+            self._under_way = self._under_way or self._begin(takers)
+            try:
+                next(self._under_way.pieces)
+            except StopIteration as end:
+                self._end(end.value, takers)
+            else:
                 num_run += 1
-            if num_run == num_layers:
-                break
         return num_run
+
+    def _begin(self, takers: dict[bytes, list[Wanted]]) -> _Batch:
+        """The first image, and those behind it for whose squares there is room."""
+        batch: dict[bytes, list[Wanted]] = {}
+        num_tiles = 0
+        for key, of_key in takers.items():
+            num_tiles += _span(of_key).pixels.tiles
+            if batch and num_tiles > self._tiles_beside_streams:
+                break
+            batch[key] = list(of_key)
+        return _Batch(batch, self._by_layer([_span(of_key) for of_key in batch.values()]))
+
+    def _end(self, encoded: list[torch.Tensor], takers: dict[bytes, list[Wanted]]) -> None:
+        """Give out what was under way, to those who wanted it first, too; they may be others by now."""
+        assert self._under_way is not None
+        for (key, of_key), features in zip(self._under_way.takers.items(), encoded, strict=True):
+            self.cache.keep(key, features)
+            _give(features, of_key + takers.pop(key, []))
+        self._under_way = None
 
     def _find(self, wanted: Iterable[Wanted]) -> dict[bytes, list[Wanted]]:
         """Who still wants which image, by its key, after those that the cache has were given out."""
@@ -88,7 +117,8 @@ class Encoder:
             if index not in sequence.features:
                 takers.setdefault(sequence.images[index].key, []).append((sequence, index))
         for key in list(takers):
-            features = None if key in self._under_way else self.cache.find(key, self._model.device)
+            is_under_way = self._under_way is not None and key in self._under_way.takers
+            features = None if is_under_way else self.cache.find(key, self._model.device)
             if features is not None:
                 _give(features, takers.pop(key))
         return takers
@@ -104,17 +134,15 @@ class Encoder:
         parts = torch.split(torch.cat(encoded), [span.pixels.tiles for span in spans])  # each (tiles, features, hidden)
         return [self._model.arrange(part, span.plan) for part, span in zip(parts, spans, strict=True)]
 
-    def _by_layer(self, span: ImageSpan) -> Pieces:
-        """One image in pieces; on a CPU a square at a time, which is enough to keep it busy."""
-        num_tiles = MAX_ENCODE_TILES if self._model.device.type == "cuda" else 1
+    def _by_layer(self, spans: list[ImageSpan]) -> Pieces:
         encoded = []
-        for part in torch.split(_tiles([span]), num_tiles):
+        for part in torch.split(_tiles(spans), self._tiles_beside_streams):
             for features in self._model.encode_by_layer(part):
                 if features is not None:
                     encoded.append(features)
                 else:
                     yield
-        return self._model.arrange(torch.cat(encoded), span.plan)
+        return self._laid_out(encoded, spans)
 
 
 def _tiles(spans: list[ImageSpan]) -> torch.Tensor:
@@ -134,10 +162,10 @@ def _span(takers: list[Wanted]) -> ImageSpan:
     return sequence.images[index]
 
 
-def _finish(pieces: Pieces) -> torch.Tensor:
+def _finish(pieces: Pieces) -> list[torch.Tensor]:
     while True:
         try:
             next(pieces)
         except StopIteration as end:
-            features: torch.Tensor = end.value
-            return features
+            encoded: list[torch.Tensor] = end.value
+            return encoded

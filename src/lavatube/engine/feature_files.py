@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,7 +77,8 @@ class FeatureFiles:
         self._writer.shutdown()
 
     def _write(self, path: Path, features: torch.Tensor) -> None:
-        partial = path.with_suffix(f".{os.getpid()}{_PARTIAL}")
+        # Not by the process's id: on a shared volume two containers may both be number 7.
+        partial = path.with_suffix(f".{secrets.token_hex(8)}{_PARTIAL}")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             data = safetensors.torch.save({_NAME: features.contiguous()})

@@ -25,10 +25,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
             sampling.temperature == 0
             and sampling.top_logprobs is None
             and self.allowed is None
-            and self.may_stop
             and not sampling.logit_bias
             and sampling.repetition_penalty == 1
             and sampling.presence_penalty == sampling.frequency_penalty == 0
+            and (sampling.min_tokens == 0 or self.may_stop)
         )
 
     @property

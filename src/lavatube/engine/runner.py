@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import islice, pairwise
-from typing import Final
+from itertools import chain, islice, pairwise
+from math import isfinite
+from typing import Final, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,11 +60,10 @@ class Runner:
         elif replay := self._replay_of(chunks):
             batch = build_batch(chunks, self._cache.block_size, _HOST)
             return self._end(chunks, batch, *replay.decode(batch.token_ids, batch.layout))
-        batch, embeddings = self._begin(chunks)
+        batch, embeddings = self._begin(chunks, has_images=bool(wanted))
         hidden = self._model(embeddings, self._cache, batch.layout)  # (T, hidden)
         return self._end(chunks, batch, hidden)
 
-    @torch.inference_mode()
     def launch(self, chunks: Sequence[Chunk], before: Launched | None = None) -> Launched | None:
         """Begin a step and wait for nothing. None where it can't be replayed, or a row wants anything but the likeliest
         token. The tokens that it computes are known, or those that the step `before` chooses for the same sequences.
@@ -72,13 +71,14 @@ class Runner:
         replay = self._replay_of(chunks)
         if replay is None or (before is None and not all(map(_is_plain, chunks))):  # after a plain token all are
             return None
-        layout = build_layout(chunks, self._cache.block_size, _HOST)
-        if before is None:
-            token_ids = [chunk.sequence.token_ids[chunk.start] for chunk in chunks]
-            decoded = replay.decode(as_tensor(token_ids), layout)
-        else:
-            decoded = replay.decode(as_tensor(before.places(chunks)), layout, before.chosen)
-        return Launched.choose(chunks, decoded, self._sampler.forbidden_ids)
+        with torch.inference_mode():
+            layout = build_layout(chunks, self._cache.block_size, _HOST)
+            if before is None:
+                token_ids = [chunk.sequence.token_ids[chunk.start] for chunk in chunks]
+                decoded = replay.decode(as_tensor(token_ids), layout)
+            else:
+                decoded = replay.decode(as_tensor(before.places(chunks)), layout, before.chosen)
+            return Launched.choose(chunks, decoded, self._sampler.forbidden_ids)
 
     @torch.inference_mode()
     def by_stage(self, pieces: Sequence[Chunk]) -> Generator[str, None, Results]:
@@ -89,7 +89,7 @@ class Runner:
         for piece in pieces:
             yield from self._encoder.encode_by_stage(_wanted([piece]))
         yield "language.embed_tokens"
-        begun = [self._begin([piece]) for piece in pieces]
+        begun = [self._begin([piece], has_images=True) for piece in pieces]
         passes = [self._model.forward_by_layer(rows, self._cache, batch.layout) for batch, rows in begun]
         for number in range(len(self._model.language.layers)):
             yield f"language.layers.{number}"
@@ -109,11 +109,12 @@ class Runner:
             return None
         return self._replay if self._replay.has(len(chunks)) else None
 
-    def _begin(self, chunks: Sequence[Chunk]) -> tuple[Batch, Tensor]:
+    def _begin(self, chunks: Sequence[Chunk], *, has_images: bool) -> tuple[Batch, Tensor]:
         """The rows of a step, and their embeddings (T, hidden)."""
         batch = build_batch(chunks, self._cache.block_size, self._model.device)
         embeddings = self._model.embed_tokens(batch.token_ids)
-        splice_features(embeddings, chunks)
+        if has_images:
+            splice_features(embeddings, chunks)
         return batch, embeddings
 
     def _end(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor, logits: Tensor | None = None) -> Results:
@@ -122,7 +123,9 @@ class Runner:
         sums = hidden.sum(dim=-1, dtype=torch.float32)  # with one that is none, it is none
         starts = batch.layout.query_starts
         sampled = self._sample(chunks, starts[1:], hidden, logits)
-        is_sound = np.isfinite(sums.cpu().numpy()).tolist()  # after the choices: the device has nothing left to do
+        is_sound = list(map(isfinite, sums.tolist()))  # after the choices: the device has nothing left to do
+        if all(is_sound) and not any(None in choices for choices in sampled):  # nearly always
+            return cast(Results, sampled)
         return [
             _sound(choices, is_sound[start:end], chunk.guess)
             for chunk, choices, (start, end) in zip(chunks, sampled, pairwise(starts), strict=True)
@@ -140,17 +143,14 @@ class Runner:
 
         Shapes: hidden (T, hidden), logits (T, vocabulary) if there are any yet.
         """
-        asked: list[Row] = []
-        counts: list[int] = []
-        places: list[int] = []
-        for chunk, end in zip(chunks, ends, strict=True):
-            group = _asked(chunk)
-            asked += group
-            counts.append(len(group))
-            # The first tokens of several choices come from one row; each token of a guess has its own.
-            places += range(end - len(group), end) if chunk.guess else [end - 1] * len(group)
+        groups = [_asked(chunk) for chunk in chunks]
+        asked = list(chain.from_iterable(groups))
         if not asked:
             return [[] for _ in chunks]
+        places: list[int] = []
+        for chunk, group, end in zip(chunks, groups, ends, strict=True):
+            # The first tokens of several choices come from one row; each token of a guess has its own.
+            places += range(end - len(group), end) if chunk.guess else [end - 1] * len(group)
         wanted = list(dict.fromkeys(places))
         if logits is None:
             logits = self._model.logits(hidden if len(wanted) == len(hidden) else hidden[wanted])
@@ -159,7 +159,7 @@ class Runner:
         if len(wanted) < len(places):
             logits = logits[[wanted.index(place) for place in places]]
         choices = iter(self._sampler.sample(logits, asked))
-        return [list(islice(choices, count)) for count in counts]
+        return [list(islice(choices, len(group))) for group in groups]
 
     @torch.inference_mode()
     def advance_images(self, wanted: Sequence[Wanted], num_layers: int) -> int:

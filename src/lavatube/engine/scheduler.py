@@ -146,6 +146,8 @@ class Scheduler:
         a step that streams wait for.
         """
         chunks = self._guess(self._decode_chunks())
+        if self.num_without_token == 0:
+            return chunks
         budget = self.max_step_tokens - sum(chunk.num_rows for chunk in chunks)
         if max_prompt_tokens is None:
             return chunks + self._prefill_chunks(budget, must_be_ready=False)
@@ -184,9 +186,10 @@ class Scheduler:
     def _decode_chunks(self) -> list[Chunk]:
         chunks = []
         for sequence in list(self.running):  # a copy: making room takes from its end
-            is_decoding = sequence.state is SequenceState.RUNNING and sequence.num_uncomputed_tokens == 1
+            start, end = sequence.num_computed_tokens, sequence.num_tokens
+            is_decoding = end - start == 1 and sequence.state is SequenceState.RUNNING
             if is_decoding and self._make_room(sequence):
-                chunks.append(Chunk(sequence, sequence.num_computed_tokens, sequence.num_tokens))
+                chunks.append(Chunk(sequence, start, end))
         return chunks
 
     def _guess(self, chunks: list[Chunk]) -> list[Chunk]:
@@ -208,8 +211,6 @@ class Scheduler:
     def _prefill_chunks(self, budget: int, *, must_be_ready: bool) -> list[Chunk]:
         """In order of arrival; but half of the budget is for prompts that are much shorter than the first."""
         begun = self._begun
-        if not begun and not self.waiting:
-            return []
         chunks = cut(self._much_shorter(begun), budget // 2, must_be_ready=must_be_ready)
         left = budget - sum(chunk.num_rows for chunk in chunks)
         served = [chunk.sequence for chunk in chunks]

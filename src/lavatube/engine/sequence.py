@@ -138,7 +138,7 @@ class Sequence:
 
     def compute(self, end: int) -> None:
         """The tokens up to `end` are in the cache now; the features of images that lie before it are let go."""
-        assert self.num_computed_tokens < end <= self.num_tokens
+        assert self.num_computed_tokens < end <= len(self.token_ids)
         self.num_computed_tokens = end
         if self.features:
             for index in [index for index in self.features if self.images[index].end <= end]:

@@ -134,10 +134,11 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 
 
 class Loading(msgspec.Struct, frozen=True, array_like=True, tag="loading"):
-    """Phase 2 goes on: bytes of weights that are in place, of how many."""
+    """Phase 2 goes on: bytes of weights that are in place, of how many, and how many come in a second."""
 
     done_bytes: int
     total_bytes: int
+    rate_bytes_s: float = 0.0
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):

@@ -39,11 +39,12 @@ from lavatube.engine.wire import (
 )
 from lavatube.errors import OperatorError
 from lavatube.logs import log_to_stderr
+from lavatube.weights.progress import Progress, follower
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 1.0
-PROGRESS_S: Final = 0.1
+LOG_EVERY_S: Final = 2.0
 _READ_BYTES: Final = 1 << 20
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -206,17 +207,17 @@ def _refuse(connection: Connection, error: OperatorError) -> int:
 
 
 def _progress_sender(connection: Connection) -> Callable[[int, int], None]:
-    """Passes progress on, a few times a second."""
-    next_s = 0.0
+    """Passes progress on, a few times a second, and logs it every few seconds."""
+    next_log_s = time.monotonic() + LOG_EVERY_S
 
-    def send(done_bytes: int, total_bytes: int) -> None:
-        nonlocal next_s
-        now_s = time.monotonic()
-        if now_s >= next_s or done_bytes == total_bytes:
-            next_s = now_s + PROGRESS_S
-            connection.send(Loading(done_bytes, total_bytes))
+    def tell(progress: Progress) -> None:
+        nonlocal next_log_s
+        connection.send(Loading(progress.done_bytes, progress.total_bytes, progress.rate_bytes_s))
+        if progress.rate_bytes_s and time.monotonic() >= next_log_s:
+            next_log_s = time.monotonic() + LOG_EVERY_S
+            logger.info("phase 2: loading %s", progress.extent)
 
-    return send
+    return follower("loading", tell)
 
 
 def _parse_arguments() -> argparse.Namespace:

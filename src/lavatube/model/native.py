@@ -226,9 +226,9 @@ class Native:
         Where it is not, the place is any. Shapes: values (rows, size) float32, contiguous.
         """
         assert values.is_contiguous()
-        places, are_finite = torch.empty(len(values), dtype=torch.int64), torch.empty(len(values), dtype=torch.bool)
-        self._find_largest(self.level, values.data_ptr(), *values.shape, places.data_ptr(), are_finite.data_ptr())
-        return places.tolist(), are_finite.tolist()
+        places, are_finite = (_LONG * len(values))(), (ctypes.c_bool * len(values))()
+        self._find_largest(self.level, values.data_ptr(), *values.shape, places, are_finite)
+        return places[:], are_finite[:]
 
     def nucleus(self, scores: Tensor, floors: Tensor, shares: Tensor) -> Tensor:
         """The least score of each row that top-p keeps, of those that are not below the row's floor.

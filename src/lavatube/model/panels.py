@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from lavatube.model.native import Map, Native, native
 from lavatube.model.operation import Operation
+from lavatube.model.ring import Copy
 from lavatube.spec import QUANTIZED_GROUPS
 
 Kind = Literal["bfloat16", "int8", "int4", "fp8"]
@@ -75,11 +76,18 @@ class Panels(nn.Module):
         """Whether the kernels of a CPU, if there are any, read this kind."""
         return self.kind in _KINDS
 
-    def put(self, first: int, rows: Tensor) -> None:
-        """The weights of the outputs from `first` on. Shapes: rows (n, inputs), of any type of floating point."""
+    def put(self, first: int, rows: Tensor, copy: Copy | None = None) -> None:
+        """The weights of the outputs from `first` on, which `copy`, if given, brings to the device, piece by piece.
+
+        Shapes: rows (n, inputs), of any type of floating point.
+        """
         kernels = self._kernels()
         at_once = _WEIGHTS_AT_ONCE if self.weight.device.type == "cpu" else _WEIGHTS_AT_ONCE_ON_GPU
         for piece in torch.split(rows, max(1, at_once // self.inputs)):  # bounds the memory that this takes
+            if copy is not None:
+                arrived = torch.empty(piece.shape, dtype=piece.dtype, device=self.weight.device)
+                copy(arrived, piece)
+                piece = arrived
             if kernels is None:
                 self.put_by_torch(first, piece)
             else:

@@ -49,7 +49,7 @@ def allocate(model: Llava, device: torch.device, dtype: torch.dtype, quantize: Q
 def places(model: Llava, copy: Copy = Tensor.copy_) -> Iterator[tuple[str, Place]]:
     """By name, in the order of execution: weights, or their parts of merged ones.
 
-    `copy` puts there what is not converted to panels.
+    `copy` puts there what is not converted to panels, and brings to another device what is converted on it.
     """
     for path, module in model.named_modules():
         if isinstance(module, Linear):
@@ -70,7 +70,8 @@ def _places_of_linear(path: str, linear: Linear, copy: Copy) -> Iterator[tuple[s
             whole, outputs = linear.panels.size_bytes, linear.outputs
             size_bytes = whole * end // outputs - whole * first // outputs
             shape = torch.Size((count, linear.inputs))
-            yield f"{name}.weight", Place(shape, size_bytes, partial(linear.panels.put, first))
+            bring = None if linear.panels.weight.device.type == "cpu" else copy
+            yield f"{name}.weight", Place(shape, size_bytes, partial(linear.panels.put, first, copy=bring))
         if linear.bias is not None:
             yield f"{name}.bias", Place.of(linear.bias[first:end], copy)
         first = end

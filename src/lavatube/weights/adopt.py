@@ -8,31 +8,35 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from lavatube.errors import CacheUnusable, SourceUnavailable
 from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import hash_file
 from lavatube.weights.options import MIB
 from lavatube.weights.source import SourceFile
+from lavatube.weights.uri import ModelUri
 
 MAX_SMALL_BYTES = 64 * MIB
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 logger = logging.getLogger(__name__)
 
 
 def adopt(
-    repository: str, files: Sequence[SourceFile], hub_cache: Path, cache: Cache, on_bytes: Callable[[int], None]
+    model: ModelUri, files: Sequence[SourceFile], hub_cache: Path, cache: Cache, on_bytes: Callable[[int], None]
 ) -> dict[str, str]:
     """Take what is there into the cache; the sha256 of each path that was. Damage and faults there are no matter."""
-    blobs = hub_cache / f"models--{repository.replace('/', '--')}" / "blobs"
+    repository = hub_cache / f"models--{model.location.replace('/', '--')}"
     adopted: dict[str, str] = {}
     for file in files:
-        found = blobs / (file.sha256 or file.git_sha1 or "-")
         try:
+            found = _find(repository, model.revision, file)
             if found.is_file() and found.stat().st_size == file.size:
                 sha256 = _take(found, file, cache, on_bytes)
                 if sha256:
@@ -42,6 +46,16 @@ def adopt(
         except (OSError, SourceUnavailable, CacheUnusable) as error:
             logger.warning("%s in the hub library's cache can't be used: %s", file.path, error)
     return adopted
+
+
+def _find(repository: Path, revision: str, file: SourceFile) -> Path:
+    """By its digest; a small file, whose name there is another digest than a manifest has, by its path."""
+    blob = repository / "blobs" / (file.sha256 or file.git_sha1 or "-")
+    ref = repository / "refs" / revision
+    if blob.is_file() or not file.sha256:
+        return blob
+    commit = ref.read_text(encoding="ascii", errors="replace").strip() if ref.is_file() else revision
+    return repository / "snapshots" / commit / file.path if _COMMIT.fullmatch(commit) else blob
 
 
 def _take(found: Path, file: SourceFile, cache: Cache, on_bytes: Callable[[int], None]) -> str:

@@ -139,6 +139,7 @@ class _Raw:
         (self._file,) = source.files
         self._reader = reader
         self._where = source.uri
+        self._has_digests = source.contents is not None
         self._patience = Patience(source.uri, policy)
         self._on_bytes = on_bytes
         self._at = 0
@@ -166,9 +167,7 @@ class _Raw:
                 if self._body is None:
                     self._open()
                 assert self._body is not None
-                count = self._body.readinto(self._buffer[: min(most, self._file.size - self._at)])
-                self._body_bytes += count
-                check_rate(self._policy, self._body_bytes, time.monotonic() - self._opened_s)
+                count = self._receive(self._body, min(most, self._file.size - self._at))
             except Transient as error:
                 self.close()
                 if self._num_new >= self._policy.min_progress_bytes:
@@ -195,16 +194,23 @@ class _Raw:
             self._body.close()
             self._body = None
 
+    def _receive(self, body: Body, most: int) -> int:
+        """How many bytes are in the buffer now. Raises: Transient, also for a trickle."""
+        count = body.readinto(self._buffer[:most])
+        self._body_bytes += count
+        check_rate(self._policy, self._body_bytes, time.monotonic() - self._opened_s)
+        return count
+
     def _open(self) -> None:
         size = self._file.size
         body = self._reader.open(self._file.location, self._at, size, size)
         self._body, self._body_bytes, self._opened_s = body, 0, time.monotonic()
         self._version = self._version or body.version
-        if body.version != self._version:
+        if body.version != self._version and not self._has_digests:  # else they decide, and mirrors differ in this
             raise SourceUnavailable(f"{self._where} changed while it was fetched.", remedy="Start again.")
         passed = self._at - body.start
         while passed > 0:  # a server that ignores ranges begins anew
-            passed -= body.readinto(self._buffer[: min(passed, MIB)])
+            passed -= self._receive(body, min(passed, MIB))
 
 
 class _Unpacked:

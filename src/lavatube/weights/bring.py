@@ -103,7 +103,7 @@ class Delivery:
         from lavatube.weights.adopt import adopt
 
         on_bytes = counter("verifying", sum(file.size for file in missing), self.on_progress)
-        return adopt(self.model.location, missing, self.options.hf_cache, self.cache, on_bytes)
+        return adopt(self.model, missing, self.options.hf_cache, self.cache, on_bytes)
 
     def _unpack(self) -> Manifest:
         from lavatube.weights.archive import unpack

@@ -7,6 +7,7 @@ it, and only when a bucket is named. Knows no digests.
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final
@@ -22,7 +23,9 @@ from lavatube.weights.source import Probe, Reader
 SCHEMES: Final = ("s3", "gs", "az")
 WHOLE_BODY: Final = timedelta(hours=6)
 """obstore's `timeout` covers all of a body; a stall is seen by `read_timeout`."""
-READ_BYTES: Final = 1024 * 1024
+READ_BYTES: Final = 1
+"""The least that obstore waits for: whoever reads wants to see how slow it is, and to be interrupted."""
+PIECE_S: Final = 1.0
 _REMEDY: Final = "Check the bucket's name, its region and the credentials; a public bucket needs --bucket-unsigned."
 
 
@@ -136,19 +139,25 @@ class BucketBody:
         self._rest = memoryview(b"")
 
     def readinto(self, buffer: memoryview) -> int:
-        """At least one byte. Raises: Transient."""
+        """What came in a second, at least one byte. Raises: Transient."""
+        deadline, filled = time.monotonic() + PIECE_S, 0
+        while filled < len(buffer) and (not filled or time.monotonic() < deadline):
+            if not self._rest:
+                self._rest = self._next_piece()
+            count = min(len(buffer) - filled, len(self._rest))
+            buffer[filled : filled + count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            filled += count
+        return filled
+
+    def _next_piece(self) -> memoryview:
         if self._reader.is_aborted:
             raise Transient("aborted")
-        if not self._rest:
-            with _border(self._where):
-                piece = next(self._pieces, None)
-            if not piece:
-                raise Transient("the body ended early")
-            self._rest = memoryview(piece).cast("B")
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+        with _border(self._where):
+            piece = next(self._pieces, None)
+        if not piece:
+            raise Transient("the body ended early")
+        return memoryview(piece).cast("B")
 
     def close(self) -> None:
         self._pieces = iter(())

@@ -7,7 +7,7 @@ from typing import Final
 
 from lavatube.weights.options import MIB
 
-BUFFER_BYTES: Final = MIB
+BUFFER_BYTES: Final = 2 * MIB
 """What is received, hashed and written at once: small enough for the processor's cache, and few calls to the system."""
 
 

@@ -15,6 +15,7 @@ from there, what is missing goes on top. Knows digests; no network, no models.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -170,7 +171,8 @@ class Cache:
     ) -> tuple[list[ManifestFile], bool]:
         """The files that are not what they were when they were verified, and whether any looks as if it might not."""
         files = ready.manifest.files
-        changed = [file for file in files if stamp_of(ready.folder / file.path) != stamps.get(file.path)]
+        found = {file.path: stamp_of(ready.folder / file.path) for file in files}
+        changed = [file for file in files if not found[file.path] or found[file.path] != stamps.get(file.path)]
         doubted = files if self._is_thorough else changed
         on_bytes = on_verify(sum(file.size for file in doubted))
         damaged = [
@@ -233,8 +235,11 @@ class Cache:
 
 
 def link(blob: Path, target: Path) -> None:
-    """A hard link; where the file system has none, a relative symbolic one. Raises: OSError."""
-    if stamp_of(target) == stamp_of(blob):
+    """A hard link; where the file system has none, a relative symbolic one. Raises: OSError, also without a blob."""
+    stamp = stamp_of(blob)
+    if stamp is None:
+        raise FileNotFoundError(errno.ENOENT, f"{blob.name} has gone from the cache")
+    if stamp_of(target) == stamp:
         return
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh = target.with_name(f".{os.urandom(8).hex()}")

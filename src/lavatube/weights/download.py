@@ -13,6 +13,7 @@ from lavatube.errors import DigestMismatch, SourceUnavailable
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.coverage import Coverage
+from lavatube.weights.digest import Digest, new_digest
 from lavatube.weights.in_hand import InHand, Running
 from lavatube.weights.manifest import DIGEST_BYTES
 from lavatube.weights.options import MIB
@@ -207,7 +208,7 @@ class Download:
     def _check(self, chunk: int, buffer: memoryview) -> list[int]:
         """Compare a chunk with its digest; the hash of the whole goes on in the same pass, unless that can wait."""
         start, stop = self.part.span(chunk)
-        own, running = hashlib.sha256(), []
+        own, running = new_digest(), []
         if start == self._hashed_bytes and not self.can_wait:
             running = [digest.copy() for digest in self._running]
         self._follow([own, *running], start, stop, buffer)
@@ -223,7 +224,7 @@ class Download:
         self.part.vouch(chunk)
         self._is_checked[chunk] = 1
 
-    def _follow(self, digests: Sequence[hashlib._Hash], start: int, stop: int, buffer: memoryview) -> None:
+    def _follow(self, digests: Sequence[Digest], start: int, stop: int, buffer: memoryview) -> None:
         for piece in self.part.read(start, stop, buffer):
             for digest in digests:
                 digest.update(piece)
@@ -267,7 +268,7 @@ class Download:
         return [chunk for chunk in chunks if not self._is_right(chunk, self._chunk_digest(chunk, buffer))]
 
     def _chunk_digest(self, chunk: int, buffer: memoryview) -> bytes:
-        digest = hashlib.sha256()
+        digest = new_digest()
         self._follow([digest], *self.part.span(chunk), buffer)
         return digest.digest()
 
@@ -292,7 +293,7 @@ class Download:
         )
 
 
-def _begin_digests(file: SourceFile) -> list[hashlib._Hash]:
+def _begin_digests(file: SourceFile) -> list[Digest]:
     """The sha256, and git's own digest where that is what is known of the file."""
     git = [hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)] if file.git_sha1 else []
-    return [hashlib.sha256(), *git]
+    return [new_digest(), *git]

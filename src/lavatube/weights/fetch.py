@@ -11,18 +11,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
-from typing import Final, Protocol
+from typing import Final
 
 from lavatube.trace import Trace
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
+from lavatube.weights.crew import Crew
 from lavatube.weights.download import Download
+from lavatube.weights.early import Early
 from lavatube.weights.options import Policy
-from lavatube.weights.order import Rank, tail_bytes
-from lavatube.weights.patience import Patience, Transient, check_rate
+from lavatube.weights.order import tail_bytes
+from lavatube.weights.patience import Crowded, Patience, Transient, check_rate
 from lavatube.weights.progress import Meter, OnProgress, Phase, Progress
 from lavatube.weights.source import Reader, Source, SourceFile
 from lavatube.weights.spans import Line, Span, plan
@@ -33,16 +35,6 @@ from lavatube.weights.trailed import Trailed
 REPORT_S: Final = 0.2
 STAGE_S: Final = 0.05
 LOOK_S: Final = 0.2
-
-
-class Early(Protocol):
-    """Shows what is here to whoever wants to begin with it; see staging.py, which most fetches do without."""
-
-    is_over: bool
-
-    def offer(self, downloads: Sequence[Download]) -> list[list[Rank]] | None: ...
-
-    def close(self) -> None: ...
 
 
 class RangeIgnored(Exception):
@@ -90,7 +82,9 @@ class _Fetch:
         self._stop = threading.Event()
         self._readers: list[Reader] = []
         self._trailed = Trailed(downloads)
-        self._num_surplus = 0  # receivers that are to end: they don't make the line faster
+        num_chunks = sum(download.part.num_chunks for download in downloads)
+        most = max(1, min(policy.max_connections, num_chunks))
+        self._crew = Crew(Throttle(min(policy.connections, most), most, os.cpu_count() or 1))
         sizes = [download.file.size for download in downloads]
         self._chunk_bytes = source.chunk_bytes or policy.chunk_bytes
         tails = [tail_bytes(download.file.path) for download in downloads]
@@ -99,23 +93,14 @@ class _Fetch:
         self._fetch_bytes = sum(sizes)
 
     def run(self, on_progress: OnProgress) -> None:
-        num_chunks = sum(download.part.num_chunks for download in self._downloads)
-        most = max(1, min(self._policy.max_connections, num_chunks))
-        with ThreadPoolExecutor(most + 1, "fetch") as pool:
-            throttle = Throttle(min(self._policy.connections, most), most, os.cpu_count() or 1)
-            futures = {pool.submit(self._verify), *(pool.submit(self._receive) for _ in range(throttle.connections))}
+        with ThreadPoolExecutor(self._crew.most + 1, "fetch") as pool:
+            futures = {pool.submit(self._verify), *self._crew.begin(lambda: pool.submit(self._receive))}
             try:
-                self._watch(futures, lambda: pool.submit(self._receive), throttle, on_progress)
+                self._watch(futures, on_progress)
             finally:
                 self._end()
 
-    def _watch(
-        self,
-        futures: set[Future[None]],
-        add_receiver: Callable[[], Future[None]],
-        throttle: Throttle,
-        on_progress: OnProgress,
-    ) -> None:
+    def _watch(self, futures: set[Future[None]], on_progress: OnProgress) -> None:
         """Report, stage and open connections until every file is verified, or a thread has failed."""
         meter = Meter()
         is_under_way = True
@@ -130,11 +115,7 @@ class _Fetch:
                 self._stage()
             self._trailed.look()
             received_bytes = sum(download.received_bytes for download in self._downloads)
-            change = throttle.advance(received_bytes, time.monotonic(), time.process_time())
-            futures |= {add_receiver() for _ in range(change)}
-            if change < 0:
-                with self._changed:
-                    self._num_surplus = -change
+            futures |= self._crew.adjust(received_bytes, time.monotonic(), time.process_time())
             phase: Phase = "fetching" if received_bytes < self._fetch_bytes else "verifying"
             already_bytes = self._source.total_bytes - self._fetch_bytes
             rate = meter.rate(received_bytes)
@@ -164,17 +145,16 @@ class _Fetch:
             with self._changed:
                 self._readers.append(reader)
             while (task := self._take()) is not None:
-                if isinstance(task, Span):
-                    self._bring(reader, task, buffer)
-                else:
+                if isinstance(task, Download):
                     self._hash(task, buffer)
+                elif not self._bring(reader, task, buffer):
+                    return
 
     def _take(self) -> Span | Download | None:
         """The next span, or a download to hash, which is claimed: first of all one that nobody receives for."""
         with self._changed:
             while not self._is_over():
-                if self._num_surplus:
-                    self._num_surplus -= 1
+                if self._crew.retire():
                     return None
                 download = next((each for each in self._downloads if not each.num_receivers and each.claim()), None)
                 if download is not None:
@@ -202,38 +182,48 @@ class _Fetch:
     def _claim(self) -> Download | None:
         return next((download for download in self._downloads if download.claim()), None)
 
-    def _bring(self, reader: Reader, span: Span, buffer: memoryview) -> None:
-        begun_s = time.monotonic()
+    def _bring(self, reader: Reader, span: Span, buffer: memoryview) -> bool:
+        """Whether the receiver is to go on."""
+        begun_s, position = time.monotonic(), span.stop
         try:
-            self._transfer(reader, span, buffer)
+            position = self._transfer(reader, span, buffer)
         except RangeIgnored:
             self._demand_whole(span.file)
         finally:
-            self._let_go(span)
+            self._let_go(span, position)
             self._tell("download", self._downloads[span.file], begun_s)
+        return position == span.stop
 
     def _demand_whole(self, file: int) -> None:
         with self._changed:
             self._downloads[file].is_whole = True
             self._line.drop(file)
 
-    def _let_go(self, span: Span) -> None:
+    def _let_go(self, span: Span, position: int) -> None:
         """After a span; when the last one of a file whose server ignores ranges has ended, all of it is queued."""
         download = self._downloads[span.file]
         with self._changed:
-            self._line.give_back(span, time.monotonic())
+            if position < span.stop:
+                self._line.put_back(span, position)
+            else:
+                self._line.give_back(span, time.monotonic())
             download.num_receivers -= 1
             if download.is_whole and download.num_receivers == 0 and not all(download.part.done):
                 self._line.add([Span(span.file, 0, download.file.size)])
             self._changed.notify_all()
 
-    def _transfer(self, reader: Reader, span: Span, buffer: memoryview) -> None:
-        """Bring one span, in as many tries as make progress. Raises: RangeIgnored, SourceUnavailable."""
-        path = self._downloads[span.file].file.path
+    def _transfer(self, reader: Reader, span: Span, buffer: memoryview) -> int:
+        """Bring one span, in as many tries as make progress; gives the position at which the receiver leaves it.
+
+        Raises: RangeIgnored, SourceUnavailable.
+        """
+        download = self._downloads[span.file]
         patience = Patience(
-            f"{path} (bytes {span.start}-{span.stop - 1}) from {self._source.uri}", self._policy, self._stop
+            f"{download.file.path} (bytes {span.start}-{span.stop - 1}) from {self._source.uri}",
+            self._policy,
+            self._stop,
         )
-        position = span.start
+        position, is_refused = span.start, False
         while position < span.stop and not self._stop.is_set():
             before = position
             try:
@@ -242,14 +232,19 @@ class _Fetch:
             except Transient as error:
                 if position - before >= min(self._policy.min_progress_bytes, span.stop - before):
                     patience.renew()
+                # The first time it may be a passing one, and the source may have said how long to wait.
+                was_refused, is_refused = is_refused, isinstance(error, Crowded) and position == before
+                if was_refused and is_refused and not download.is_whole and self._crew.leave():
+                    break
                 patience.fail(error)
+        return position
 
     def _pour(self, reader: Reader, span: Span, position: int, buffer: memoryview) -> Iterator[int]:
         """One body, from `position` on; gives the position that was reached after each piece."""
         download = self._downloads[span.file]
         size = download.file.size
         is_whole = span.stop - span.start == size
-        with closing(reader.open(download.file.location, position, span.stop, size)) as body:
+        with closing(reader.open(download.file.location, position, span.stop, size)) as body, self._crew.served():
             if (body.start, body.stop) != (position, span.stop) and not is_whole:
                 raise RangeIgnored
             download.check_version(body.version)

@@ -20,12 +20,13 @@ from lavatube.errors import SourceUnavailable
 from lavatube.weights.body import Body, receive, transient, version_of
 from lavatube.weights.dial import Connection, Origin, dial, is_loopback, may_redirect, origin_of, redact, resolve
 from lavatube.weights.options import Policy
-from lavatube.weights.patience import Patience, Transient, check_rate, parse_retry_after
+from lavatube.weights.patience import Crowded, Patience, Transient, check_rate, parse_retry_after
 from lavatube.weights.source import Probe
 
 MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
+_CROWDED: Final = {429, 503}
 _AGENT: Final = "lavatube"
 _REMEDY: Final = "Check the address, and what its server says."
 
@@ -229,7 +230,9 @@ def _content_range(response: http.client.HTTPResponse) -> tuple[int, int, int] |
 def _refusal(response: http.client.HTTPResponse, url: str, hop: int) -> Exception:
     status = response.status
     if status in _PASSING:
-        return Transient(f"status {status}", parse_retry_after(response.getheader("Retry-After")))
+        return (Crowded if status in _CROWDED else Transient)(
+            f"status {status}", parse_retry_after(response.getheader("Retry-After"))
+        )
     if hop and status in (401, 403):
         return Transient(f"status {status} after a redirect, whose signature may have expired")
     remedy = _REMEDY

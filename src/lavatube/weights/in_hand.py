@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+from lavatube.weights.digest import new_digest
 
 
 class Running:
     """The digest of a chunk's first bytes."""
 
     def __init__(self) -> None:
-        self.digest = hashlib.sha256()
+        self.digest = new_digest()
         self.num_bytes = 0
 
 

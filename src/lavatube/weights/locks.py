@@ -48,7 +48,12 @@ def _acquire(descriptor: int, path: Path, wait_s: float, on_wait: Callable[[], N
             logger.warning("%s can't be locked (%s); going on without it", path.name, error.strerror)
             return False
         if now - started >= wait_s:
-            logger.warning("lock %s was not let go of in %.0f s; going on without it", path.name, wait_s)
+            logger.log(
+                logging.WARNING if wait_s else logging.DEBUG,
+                "lock %s was not let go of in %.0f s; going on without it",
+                path.name,
+                wait_s,
+            )
             return False
         if now >= next_log:
             logger.info("another process holds %s; waiting", path.name)

@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavatube.errors import InvalidManifest, UnsupportedCheckpoint
+from lavatube.errors import CacheUnusable, InvalidManifest, UnsupportedCheckpoint
 from lavatube.weights.manifest import Manifest, check_manifest
 from lavatube.weights.notes import read_note, write_note
 
@@ -56,6 +56,9 @@ def read_marker(path: Path, *, is_use: bool = True) -> tuple[ReadySet, dict[str,
 
 
 def write_marker(path: Path, ready: ReadySet) -> None:
-    """Raises: CacheUnusable."""
+    """Raises: CacheUnusable, also if a file is not there."""
     stamps = {file.path: stamp_of(ready.folder / file.path) for file in ready.manifest.files}
+    gone = [name for name, stamp in stamps.items() if stamp is None]
+    if gone:
+        raise CacheUnusable(f"{ready.folder / gone[0]} has gone from the cache.", remedy="Start again.")
     write_note(path, {"source": ready.source, "manifest": ready.manifest.to_value(), "stamps": stamps})

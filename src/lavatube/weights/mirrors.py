@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lavatube.errors import SourceUnavailable
-from lavatube.weights.patience import Transient
+from lavatube.weights.options import Policy
+from lavatube.weights.patience import Transient, check_rate
 from lavatube.weights.places import Place
 from lavatube.weights.source import Body, Reader, Source
 
+logger = logging.getLogger(__name__)
 
-def with_mirrors(source: Source, mirrors: Sequence[Place]) -> Source:
-    """The same source, with mirrors behind it; only files with a digest may come from one."""
-    if not mirrors or source.is_archive:
-        return source
+
+def with_mirrors(source: Source, mirrors: Sequence[Place], policy: Policy) -> Source:
+    """The same source, with mirrors behind it; only files with a digest may come from one, or an archive of such."""
     places: dict[str, list[str]] = {}
     for file in source.files:
-        trusted = [place.locate(file.path) for place in mirrors] if file.sha256 or file.git_sha1 else []
+        is_known = bool(file.sha256 or file.git_sha1 or source.contents)
+        trusted = [place.locate(file.path) for place in mirrors] if is_known else []
         places[file.location] = [file.location, *trusted]
+    if all(len(locations) == 1 for locations in places.values()):
+        logger.warning("no mirror is used for %s: nothing says which bytes are right", source.uri)
     board = _Board(1 + len(mirrors))
     connects = [source.connect, *(place.connect for place in mirrors)]
     return replace(
         source,
-        connect=lambda: MirroredReader(connects, places, board),
+        connect=lambda: MirroredReader(connects, places, board, policy),
         num_places=1 + len(mirrors),
         blame=board.blame,
     )
@@ -63,27 +69,31 @@ class _Board:
 class MirroredReader:
     """A reader for each place, connected when it is first needed."""
 
-    def __init__(self, connects: Sequence[Callable[[], Reader]], places: dict[str, list[str]], board: _Board) -> None:
+    def __init__(
+        self, connects: Sequence[Callable[[], Reader]], places: dict[str, list[str]], board: _Board, policy: Policy
+    ) -> None:
         self._connects = connects
         self._places = places
         self._board = board
+        self._policy = policy
         self._readers: dict[int, Reader] = {}
         self._is_aborted = False
 
     def open(self, location: str, start: int, stop: int, size: int) -> Body:
-        """Raises: what the last place raised, when all have failed."""
+        """Raises: when all have failed, what may pass if it is so of any, else what the last one raised."""
         locations = self._places[location]
-        failure: Exception = Transient("there is no place to read from")
+        failure: Exception | None = None
         for place in self._board.order(location, len(locations)):
             try:
                 body = self._reader(place).open(locations[place], start, stop, size)
             except (Transient, SourceUnavailable) as error:
                 self._board.fail(place)
-                failure = error
+                failure = failure if isinstance(failure, Transient) else error
                 if self._is_aborted:
                     break
             else:
-                return _MirroredBody(body, place, self._board)
+                return _MirroredBody(body, place, self._board, self._policy)
+        assert failure is not None, "there is no file without a place"
         raise failure
 
     def close(self) -> None:
@@ -102,19 +112,23 @@ class MirroredReader:
 
 
 class _MirroredBody:
-    """A body that tells the board how it went."""
+    """A body that tells the board how it went, also where it is too slow."""
 
-    def __init__(self, body: Body, place: int, board: _Board) -> None:
+    def __init__(self, body: Body, place: int, board: _Board, policy: Policy) -> None:
         self.start, self.stop = body.start, body.stop
         self.version = body.version
         self._body = body
         self._place = place
         self._board = board
+        self._policy = policy
+        self._begun_s = time.monotonic()
         self._left = body.stop - body.start
 
     def readinto(self, buffer: memoryview) -> int:
         try:
             count = self._body.readinto(buffer)
+            received_bytes = self.stop - self.start - self._left + count
+            check_rate(self._policy, received_bytes, time.monotonic() - self._begun_s)
         except (Transient, SourceUnavailable):
             self._board.fail(self._place)
             raise

@@ -16,6 +16,10 @@ class Transient(Exception):
         self.retry_after_s = retry_after_s
 
 
+class Crowded(Transient):
+    """The source gives, but not to so many at once."""
+
+
 class Patience:
     """Counts tries in a row without progress; waits between them; ends in an error that names what was wanted."""
 

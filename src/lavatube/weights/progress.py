@@ -1,4 +1,4 @@
-"""How far provisioning has come: the one value it reports, and the meter for its rate."""
+"""How far provisioning and loading have come: the one value that is reported, and the meter for its rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from lavatube.weights.options import MIB
 
-Phase = Literal["resolving", "fetching", "verifying", "ready"]
+Phase = Literal["resolving", "fetching", "verifying", "ready", "loading"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,22 @@ class Pace:
 
 def counter(phase: Phase, total_bytes: int, on_progress: OnProgress) -> Callable[[int], None]:
     """Takes the lengths of pieces and reports their sum now and then."""
-    meter, pace, done_bytes = Meter(), Pace(), 0
+    follow, done_bytes = follower(phase, on_progress), 0
 
     def count(piece_bytes: int) -> None:
         nonlocal done_bytes
         done_bytes += piece_bytes
-        if pace.is_due():
-            on_progress(Progress(phase, done_bytes, total_bytes, meter.rate(done_bytes)))
+        follow(done_bytes, total_bytes)
 
     return count
+
+
+def follower(phase: Phase, on_progress: OnProgress) -> Callable[[int, int], None]:
+    """Takes bytes that are in place, and of how many, and reports them now and then, and at the end."""
+    meter, pace = Meter(), Pace()
+
+    def follow(done_bytes: int, total_bytes: int) -> None:
+        if pace.is_due() or done_bytes == total_bytes:
+            on_progress(Progress(phase, done_bytes, total_bytes, meter.rate(done_bytes)))
+
+    return follow

@@ -144,7 +144,7 @@ class _Provisioning:
         if found is not None:
             return found
         try:
-            settled = settle(model, self._options)
+            settled = self._settle(model)
             found = self._find_offline(settled)
             if found is not None:
                 return found
@@ -160,6 +160,16 @@ class _Provisioning:
     def bring(self, source: Source) -> Provisioned:
         """The set of a source, from the cache or fetched."""
         return self._find(source) or self._fetch(source)
+
+    def _settle(self, model: ModelUri) -> ModelUri:
+        """Pinned digests decide wherever bytes come from: they need no commit. Raises: SourceUnavailable."""
+        try:
+            return settle(model, self._options)
+        except SourceUnavailable as error:
+            if self._pinned is None:
+                raise
+            logger.warning("%s Going on with what is pinned, from wherever it is found.", error.message)
+            return model
 
     def _find_offline(self, model: ModelUri) -> Provisioned | None:
         """A set that is named by its content, or by a commit, needs no look at its source."""

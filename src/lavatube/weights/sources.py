@@ -41,12 +41,20 @@ def resolve(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None)
         source = repository_source(model, options, pinned)
     else:
         source = _resolve_place(model, options, pinned)
-    if options.mirrors:
+    mirrors = _mirrors(options)
+    if mirrors:
         from lavatube.weights.mirrors import with_mirrors
-        from lavatube.weights.web import mirror_place
 
-        source = with_mirrors(source, [mirror_place(uri, options) for uri in options.mirrors])
+        source = with_mirrors(source, mirrors, options.policy)
     return source
+
+
+def _mirrors(options: ProvisionOptions) -> list[Place]:
+    if not options.mirrors:
+        return []
+    from lavatube.weights.web import mirror_place
+
+    return [mirror_place(uri, options) for uri in options.mirrors]
 
 
 def _resolve_place(model: ModelUri, options: ProvisionOptions, pinned: Manifest | None) -> Source:
@@ -95,7 +103,7 @@ def _of_one_file(manifest: Manifest, path: str, where: str) -> Manifest:
 def _unlisted(model: ModelUri, place: Place, options: ProvisionOptions) -> Source:
     """What there is, with nobody to vouch for it but this machine."""
     _check_allowed(model, place, options)
-    found = {model.file: _probe(place, model.file)} if model.file else place.listing()
+    found = {model.file: _probe(model.file, place)} if model.file else place.listing()
     paths = content.select_content(found, place.uri)
     files = tuple(SourceFile(path, found[path].size, place.locate(path)) for path in paths)
     if model.kind == "file":
@@ -112,7 +120,7 @@ def _archive(
     if manifest is None:
         _check_allowed(model, place, options)
         trust = "local" if model.kind == "file" else "unverified"
-    probe = _probe(place, model.file)
+    probe = _probe(model.file, place, *(_mirrors(options) if manifest else []))
     file = SourceFile(model.file, probe.size, place.locate(model.file))
     return Source(
         f"{place.uri}/{model.file}", manifest.name if manifest else model.name, trust, (file,), place.connect,
@@ -129,11 +137,18 @@ def _check_allowed(model: ModelUri, place: Place, options: ProvisionOptions) -> 
         )
 
 
-def _probe(place: Place, path: str) -> Probe:
-    probe = place.probe(path)
-    if probe is None:
-        raise SourceUnavailable(f"{place.uri} has no {path}.", remedy="Check the address.")
-    return probe
+def _probe(path: str, place: Place, *mirrors: Place) -> Probe:
+    """What the first place says that has it. Raises: SourceUnavailable, as the first one failed."""
+    failure = SourceUnavailable(f"{place.uri} has no {path}.", remedy="Check the address.")
+    for each in (place, *mirrors):
+        try:
+            probe = each.probe(path)
+        except SourceUnavailable as error:
+            failure = error if each is place else failure
+        else:
+            if probe is not None:
+                return probe
+    raise failure
 
 
 def _identity(uri: str, found: Mapping[str, Probe]) -> str:

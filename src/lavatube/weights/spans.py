@@ -87,6 +87,15 @@ class Line:
             del self._begun_s[span]
             self._lost.discard(span)
 
+    def put_back(self, span: Span, position: int) -> None:
+        """A receiver leaves a span at `position`: what is missing of it is in line again, unless another is at it."""
+        begun_s = self._begun_s[span]
+        begun_s.pop()
+        if not begun_s:
+            del self._begun_s[span]
+            self._lost.discard(span)
+            self.add([Span(span.file, position, span.stop)])
+
     def add(self, spans: Sequence[Span]) -> None:
         """Wrong or ignored: once more, in this order, and first, for somebody may wait for it."""
         self._waiting.extendleft(reversed(spans))

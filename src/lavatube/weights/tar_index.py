@@ -7,6 +7,7 @@ they are: without one, and where a server ignores ranges, an archive is taken ap
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +18,7 @@ from lavatube.weights.archive import check_complete, clean, find_known
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.manifest import ManifestFile
 from lavatube.weights.options import Policy
-from lavatube.weights.patience import Patience, Transient
+from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.source import Body, Reader, Source, SourceFile
 from lavatube.weights.tar import members
 
@@ -62,7 +63,7 @@ def lay_out(source: Source, policy: Policy) -> Source | None:
         files=files,
         connect=lambda: _ArchiveReader(source.connect, archive.size),
         chunk_bytes=source.contents.chunk_bytes,
-        num_places=1,
+        blame=lambda location: source.blame(location.partition(" ")[2]),
         is_archive=False,
         contents=None,
     )
@@ -106,15 +107,17 @@ class _Headers:
                 with closing(self._reader.open(self._archive.location, start, stop, self._archive.size)) as body:
                     if (body.start, body.stop) != (start, stop):
                         raise _NoRanges
-                    return _read_all(body)
+                    return _read_all(body, self._policy)
             except Transient as error:
                 patience.fail(error)
 
 
-def _read_all(body: Body) -> bytes:
-    buffer, at = new_buffer(body.stop - body.start), 0
+def _read_all(body: Body, policy: Policy) -> bytes:
+    """Raises: Transient, also for a trickle."""
+    buffer, at, begun_s = new_buffer(body.stop - body.start), 0, time.monotonic()
     while at < len(buffer):
         at += body.readinto(buffer[at:])
+        check_rate(policy, at, time.monotonic() - begun_s)
     return bytes(buffer)
 
 
