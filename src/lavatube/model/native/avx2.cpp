@@ -102,6 +102,24 @@ struct Vector {
         _mm256_storeu_si256(words, all.low);
         _mm256_storeu_si256(words + 1, all.high);
     }
+    template <int PART> static Integers int8_signed_part(Integers all) {
+        if constexpr (PART == 1) return {_mm256_srai_epi16(all.low, 8), _mm256_srai_epi16(all.high, 8)};
+        return {_mm256_srai_epi16(_mm256_slli_epi16(all.low, 8), 8),
+                _mm256_srai_epi16(_mm256_slli_epi16(all.high, 8), 8)};
+    }
+    static int32_t sum(Integers all) {
+        const __m256i eight = _mm256_add_epi32(all.low, all.high);
+        const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+        const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+    }
+    // Four words of each of four rows, `apart` from row to row, become four of all rows, `stride` from one to the next.
+    static void interleave(const uint32_t* rows, int64_t apart, uint32_t* words, int64_t stride) {
+        __m128 row[4];
+        for (int i = 0; i < 4; ++i) row[i] = _mm_loadu_ps(reinterpret_cast<const float*>(rows + i * apart));
+        _MM_TRANSPOSE4_PS(row[0], row[1], row[2], row[3]);
+        for (int i = 0; i < 4; ++i) _mm_storeu_ps(reinterpret_cast<float*>(words + i * stride), row[i]);
+    }
     static Integers subtract(Integers left, Integers right) {
         return {_mm256_sub_epi32(left.low, right.low), _mm256_sub_epi32(left.high, right.high)};
     }
