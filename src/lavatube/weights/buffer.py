@@ -8,7 +8,7 @@ from typing import Final
 from lavatube.weights.options import MIB
 
 BUFFER_BYTES: Final = 2 * MIB
-"""What is received, hashed and written at once: small enough for the processor's cache, and few calls to the system."""
+"""What is received, hashed and written at once: the processor's last cache holds it, and calls are few."""
 
 
 def new_buffer(size_bytes: int = BUFFER_BYTES) -> memoryview:
