@@ -7,12 +7,14 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event, Thread
+from types import ModuleType
 
 import pytest
 
-from lavatube.weights.digest import Digest, new_digest
+from lavatube.weights.digest import Digest, Unaided, adding, new_digest
 
 MIB = 1024 * 1024
 LIMIT_S = 20.0
@@ -70,9 +72,7 @@ def test_threads_at_once(num_threads: int) -> None:
 
 def test_two_threads_at_one_digest() -> None:
     """It says so, rather than to be the digest of neither's bytes."""
-    sha256 = pytest.importorskip("lavatube.weights._sha256")
-    if not sha256.is_supported():
-        pytest.skip("this processor has no instructions for sha256")
+    sha256 = _sha256()
     digest, piece, is_refused, num_pieces = sha256.sha256(), bytes(8 * MIB), Event(), 0
 
     def add() -> None:
@@ -90,6 +90,90 @@ def test_two_threads_at_one_digest() -> None:
         is_refused.set()
         thread.join()
     assert digest.hexdigest() == hashlib.sha256(piece * num_pieces).hexdigest()
+
+
+def test_whoever_comes_takes_what_is_lent() -> None:
+    """Pieces of all lengths, some added by their own thread and some, while it sleeps, by the other one."""
+    draw = random.Random(7)
+    data, lenders, twins = draw.randbytes(MIB), [new_digest() for _ in range(4)], [hashlib.sha256() for _ in range(4)]
+    for _ in range(40):
+        pieces = [memoryview(data)[: draw.randint(0, MIB)] for _ in lenders]
+        for lender, twin, piece in zip(lenders, twins, pieces, strict=True):
+            lender.lend(piece)
+            twin.update(piece)
+        new_digest().update(data)  # takes some of them along
+        for lender in lenders:
+            lender.settle()
+    assert [lender.hexdigest() for lender in lenders] == [twin.hexdigest() for twin in twins]
+
+
+def test_lenders_of_many_threads_at_once() -> None:
+    """While they do something else for a moment, and then want it back."""
+    start = Barrier(6)
+
+    def add_up(thread: int) -> tuple[str, str]:
+        draw = random.Random(thread)
+        data, digest, twin = draw.randbytes(MIB), new_digest(), hashlib.sha256()
+        start.wait()
+        for _ in range(60):
+            piece = memoryview(data)[: draw.randint(0, MIB)]
+            with adding(piece) as add_to:
+                add_to(digest)
+                time.sleep(draw.choice([0.0, draw.random() / 1000]))
+                twin.update(piece)
+        return digest.hexdigest(), twin.hexdigest()
+
+    with ThreadPoolExecutor(6) as pool:
+        for seen, expected in pool.map(add_up, range(6)):
+            assert seen == expected
+
+
+@pytest.mark.parametrize("make", [new_digest, lambda: Unaided(hashlib.sha256())])
+def test_added_by_the_end_of_the_block_whatever_happens_in_it(make: Callable[[], Digest]) -> None:
+    data, digests = memoryview(bytes(MIB)), [make(), make()]
+
+    def fill_the_disk() -> None:
+        with adding(data) as add_to:
+            for digest in digests:
+                add_to(digest)
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fill_the_disk()
+    assert {digest.hexdigest() for digest in digests} == {hashlib.sha256(data).hexdigest()}
+
+
+def test_what_is_lent_is_neither_read_nor_added_to() -> None:
+    sha256 = _sha256()
+    digest, data = sha256.sha256(), bytes(MIB)
+    digest.settle()  # of nothing
+    digest.lend(data)
+    for call in (digest.hexdigest, digest.copy, lambda: digest.lend(data), lambda: digest.update(data)):
+        with pytest.raises(RuntimeError, match="another thread"):
+            call()
+    digest.settle()
+    assert digest.hexdigest() == hashlib.sha256(data).hexdigest()
+
+
+def test_a_digest_that_goes_while_it_is_lent() -> None:
+    """Nobody is left with its bytes, which are free again."""
+    data = bytearray(MIB)
+    digest = new_digest()
+    digest.lend(data)
+    with pytest.raises(BufferError):
+        data.clear()
+    del digest
+    data.clear()
+    other = new_digest()
+    other.update(bytes(MIB))
+    assert other.hexdigest() == hashlib.sha256(bytes(MIB)).hexdigest()
+
+
+def _sha256() -> ModuleType:
+    sha256: ModuleType = pytest.importorskip("lavatube.weights._sha256")
+    if not sha256.is_supported():
+        pytest.skip("this processor has no instructions for sha256")
+    return sha256
 
 
 def _ask_for(digest: Digest, limit_s: float) -> None:

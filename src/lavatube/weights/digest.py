@@ -5,14 +5,23 @@ them, at little more than the cost of one (`native/`); elsewhere `hashlib`'s.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
+
+Bytes = bytes | bytearray | memoryview
 
 
 class Digest(Protocol):
     """Of all bytes that were added; one thread at a time."""
 
-    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
+    def update(self, data: Bytes, /) -> None: ...
+
+    def lend(self, data: Bytes, /) -> None:
+        """Begin to add bytes, which stay as they are until `settle`: meanwhile other threads may do it."""
+
+    def settle(self) -> None:
+        """Have what was lent added."""
 
     def copy(self) -> Digest: ...
 
@@ -21,7 +30,48 @@ class Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-new_digest: Callable[[], Digest] = hashlib.sha256
+class Unaided:
+    """One of `hashlib`'s: what is lent is added by its own thread."""
+
+    def __init__(self, own: hashlib._Hash) -> None:
+        self._own = own
+        self._lent: Bytes = b""
+        self.update = own.update
+        self.digest = own.digest
+        self.hexdigest = own.hexdigest
+
+    def lend(self, data: Bytes, /) -> None:
+        self._lent = data
+
+    def settle(self) -> None:
+        self.update(self._lent)
+        self._lent = b""
+
+    def copy(self) -> Unaided:
+        return Unaided(self._own.copy())
+
+
+@contextmanager
+def adding(data: memoryview) -> Iterator[Callable[[Digest], None]]:
+    """What it gives is called with digests, to which `data` is added until the block has ended, and never before."""
+    digests: list[Digest] = []
+
+    def add(digest: Digest) -> None:
+        digest.lend(data)
+        digests.append(digest)
+
+    try:
+        yield add
+    finally:
+        for digest in digests:
+            digest.settle()
+
+
+def _unaided() -> Digest:
+    return Unaided(hashlib.sha256())
+
+
+new_digest: Callable[[], Digest] = _unaided
 """One of no bytes yet."""
 try:
     from lavatube.weights import _sha256

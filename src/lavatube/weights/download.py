@@ -13,7 +13,7 @@ from lavatube.errors import DigestMismatch, SourceUnavailable
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.coverage import Coverage
-from lavatube.weights.digest import Digest, new_digest
+from lavatube.weights.digest import Digest, Unaided, adding, new_digest
 from lavatube.weights.in_hand import InHand, Running
 from lavatube.weights.manifest import DIGEST_BYTES
 from lavatube.weights.options import MIB
@@ -41,9 +41,9 @@ class Download:
     """State of one file. Receivers store what they bring, one thread at a time takes the file's digest along.
 
     No byte is written twice, unless it was wrong, so what was hashed is what is kept. What is next in order is hashed
-    in its receiver's hand, while the processor's cache has it; what comes ahead of its turn is read again. A file that
-    somebody trails has each chunk checked in this way, where the manifest has digests of chunks, and the digest of the
-    whole follows when there is time; else they are looked at only when the whole is wrong.
+    while its receiver writes it and the processor's cache has it; what comes ahead of its turn is read again. A file
+    that somebody trails has each chunk checked in this way, where the manifest has digests of chunks, and the digest of
+    the whole follows when there is time; else they are looked at only when the whole is wrong.
     """
 
     def __init__(
@@ -121,45 +121,39 @@ class Download:
         """
         stop = offset + len(data)
         chunk = offset // self.part.chunk_bytes
-        with self._lock:
+        first, last = self.part.span(chunk)
+        with adding(data) as add_to, self._lock:
             missing = self._here.missing(offset, stop)
+            is_new = missing == [(offset, stop)]
+            in_hand = self._in_hand.take(chunk, offset - first) if is_new and self.has_digests else None
+            is_next = is_new and not self.has_digests and offset == self._hashed_bytes and not self._is_hashing
+            self._is_hashing = self._is_hashing or is_next
+            for digest in [in_hand.digest] if in_hand else self._running if is_next else []:
+                add_to(digest)
             for begin, end in missing:
                 self.part.write(data[begin - offset : end - offset], begin)
                 self._here.add(begin, end)
-            first, last = self.part.span(chunk)
             is_complete = bool(missing) and self._here.reach(first) >= last
             if is_complete:
                 self.part.mark(chunk)
-            is_new = missing == [(offset, stop)]
-            if self.has_digests:
-                in_hand = self._in_hand.take(chunk, offset - first) if is_new else None
-            elif not is_new or offset != self._hashed_bytes or self._is_hashing:
-                return self._can_hash()
-            else:
-                self._is_hashing = True
-        if self.has_digests:
-            return self._store_checked(chunk, data, in_hand, is_complete=is_complete)
-        for digest in self._running:
-            digest.update(data)
+        is_right = in_hand is not None and self._goes_on(chunk, in_hand, len(data), is_complete=is_complete)
         with self._lock:
-            self._hashed_bytes = stop
-            self._is_hashing = False
-            return self._can_hash()
-
-    def _store_checked(self, chunk: int, data: memoryview, in_hand: Running | None, *, is_complete: bool) -> bool:
-        is_right = False
-        if in_hand is not None:
-            in_hand.digest.update(data)
-            in_hand.num_bytes += len(data)
-            is_right = is_complete and self._is_right(chunk, in_hand.digest.digest())
-        if is_right:
-            self._vouch(chunk)
-        with self._lock:
-            if is_complete:
+            if is_next:
+                self._hashed_bytes = stop
+                self._is_hashing = False
+            if self.has_digests and is_complete:
                 self._in_hand.drop(chunk)
                 if not is_right:
                     self._unchecked.append(chunk)
             return self._can_hash()
+
+    def _goes_on(self, chunk: int, in_hand: Running, num_bytes: int, *, is_complete: bool) -> bool:
+        """Whether the chunk is complete and right now; then it may be used."""
+        in_hand.num_bytes += num_bytes
+        is_right = is_complete and self._is_right(chunk, in_hand.digest.digest())
+        if is_right:
+            self._vouch(chunk)
+        return is_right
 
     def claim(self) -> bool:
         """Whether there is something to hash and nobody does it; if so, the caller is to call `advance`."""
@@ -295,5 +289,5 @@ class Download:
 
 def _begin_digests(file: SourceFile) -> list[Digest]:
     """The sha256, and git's own digest where that is what is known of the file."""
-    git = [hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)] if file.git_sha1 else []
+    git = [Unaided(hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False))] if file.git_sha1 else []
     return [new_digest(), *git]

@@ -3,14 +3,12 @@
 #include <Python.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
+#include <new>
 
 #include "abreast.h"
 
 namespace {
-
-constexpr Py_ssize_t ALONE_BYTES = 2048;  // for less, others are not let run meanwhile: hashlib does the same
 
 struct Message {
     uint32_t state[8];
@@ -24,7 +22,9 @@ struct Message {
         num_bytes = 0;
     }
 
-    void add(const uint8_t* data, size_t size) {
+    // Takes the bytes that fill a block that was begun; gives the whole blocks after that, which are to be compressed
+    // before anything else is done here, and keeps the rest.
+    Blocks add(const uint8_t* data, size_t size) {
         const size_t held = num_bytes % BLOCK_BYTES;
         num_bytes += size;
         if (held) {
@@ -32,12 +32,12 @@ struct Message {
             std::memcpy(rest + held, data, taken);
             data += taken;
             size -= taken;
-            if (held + taken < BLOCK_BYTES) return;
+            if (held + taken < BLOCK_BYTES) return {state, data, 0};
             Blocks full{state, rest, 1};
             compress(full, 1);
         }
-        compress_abreast({state, data, size / BLOCK_BYTES});
         std::memcpy(rest, data + size / BLOCK_BYTES * BLOCK_BYTES, size % BLOCK_BYTES);
+        return {state, data, size / BLOCK_BYTES};
     }
 
     // Ends the message with a one, zeros, and its length in bits.
@@ -45,7 +45,8 @@ struct Message {
         uint8_t end[2 * BLOCK_BYTES] = {0x80};
         const size_t held = num_bytes % BLOCK_BYTES, blank = (held < 56 ? 56 : 120) - held;
         for (int i = 0; i < 8; ++i) end[blank + i] = static_cast<uint8_t>(num_bytes * 8 >> (56 - 8 * i));
-        add(end, blank + 8);
+        Blocks last = add(end, blank + 8);
+        compress(last, last.count);
         for (int i = 0; i < 32; ++i) digest[i] = static_cast<uint8_t>(state[i / 4] >> (24 - 8 * (i % 4)));
     }
 };
@@ -53,7 +54,9 @@ struct Message {
 struct Digest {
     PyObject_HEAD
     Message message;
-    bool is_busy;  // guarded by the interpreter's lock
+    Job job;
+    Py_buffer view;  // of what is lent
+    enum { at_rest, lent, settling } state;  // guarded by the interpreter's lock
 };
 
 PyTypeObject* digest_type;
@@ -62,45 +65,57 @@ Digest* new_digest() {
     Digest* made = PyObject_New(Digest, digest_type);
     if (made) {
         made->message.begin();
-        made->is_busy = false;
+        new (&made->job) Job;
+        made->state = Digest::at_rest;
     }
     return made;
 }
 
 // Two threads at one digest would be a mistake of ours, and a digest of neither's bytes.
-bool is_free(const Digest* digest) {
-    if (digest->is_busy) PyErr_SetString(PyExc_RuntimeError, "another thread is updating this digest");
-    return !digest->is_busy;
+bool is_at_rest(const Digest* digest) {
+    if (digest->state != Digest::at_rest) PyErr_SetString(PyExc_RuntimeError, "another thread is updating this digest");
+    return digest->state == Digest::at_rest;
+}
+
+PyObject* lend(PyObject* self, PyObject* data) {
+    Digest* digest = reinterpret_cast<Digest*>(self);
+    if (!is_at_rest(digest) || PyObject_GetBuffer(data, &digest->view, PyBUF_SIMPLE) < 0) return nullptr;
+    digest->state = Digest::lent;
+    digest->job.lend(digest->message.add(static_cast<const uint8_t*>(digest->view.buf), digest->view.len));
+    Py_RETURN_NONE;
+}
+
+PyObject* settle(PyObject* self, PyObject*) {
+    Digest* digest = reinterpret_cast<Digest*>(self);
+    if (digest->state != Digest::lent && !is_at_rest(digest)) return nullptr;
+    if (digest->state == Digest::lent) {
+        digest->state = Digest::settling;
+        Py_BEGIN_ALLOW_THREADS
+        digest->job.settle();
+        Py_END_ALLOW_THREADS
+        PyBuffer_Release(&digest->view);
+        digest->state = Digest::at_rest;
+    }
+    Py_RETURN_NONE;
 }
 
 PyObject* update(PyObject* self, PyObject* data) {
-    Digest* digest = reinterpret_cast<Digest*>(self);
-    Py_buffer view;
-    if (!is_free(digest) || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return nullptr;
-    const uint8_t* bytes = static_cast<const uint8_t*>(view.buf);
-    if (view.len < ALONE_BYTES) {
-        digest->message.add(bytes, view.len);
-    } else {
-        digest->is_busy = true;
-        Py_BEGIN_ALLOW_THREADS
-        digest->message.add(bytes, view.len);
-        Py_END_ALLOW_THREADS
-        digest->is_busy = false;
-    }
-    PyBuffer_Release(&view);
-    Py_RETURN_NONE;
+    PyObject* lent = lend(self, data);
+    if (!lent) return nullptr;
+    Py_DECREF(lent);
+    return settle(self, nullptr);
 }
 
 PyObject* copy(PyObject* self, PyObject*) {
     const Digest* digest = reinterpret_cast<Digest*>(self);
-    Digest* made = is_free(digest) ? new_digest() : nullptr;
+    Digest* made = is_at_rest(digest) ? new_digest() : nullptr;
     if (made) made->message = digest->message;
     return reinterpret_cast<PyObject*>(made);
 }
 
 PyObject* finished(PyObject* self, PyObject*) {
     const Digest* digest = reinterpret_cast<Digest*>(self);
-    if (!is_free(digest)) return nullptr;
+    if (!is_at_rest(digest)) return nullptr;
     Message message = digest->message;
     uint8_t bytes[32];
     message.finish(bytes);
@@ -116,6 +131,8 @@ PyObject* finished_hex(PyObject* self, PyObject* nothing) {
 
 PyMethodDef digest_methods[] = {
     {"update", update, METH_O, "Add bytes. The interpreter's lock is released meanwhile."},
+    {"lend", lend, METH_O, "Begin to add bytes, which stay as they are until `settle`; other threads may do it."},
+    {"settle", settle, METH_NOARGS, "Have what was lent added, with the interpreter's lock released."},
     {"copy", copy, METH_NOARGS, "A digest that goes on from here."},
     {"digest", finished, METH_NOARGS, "Of all that was added: 32 bytes."},
     {"hexdigest", finished_hex, METH_NOARGS, "The same in 64 characters."},
@@ -124,6 +141,8 @@ PyMethodDef digest_methods[] = {
 
 void release(PyObject* self) {
     PyTypeObject* type = Py_TYPE(self);
+    Py_XDECREF(settle(self, nullptr));
+    reinterpret_cast<Digest*>(self)->job.~Job();
     PyObject_Free(self);
     Py_DECREF(type);
 }
