@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from lavatube.weights.digest import Digest, Unaided, adding, new_digest
+from lavatube.weights.digest import Adding, Digest, Unaided, new_digest
 
 MIB = 1024 * 1024
 LIMIT_S = 20.0
@@ -117,7 +117,7 @@ def test_lenders_of_many_threads_at_once() -> None:
         start.wait()
         for _ in range(60):
             piece = memoryview(data)[: draw.randint(0, MIB)]
-            with adding(piece) as add_to:
+            with Adding(piece) as add_to:
                 add_to(digest)
                 time.sleep(draw.choice([0.0, draw.random() / 1000]))
                 twin.update(piece)
@@ -133,7 +133,7 @@ def test_added_by_the_end_of_the_block_whatever_happens_in_it(make: Callable[[],
     data, digests = memoryview(bytes(MIB)), [make(), make()]
 
     def fill_the_disk() -> None:
-        with adding(data) as add_to:
+        with Adding(data) as add_to:
             for digest in digests:
                 add_to(digest)
             raise OSError("disk full")

@@ -5,9 +5,8 @@ them, at little more than the cost of one (`native/`); elsewhere `hashlib`'s.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, Self
 
 Bytes = bytes | bytearray | memoryview
 
@@ -51,19 +50,25 @@ class Unaided:
         return Unaided(self._own.copy())
 
 
-@contextmanager
-def adding(data: memoryview) -> Iterator[Callable[[Digest], None]]:
-    """What it gives is called with digests, to which `data` is added until the block has ended, and never before."""
-    digests: list[Digest] = []
+class Adding:
+    """Called with digests in its block, to which `data` is added until that has ended, and never before.
 
-    def add(digest: Digest) -> None:
-        digest.lend(data)
-        digests.append(digest)
+    No generator: there is one for each piece of a download.
+    """
 
-    try:
-        yield add
-    finally:
-        for digest in digests:
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._digests: list[Digest] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __call__(self, digest: Digest) -> None:
+        digest.lend(self._data)
+        self._digests.append(digest)
+
+    def __exit__(self, *_: object) -> None:
+        for digest in self._digests:
             digest.settle()
 
 

@@ -13,7 +13,7 @@ from lavatube.errors import DigestMismatch, SourceUnavailable
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.coverage import Coverage
-from lavatube.weights.digest import Digest, Unaided, adding, new_digest
+from lavatube.weights.digest import Adding, Digest, Unaided, new_digest
 from lavatube.weights.in_hand import InHand, Running
 from lavatube.weights.manifest import DIGEST_BYTES
 from lavatube.weights.options import MIB
@@ -122,7 +122,7 @@ class Download:
         stop = offset + len(data)
         chunk = offset // self.part.chunk_bytes
         first, last = self.part.span(chunk)
-        with adding(data) as add_to, self._lock:
+        with Adding(data) as add_to, self._lock:
             missing = self._here.missing(offset, stop)
             is_new = missing == [(offset, stop)]
             in_hand = self._in_hand.take(chunk, offset - first) if is_new and self.has_digests else None

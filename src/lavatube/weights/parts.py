@@ -54,10 +54,12 @@ class Part:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Raises: CacheUnusable, when the disk is full."""
-        with cache_border(f"{self.path} can't be written"):
+        try:
             while data:
                 count = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[count:], offset + count
+        except OSError as error:
+            raise _unusable(f"{self.path} can't be written", error) from error
 
     def read(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
         """The bytes from `start` to `stop`, in pieces that lie in `buffer`."""
@@ -166,8 +168,12 @@ def cache_border(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "Free some space, or set another --cache." if error.errno == errno.ENOSPC else "Check --cache."
-        raise CacheUnusable(f"{what}: {error.strerror or error}.", remedy=remedy) from error
+        raise _unusable(what, error) from error
+
+
+def _unusable(what: str, error: OSError) -> CacheUnusable:
+    remedy = "Free some space, or set another --cache." if error.errno == errno.ENOSPC else "Check --cache."
+    return CacheUnusable(f"{what}: {error.strerror or error}.", remedy=remedy)
 
 
 def _begin_write_back(descriptor: int, start: int, stop: int) -> None:
