@@ -38,8 +38,8 @@ def allocate(model: Llava, device: torch.device, dtype: torch.dtype, quantize: Q
         if kind is not None:
             assert isinstance(module, Linear)
             module.pack(kind, device, model.fused.products)
-    weights = {
-        name: torch.empty_like(weight, dtype=dtype, device=device) if weight.is_meta else weight
+    weights = {  # not `empty_like`: of the meta device it imports sympy, a third of a second of a start
+        name: torch.empty(weight.shape, dtype=dtype, device=device) if weight.is_meta else weight
         for name, weight in model.state_dict().items()
     }
     model.requires_grad_(False).eval().load_state_dict(weights, assign=True)

@@ -81,7 +81,9 @@ class _Embeddings(nn.Module):
         # also where a library would run convolutions in TF32.
         has_bias = not vision.has_class_token  # SigLIP's has one
         self.patch_embedding = nn.Conv2d(3, vision.hidden_size, vision.patch_size, vision.patch_size, bias=has_bias)
-        self.position_embedding = nn.Embedding(vision.num_patches + vision.has_class_token, vision.hidden_size)
+        # Of given weights: to begin with random ones torch would import its compiler, two seconds of a start.
+        places = torch.empty(vision.num_patches + vision.has_class_token, vision.hidden_size)
+        self.position_embedding = nn.Embedding(*places.shape, _weight=places)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Shapes: in (N, 3, size, size); out (N, rows, width)."""
