@@ -21,7 +21,7 @@ def log_to_stderr(level: str, form: str, source: Source) -> logging.Handler:
 
 def _text(source: Source) -> logging.Formatter:
     where = "%(request_id)s" if source == "front" else f"{source}:"
-    return logging.Formatter(f"%(asctime)s %(levelname)s {where} %(message)s")
+    return logging.Formatter(f"%(asctime)s %(levelname)s {where} %(message)s", defaults={"request_id": "-"})
 
 
 class JsonLines(logging.Formatter):

@@ -4,15 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lavatube.errors import SourceUnavailable, from_code
 from lavatube.settings import Settings, environment_of
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
+from lavatube.weights.staged import StagedFolder, claim
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_S: Final = 2.0
+
+
+class Pulling:
+    """A pull that is under way from now on, on the running loop; what it says is kept for those who come later."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.progress = Progress("resolving")
+        self.staged: asyncio.Future[Provisioned] = asyncio.get_running_loop().create_future()
+        """A folder in which the engine can begin meanwhile; there may never be one. It is held until `close`."""
+        self.provisioned = asyncio.create_task(pull(settings, self._on_progress, self._on_staged))
+        """Raises: OperatorError."""
+        self._folder: StagedFolder | None = None
+        self._next_log_s = time.monotonic() + LOG_EVERY_S
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        self.provisioned.cancel()
+        await asyncio.wait({self.provisioned})
+        if not self.provisioned.cancelled():
+            self.provisioned.exception()  # seen: whoever waited for it has it
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            await asyncio.to_thread(folder.remove)
+            folder.close()
+
+    def _on_progress(self, progress: Progress) -> None:
+        """Kept for the health routes, and logged every few seconds."""
+        self.progress = progress
+        if time.monotonic() < self._next_log_s or not progress.total_bytes:
+            return
+        self._next_log_s = time.monotonic() + LOG_EVERY_S
+        logger.info("phase 1: %s %s", progress.phase, progress.extent)
+
+    def _on_staged(self, shown: Provisioned) -> None:
+        if self._folder is None and (folder := claim(shown.folder)) is not None:
+            self._folder = folder
+            self.staged.set_result(shown)
 
 
 async def pull(

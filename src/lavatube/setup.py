@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from lavatube import assembly
@@ -17,17 +17,15 @@ from lavatube.engine.wire import Load, Loaded, Ready
 from lavatube.errors import InternalError, LavatubeError
 from lavatube.predictions.service import PredictionService
 from lavatube.prompt.prepare import Preparer
-from lavatube.pulling import pull
+from lavatube.pulling import Pulling
 from lavatube.serve.serving import Serving
 from lavatube.settings import MIB, Settings
 from lavatube.weights.in_use import hold_sets
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
-from lavatube.weights.staged import StagedFolder, claim
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY_S: Final = 2.0
 MAX_LINES: Final = 200
 
 MakeService = Callable[[Preparer, Provisioned], PredictionService]
@@ -40,37 +38,44 @@ class Setup:
         self,
         settings: Settings,
         engine: EngineClient,
+        pulling: Pulling,
         serving: Serving,
         make_service: MakeService,
         stopping: asyncio.Event,
+        started_s: float,
     ) -> None:
-        """What fails once `stopping` is set does so because the server ends."""
-        self.progress = Progress("resolving")
+        """What fails once `stopping` is set does so because the server ends. `started_s` is by `time.monotonic`."""
         self.provisioned: Provisioned | None = None
         self.preparer: Preparer | None = None
         self.failure: LavatubeError | None = None
-        self.started_at, self.started = datetime.now(UTC), time.monotonic()
+        self.started_s = started_s
+        self.started_at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
         self.ready_at: datetime | None = None
         self.lines: list[str] = []
         self._settings = settings
         self._engine = engine
+        self._pulling = pulling
         self._serving = serving
         self._make_service = make_service
         self._stopping = stopping
         self._held = ExitStack()  # the sets that the engine loads, and loads again when it was restarted
-        self._next_log_s = self.started + LOG_EVERY_S
+
+    @property
+    def progress(self) -> Progress:
+        """Phase 1's."""
+        return self._pulling.progress
 
     async def run(self, url: str) -> None:
         """`url` is where the server can be asked."""
         try:
-            self._engine.launch()  # it imports torch while the weights arrive
+            self._engine.launch()
             await self._provision()
             ready = await self._engine.wait_ready()
             loaded = await self._engine.wait_loaded()
             self.ready_at = datetime.now(UTC)
             gc.freeze()  # what is here by now stays: no stream need wait while it is searched for garbage
             self._note(f"phase 2: {_describe_engine(ready, loaded)}")
-            elapsed_s, name = time.monotonic() - self.started, self._settings.served_name
+            elapsed_s, name = time.monotonic() - self.started_s, self._settings.served_name
             self._note(f"ready after {elapsed_s:.1f} s: {name} at {url}, for browsers at /playground")
         except LavatubeError as error:
             self._fail(error)
@@ -83,32 +88,20 @@ class Setup:
 
         Raises: LavatubeError.
         """
-        staged: asyncio.Future[Provisioned] = asyncio.get_running_loop().create_future()
-        folder: StagedFolder | None = None
-
-        def on_staged(shown: Provisioned) -> None:
-            nonlocal folder
-            if folder is None and (folder := claim(shown.folder)) is not None:
-                staged.set_result(shown)
-
-        pulling = asyncio.create_task(pull(self._settings, self._on_progress, on_staged))
+        pulling = self._pulling
         try:
-            await asyncio.wait({pulling, staged}, return_when=asyncio.FIRST_COMPLETED)
-            if staged.done():
-                await self._open(staged.result())
-            self.provisioned = provisioned = await pulling
+            await asyncio.wait({pulling.provisioned, pulling.staged}, return_when=asyncio.FIRST_COMPLETED)
+            if pulling.staged.done():
+                await self._open(pulling.staged.result())
+            self.provisioned = provisioned = await pulling.provisioned
             self._held.enter_context(await asyncio.to_thread(hold_sets, provisioned.folder))
             self._note(f"phase 1: {_describe(provisioned)}")
             load = await self._open(provisioned)
-            if staged.done():
+            if pulling.staged.done():
                 self._engine.reorder(load)
                 await self._engine.wait_loaded()
         finally:
-            pulling.cancel()
-            await asyncio.wait({pulling})
-            if folder is not None:
-                await asyncio.to_thread(folder.remove)
-                folder.close()
+            await pulling.close()
 
     async def _open(self, provisioned: Provisioned) -> Load:
         """Have the engine load from a folder, and take predictions; a second time only say what it would load."""
@@ -127,14 +120,6 @@ class Setup:
     def close(self) -> None:
         """After the engine: from now on its weights may be removed."""
         self._held.close()
-
-    def _on_progress(self, progress: Progress) -> None:
-        """Phase 1's: kept for the health routes, and logged every few seconds."""
-        self.progress = progress
-        if time.monotonic() < self._next_log_s or not progress.total_bytes:
-            return
-        self._next_log_s = time.monotonic() + LOG_EVERY_S
-        logger.info("phase 1: %s %s", progress.phase, progress.extent)
 
     def _fail(self, error: LavatubeError) -> None:
         if self._stopping.is_set():

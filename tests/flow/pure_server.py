@@ -6,13 +6,13 @@ import os
 import sys
 from pathlib import Path
 
-from lavatube import boot, cli
+from lavatube import cli, front
 from lavatube.engine.client import EngineClient
 
 WORKER = Path(__file__).with_name("pure_worker.py")
 
 
-class PureFront(boot.Front):
+class PureFront(front.Front):
     def __init__(self, *arguments: object) -> None:
         *others, _ = arguments
         period_s = os.environ.get("PURE_PERIOD_S", "0.005")
@@ -20,5 +20,5 @@ class PureFront(boot.Front):
 
 
 if __name__ == "__main__":
-    boot.Front = PureFront
+    front.Front = PureFront
     sys.exit(cli.main(["serve", *sys.argv[1:]]))

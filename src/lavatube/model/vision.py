@@ -82,8 +82,8 @@ class _Embeddings(nn.Module):
         has_bias = not vision.has_class_token  # SigLIP's has one
         self.patch_embedding = nn.Conv2d(3, vision.hidden_size, vision.patch_size, vision.patch_size, bias=has_bias)
         # Of given weights: to begin with random ones torch would import its compiler, two seconds of a start.
-        places = torch.empty(vision.num_patches + vision.has_class_token, vision.hidden_size)
-        self.position_embedding = nn.Embedding(*places.shape, _weight=places)
+        num_places, width = vision.num_patches + vision.has_class_token, vision.hidden_size
+        self.position_embedding = nn.Embedding(num_places, width, _weight=torch.empty(num_places, width))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Shapes: in (N, 3, size, size); out (N, rows, width)."""

@@ -18,7 +18,7 @@ END_WAIT_S: Final = 5.0
 
 @dataclass(slots=True)
 class Serving:
-    """Made before there is a model; boot.py puts the service in once there is one.
+    """Made before there is a model; front.py puts the service in once there is one.
 
     `health` is asked at each request. `shutdown` begins a graceful end and returns at once.
     """
