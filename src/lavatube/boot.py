@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from importlib import import_module
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from lavatube.engine.client import EngineClient
 from lavatube.engine.process import worker_command
+from lavatube.errors import InvalidSetting
 from lavatube.heap import give_back_large_blocks
 from lavatube.logs import log_to_stderr
 from lavatube.provisioning import open_trace
 from lavatube.pulling import Pulling
 from lavatube.settings import Settings
 from lavatube.weights.uri import parse_model
+
+_BACKLOG: Final = 2048  # until the server that answers sets its own
 
 
 def serve(settings: Settings) -> NoReturn:
@@ -29,20 +33,33 @@ def serve(settings: Settings) -> NoReturn:
     log = log_to_stderr(settings.log_level, settings.log_format, "front")
     parse_model(settings.model)
     open_trace(settings.trace).begin()
-    status = asyncio.run(_run(settings, log, started_s))
+    listener = _listen(settings.host, settings.port)  # whoever comes before there is an answer waits for it
+    status = asyncio.run(_run(settings, log, listener, started_s))
     logging.shutdown()
     os._exit(status)  # a thread that still waits for some picture's host must not hold the exit
 
 
-async def _run(settings: Settings, log: logging.Handler, started_s: float) -> int:
-    """The engine's process needs two seconds for torch, the weights as long as they take, and the front one second."""
+async def _run(settings: Settings, log: logging.Handler, listener: socket.socket, started_s: float) -> int:
+    """Torch takes two seconds to import, the weights come when they come, and what answers takes one second."""
     engine = EngineClient(worker_command(settings.threads, settings.log_level, settings.log_format))
     engine.launch()
     pulling = Pulling(settings)
     try:
         front = await asyncio.to_thread(import_module, "lavatube.front")  # meanwhile both are listened to
-        status: int = await front.run(settings, log, engine, pulling, started_s)
+        status: int = await front.run(settings, log, listener, engine, pulling, started_s)
         return status
     finally:
         await pulling.close()
         await engine.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises: InvalidSetting, if the address can't be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise InvalidSetting(
+            f"Can't listen on {host}, port {port}: {reason}.", remedy="Choose others with --host and --port."
+        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from typing import Final
@@ -14,7 +13,6 @@ from sqlalchemy import Engine
 
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState
-from lavatube.errors import InvalidSetting
 from lavatube.predictions.database import open_database
 from lavatube.predictions.keys import KeyStore
 from lavatube.predictions.limits import ServiceLimits
@@ -32,7 +30,7 @@ from lavatube.serve.health import HealthView, Phase
 from lavatube.serve.metrics import EngineCounts, Metrics
 from lavatube.serve.origins import Origins
 from lavatube.serve.serving import Serving
-from lavatube.serve.transport import BACKLOG, build_server
+from lavatube.serve.transport import build_server
 from lavatube.settings import Settings
 from lavatube.setup import Setup
 from lavatube.stores import Stores
@@ -45,9 +43,14 @@ FAILURE_CHECK_S: Final = 0.5
 
 
 async def run(
-    settings: Settings, log: logging.Handler, engine: EngineClient, pulling: Pulling, started_s: float
+    settings: Settings,
+    log: logging.Handler,
+    listener: socket.socket,
+    engine: EngineClient,
+    pulling: Pulling,
+    started_s: float,
 ) -> int:
-    """Serve with an engine and weights that are on their way, until the end; the exit status.
+    """Serve what comes to `listener`, with an engine and weights that are on their way, until the end; the exit status.
 
     Raises: InvalidSetting.
     """
@@ -60,7 +63,7 @@ async def run(
     database = open_database(settings.database_url) if settings.database_url else None
     keyring = _keyring(settings, database)
     check_exposure(keyring, settings)
-    return await Front(settings, keyring, database, pulling, started_s, engine).run()
+    return await Front(settings, keyring, database, pulling, started_s, engine).run(listener)
 
 
 def _keyring(settings: Settings, database: Engine | None) -> Keyring:
@@ -95,9 +98,8 @@ class Front:
         self._hurrying = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    async def run(self) -> int:
-        """Listen at once, set up meanwhile, and leave in order."""
-        listener = _listen(self._settings.host, self._settings.port)
+    async def run(self, listener: socket.socket) -> int:
+        """Answer at once, set up meanwhile, and leave in order."""
         kept = None if self._stores is None else self._stores.kept
         app = build_app(self._serving, self._settings, self._keyring, self._metrics, kept)
         host, port = listener.getsockname()[:2]
@@ -233,18 +235,6 @@ class Front:
     def _on_signal(self) -> None:
         """The first one begins the end, the second one means now. The loop may be asleep when a signal comes."""
         self._loop.call_soon_threadsafe(self._hurrying.set if self._stopping.is_set() else self._stopping.set)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises: InvalidSetting, if the address can't be had."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise InvalidSetting(
-            f"Can't listen on {host}, port {port}: {reason}.", remedy="Choose others with --host and --port."
-        ) from error
 
 
 def _service_limits(settings: Settings) -> ServiceLimits:
