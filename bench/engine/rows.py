@@ -20,6 +20,7 @@ TEXT_TOKENS = 18
 NUM_AT_ONCE = 8
 NUM_ARRIVALS = 12
 NUM_ALONE = 10
+REST_S = 4.0
 
 # Figures that goals are about.
 FIRST = "time to first token, s"
@@ -130,7 +131,8 @@ def stall(run: Run) -> Mapping[str, float]:
 
 
 def memory(run: Run) -> Mapping[str, float]:
-    """What is resident once all the others are through, and how much of it is neither weights nor cache."""
+    """What is resident once all the others are through and it rests, and how much is neither weights nor cache."""
+    time.sleep(REST_S)
     engine, embeddings = run.server.engine, 2 * run.shape.recipe.vocab_size * run.shape.recipe.hidden_size
     layers = 2 * layer_weights(run.shape)
     others = run.shape.weights_bytes - embeddings - layers

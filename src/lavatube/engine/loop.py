@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
+from typing import Final
 
 from lavatube.engine.core import EngineCore
 from lavatube.engine.wire import Abort, Command, RequestEvent, Shutdown, Submit
+from lavatube.heap import give_back_free_memory
+
+REST_S: Final = 2.0
+"""Idle for so long, the engine gives back the memory that large prompts took for their steps."""
 
 
 def run(
@@ -41,9 +46,17 @@ def run(
 def _drain(commands: SimpleQueue[Command], *, is_patient: bool) -> Iterator[Command]:
     """What waits in the queue; a patient one waits for the first."""
     if is_patient:
-        yield commands.get()
+        yield _wait(commands)
     while True:
         try:
             yield commands.get_nowait()
         except Empty:
             return
+
+
+def _wait(commands: SimpleQueue[Command]) -> Command:
+    try:
+        return commands.get(timeout=REST_S)
+    except Empty:
+        give_back_free_memory()
+        return commands.get()
