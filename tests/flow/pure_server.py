@@ -6,19 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from lavatube import cli, front
-from lavatube.engine.client import EngineClient
+from lavatube import boot, cli
 
 WORKER = Path(__file__).with_name("pure_worker.py")
 
 
-class PureFront(front.Front):
-    def __init__(self, *arguments: object) -> None:
-        *others, _ = arguments
-        period_s = os.environ.get("PURE_PERIOD_S", "0.005")
-        super().__init__(*others, EngineClient([sys.executable, str(WORKER), "--period-s", period_s]))
-
-
 if __name__ == "__main__":
-    front.Front = PureFront
+    period_s = os.environ.get("PURE_PERIOD_S", "0.005")
+    boot.worker_command = lambda *_: [sys.executable, str(WORKER), "--period-s", period_s]
     sys.exit(cli.main(["serve", *sys.argv[1:]]))
