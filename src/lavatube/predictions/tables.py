@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import Engine, Insert, MetaData, Table
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 metadata: Final = MetaData()
 
@@ -13,5 +13,7 @@ metadata: Final = MetaData()
 def insert_new(engine: Engine, table: Table) -> Insert:
     """An INSERT that leaves out the rows whose key is there already."""
     if engine.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # most servers use SQLite, and would import it at each start
+
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
