@@ -53,16 +53,36 @@ def test_a_copy_goes_on_alone() -> None:
 @pytest.mark.parametrize("num_threads", [2, 3, 8])
 def test_threads_at_once(num_threads: int) -> None:
     """Each with pieces of other lengths, so that one is done while the other one that it was paired with is not."""
+
+    def add(digest: Digest, twin: Digest, piece: memoryview, draw: random.Random) -> None:
+        digest.update(piece)
+        twin.update(piece)
+
+    _compare_in_threads(num_threads, add)
+
+
+def test_lenders_of_many_threads_at_once() -> None:
+    """While they do something else for a moment, and then want it back."""
+
+    def add(digest: Digest, twin: Digest, piece: memoryview, draw: random.Random) -> None:
+        with Adding(piece) as add_to:
+            add_to(digest)
+            time.sleep(draw.choice([0.0, draw.random() / 1000]))
+            twin.update(piece)
+
+    _compare_in_threads(6, add)
+
+
+def _compare_in_threads(num_threads: int, add: Callable[[Digest, Digest, memoryview, random.Random], None]) -> None:
+    """Each thread has a digest of its own and a twin from hashlib, to which `add` adds pieces of all lengths."""
     start = Barrier(num_threads)
 
     def add_up(thread: int) -> tuple[str, str]:
         draw = random.Random(thread)
-        data, digest, twin = draw.randbytes(MIB), new_digest(), hashlib.sha256()
+        data, digest, twin = draw.randbytes(MIB), new_digest(), Unaided(hashlib.sha256())
         start.wait()
         for _ in range(60):
-            piece = memoryview(data)[: draw.randint(0, MIB)]
-            digest.update(piece)
-            twin.update(piece)
+            add(digest, twin, memoryview(data)[: draw.randint(0, MIB)], draw)
         return digest.hexdigest(), twin.hexdigest()
 
     with ThreadPoolExecutor(num_threads) as pool:
@@ -105,27 +125,6 @@ def test_whoever_comes_takes_what_is_lent() -> None:
         for lender in lenders:
             lender.settle()
     assert [lender.hexdigest() for lender in lenders] == [twin.hexdigest() for twin in twins]
-
-
-def test_lenders_of_many_threads_at_once() -> None:
-    """While they do something else for a moment, and then want it back."""
-    start = Barrier(6)
-
-    def add_up(thread: int) -> tuple[str, str]:
-        draw = random.Random(thread)
-        data, digest, twin = draw.randbytes(MIB), new_digest(), hashlib.sha256()
-        start.wait()
-        for _ in range(60):
-            piece = memoryview(data)[: draw.randint(0, MIB)]
-            with Adding(piece) as add_to:
-                add_to(digest)
-                time.sleep(draw.choice([0.0, draw.random() / 1000]))
-                twin.update(piece)
-        return digest.hexdigest(), twin.hexdigest()
-
-    with ThreadPoolExecutor(6) as pool:
-        for seen, expected in pool.map(add_up, range(6)):
-            assert seen == expected
 
 
 @pytest.mark.parametrize("make", [new_digest, lambda: Unaided(hashlib.sha256())])
