@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from importlib import import_module
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from lavatube.engine.client import EngineClient
 from lavatube.engine.process import worker_command
@@ -19,8 +19,6 @@ from lavatube.provisioning import open_trace
 from lavatube.pulling import Pulling
 from lavatube.settings import Settings
 from lavatube.weights.uri import parse_model
-
-_BACKLOG: Final = 2048  # until the server that answers sets its own
 
 
 def serve(settings: Settings) -> NoReturn:
@@ -57,7 +55,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """Raises: InvalidSetting, if the address can't be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InvalidSetting(

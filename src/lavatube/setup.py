@@ -68,7 +68,6 @@ class Setup:
     async def run(self, url: str) -> None:
         """`url` is where the server can be asked."""
         try:
-            self._engine.launch()
             await self._provision()
             ready = await self._engine.wait_ready()
             loaded = await self._engine.wait_loaded()
