@@ -23,8 +23,11 @@ def test_the_bar_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
         with progress_bar() as on_progress:
             on_progress(Progress("resolving"))
             on_progress(Progress("fetching", 50 * MIB, 100 * MIB, 10 * MIB))
+        screen.write("\N{END OF TEXT}")
         screen.flush()
-        drawn = os.read(leader, 1 << 16).decode()
+        drawn = ""
+        while not drawn.endswith("\N{END OF TEXT}"):  # what was written in parts may come in parts
+            drawn += os.read(leader, 1 << 16).decode()
     os.close(leader)
     assert "fetching" in drawn
     assert "50.0 of 100.0 MiB, 10.0 MiB/s, 0:00:05 left" in drawn
