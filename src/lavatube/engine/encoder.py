@@ -1,7 +1,6 @@
 """Images in, the rows that stand in their placeholders' places out: from the cache, or through the tower.
 
-In batches where nobody waits for anything else; a few layers at a time where streams run meanwhile, and on a GPU in
-batches then, too.
+In one go where nobody waits for anything else; a few layers at a time where streams run meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ from lavatube.engine.sequence import ImageSpan, Sequence
 from lavatube.model.llava import Llava
 
 MAX_ENCODE_TILES: Final = 8
-"""Squares that the vision tower reads at once: bounds its memory, whatever many requests bring at a time."""
+"""Squares that the vision tower reads at once on a GPU, or while its weights are still to come: bounds its memory,
+whatever many requests bring at a time. On a CPU one keeps it busy, and more would only take more memory.
+"""
 
 Wanted = tuple[Sequence, int]
 """A sequence, and which of its images."""
@@ -36,13 +37,11 @@ class _Batch:
 class Encoder:
     """Owns the features of images that are on their way into the cache of keys and values, and those kept for later."""
 
-    def __init__(self, model: Llava, cache: FeatureCache, tiles_beside_streams: int | None = None) -> None:
-        """`tiles_beside_streams` go through the tower at once while streams run: on a CPU one, which keeps it busy, and
-        on a GPU as many as when none does.
-        """
+    def __init__(self, model: Llava, cache: FeatureCache, tiles_at_once: int | None = None) -> None:
+        """So many tiles go through the tower at once; unless told, by the device."""
         self._model = model
         self.cache = cache
-        self._tiles_beside_streams = tiles_beside_streams or (MAX_ENCODE_TILES if model.device.type == "cuda" else 1)
+        self._tiles_at_once = tiles_at_once or (MAX_ENCODE_TILES if model.device.type == "cuda" else 1)
         self._under_way: _Batch | None = None  # what `advance` is at
 
     def encode(self, wanted: Iterable[Wanted]) -> None:
@@ -97,7 +96,7 @@ class Encoder:
         num_tiles = 0
         for key, of_key in takers.items():
             num_tiles += _span(of_key).pixels.tiles
-            if batch and num_tiles > self._tiles_beside_streams:
+            if batch and num_tiles > self._tiles_at_once:
                 break
             batch[key] = list(of_key)
         return _Batch(batch, self._by_layer([_span(of_key) for of_key in batch.values()]))
@@ -125,7 +124,7 @@ class Encoder:
 
     def _encode(self, spans: list[ImageSpan]) -> list[torch.Tensor]:
         """Encoded and laid out. Shapes: out, for each image, (placeholders, hidden)."""
-        parts = torch.split(_tiles(spans), MAX_ENCODE_TILES) if spans else ()
+        parts = torch.split(_tiles(spans), self._tiles_at_once) if spans else ()
         return self._laid_out([self._model.encode_images(part) for part in parts], spans)
 
     def _laid_out(self, encoded: list[torch.Tensor], spans: list[ImageSpan]) -> list[torch.Tensor]:
@@ -136,7 +135,7 @@ class Encoder:
 
     def _by_layer(self, spans: list[ImageSpan]) -> Pieces:
         encoded = []
-        for part in torch.split(_tiles(spans), self._tiles_beside_streams):
+        for part in torch.split(_tiles(spans), self._tiles_at_once):
             for features in self._model.encode_by_layer(part):
                 if features is not None:
                     encoded.append(features)
