@@ -10,8 +10,15 @@ from pathlib import Path
 
 import torch
 from chat_server import serve
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
-from transformers import LlavaOnevisionProcessor, TextIteratorStreamer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    LlavaOnevisionProcessor,
+    TextIteratorStreamer,
+)
 
 
 class WithoutVideos(LlavaOnevisionProcessor):
