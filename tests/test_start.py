@@ -26,9 +26,10 @@ ANSWERING = ["sqlalchemy", "pydantic", "starlette", "uvicorn", "httpx"]
         (LOAD_TINY.replace("QUANTIZE", "'none'"), COMPILERS),
         (LOAD_TINY.replace("QUANTIZE", "'int4'"), COMPILERS),
         ("import lavatube.boot", [*COMPILERS, *ANSWERING, "torch"]),
+        ("import lavatube.terminal", [*COMPILERS, *ANSWERING, "torch"]),
         ("import lavatube.front", ["torch", "sqlalchemy.dialects.postgresql"]),
     ],
-    ids=["a model in floats", "a model in int4", "the first second of a server", "what answers"],
+    ids=["a model in floats", "a model in int4", "the first second of a server", "the bar of a pull", "what answers"],
 )
 def test_is_not_imported(code: str, unwanted: list[str]) -> None:
     asked = f"{code}\nimport sys\nprint(*(name for name in sys.argv[1:] if name in sys.modules))"

@@ -7,18 +7,21 @@ from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from lavatube.geometry import ImageCount
-from lavatube.memory import MemoryPlan
-from lavatube.predictions.keys import ApiKey
 from lavatube.predictions.owners import NO_LIMITS, OwnerLimits
-from lavatube.spec import ModelSpec
-from lavatube.weights import provision
-from lavatube.weights.upkeep import CachedSet
+
+if TYPE_CHECKING:  # a pull draws its bar before it fetches: what it shows nothing of, as a database, is not imported
+    from lavatube.geometry import ImageCount
+    from lavatube.memory import MemoryPlan
+    from lavatube.predictions.keys import ApiKey
+    from lavatube.spec import ModelSpec
+    from lavatube.weights import provision
+    from lavatube.weights.upkeep import CachedSet
 
 
 @contextmanager
