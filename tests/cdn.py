@@ -231,6 +231,8 @@ class _CdnHandler(LoopbackHandler):
             case "flip":
                 middle = len(data) // 2
                 self._serve(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :], span)
+            case "wrong":
+                self._serve(data[::-1], span)
             case "slow" | "slower":
                 self._serve_slowly(len(data), start, piece, pause_s=0.05 if kind == "slower" else 0.02)
             case "limited" if cdn.slots.acquire(blocking=False):

@@ -126,6 +126,17 @@ def test_other_content_than_pinned(folder: Path, origin: Path, options: Provisio
     assert not list(options.cache.glob("trees/*"))
 
 
+def test_a_packed_one_that_is_damaged_comes_again(folder: Path, origin: Path, options: ProvisionOptions) -> None:
+    """Once, and not for ever."""
+    size = write_tar(folder / "llava.tar.gz", origin, mode="w:gz").stat().st_size
+    pinned = dataclasses.replace(options, lock=origin / FILE_NAME)
+    with Cdn(folder) as cdn:
+        with pytest.raises((DigestMismatch, UnsupportedCheckpoint)):
+            pull(f"{cdn.url('any-flip')}/llava.tar.gz", pinned)
+        assert sum(request.span == (0, size) for request in cdn.log.requests) == 2
+        assert contents(pull(f"{cdn.url('any-flip-once')}/llava.tar.gz", pinned).folder) == expected(origin)
+
+
 def test_a_file_that_is_missing(folder: Path, origin: Path, options: ProvisionOptions) -> None:
     with tarfile.open(folder / "llava.tar", "w") as archive:
         archive.add(origin / SHARD, SHARD)

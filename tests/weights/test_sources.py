@@ -113,6 +113,14 @@ class TestMirrors:
             assert contents(provisioned.folder) == expected(chunked)
             assert len(mirror.log.weights()) == 2, "of each file the one chunk that was wrong"
 
+    @pytest.mark.parametrize("is_staged", [False, True])
+    def test_a_place_where_all_is_wrong(self, is_staged: bool, chunked: Path, options: ProvisionOptions) -> None:
+        """Which each chunk finds out for itself where the set can be opened meanwhile."""
+        options = dataclasses.replace(options, on_staged=(lambda _: None) if is_staged else None)
+        with Cdn(chunked) as first, Cdn(chunked) as mirror:
+            provisioned = pull(first.url("wrong"), dataclasses.replace(options, mirrors=(mirror.url("ok"),)))
+            assert contents(provisioned.folder) == expected(chunked)
+
     def test_wrong_everywhere(self, cdn: Cdn, origin: Path, options: ProvisionOptions) -> None:
         with Cdn(origin) as mirror, pytest.raises(DigestMismatch, match="fetched 4 times"):
             pull(cdn.url("flip"), dataclasses.replace(options, mirrors=(mirror.url("flip"),)))
@@ -147,6 +155,7 @@ class TestMirrors:
             ("any-404", "tar"),
             ("any-404", "tar.gz"),
             ("any-flip", "tar"),
+            ("any-flip", "tar.gz"),
             ("any-reset", "tar"),
             ("any-trickle", "tar.gz"),
         ],

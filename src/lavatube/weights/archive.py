@@ -18,6 +18,7 @@ from lavatube.errors import DigestMismatch, SourceUnavailable, UnsupportedCheckp
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.content import COMPANIONS, check_paths, is_content, select_content
+from lavatube.weights.download import MAX_STRIKES
 from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.parts import Part
@@ -32,8 +33,31 @@ MAX_RATIO: Final = 100
 def unpack(source: Source, cache: Cache, policy: Policy, on_bytes: Callable[[int], None]) -> Manifest:
     """The files of an archive, all of them in the cache; `on_bytes` hears of the archive's bytes.
 
+    Where a manifest says what belongs in it, an archive that turns out wrong is fetched again, from the next place if
+    there is one; the files that were right are kept.
+
     Raises: SourceUnavailable, UnsupportedCheckpoint, InvalidManifest, DigestMismatch, CacheUnusable.
     """
+    (file,) = source.files
+    tries = 1 if source.contents is None else MAX_STRIKES * source.num_places
+    while True:
+        tries, num_bytes = tries - 1, 0
+
+        def count(piece_bytes: int) -> None:
+            nonlocal num_bytes
+            num_bytes += piece_bytes
+            on_bytes(piece_bytes)
+
+        try:
+            return _unpack(source, cache, policy, count)
+        except (DigestMismatch, UnsupportedCheckpoint):
+            if not tries:
+                raise
+            source.blame(file.location, 0, file.size)
+            on_bytes(-num_bytes)
+
+
+def _unpack(source: Source, cache: Cache, policy: Policy, on_bytes: Callable[[int], None]) -> Manifest:
     (file,) = source.files
     is_packed = file.path.endswith("gz")
     with closing(source.connect()) as reader:

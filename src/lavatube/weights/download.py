@@ -245,7 +245,8 @@ class Download:
         if self._strikes[strikes_of] == MAX_STRIKES * self._source.num_places or not chunks:
             self.part.discard()
             raise mismatch
-        self._source.blame(self.file.location)
+        for chunk in chunks:
+            self._source.blame(self.file.location, *self.part.span(chunk))
         with self._lock:
             self.part.reset(chunks)
             for chunk in chunks:

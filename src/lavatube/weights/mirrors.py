@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -42,14 +43,23 @@ class _Board:
     def __init__(self, num_places: int) -> None:
         self._lock = threading.Lock()
         self._failures = [0] * num_places
-        self._num_wrong: dict[str, int] = {}
+        self._given: dict[str, list[tuple[int, int, int]]] = {}
+        """By location: first byte, one past the last, and who gave them; until they turn out to be wrong."""
+        self._num_wrong: Counter[tuple[str, int]] = Counter()
+        """By location and place."""
 
     def order(self, location: str, num_places: int) -> list[int]:
-        """The places to try: fewest failures first, then as they were given; wrong bytes move a file to the next."""
+        """The places to try: fewest wrong bytes of this file first, then fewest failures, then as they were given."""
         with self._lock:
-            shift = self._num_wrong.get(location, 0)
-            places = sorted(range(num_places), key=lambda place: (self._failures[place], place))
-        return [places[(index + shift) % num_places] for index in range(num_places)]
+            return sorted(
+                range(num_places),
+                key=lambda place: (self._num_wrong[location, place], self._failures[place], place),
+            )
+
+    def give(self, location: str, start: int, stop: int, place: int) -> None:
+        """A place begins to give these bytes."""
+        with self._lock:
+            self._given.setdefault(location, []).append((start, stop, place))
 
     def fail(self, place: int) -> None:
         with self._lock:
@@ -60,10 +70,14 @@ class _Board:
         with self._lock:
             self._failures[place] = max(0, self._failures[place] - 1)
 
-    def blame(self, location: str) -> None:
-        """What came from there turned out to be wrong."""
+    def blame(self, location: str, start: int, stop: int) -> None:
+        """These bytes turned out to be wrong. What was given in one piece is held against its place once."""
         with self._lock:
-            self._num_wrong[location] = self._num_wrong.get(location, 0) + 1
+            given = self._given.get(location, [])
+            wrong = [piece for piece in given if piece[0] < stop and start < piece[1]]
+            self._given[location] = [piece for piece in given if piece not in wrong]
+            for place in {place for _, _, place in wrong}:
+                self._num_wrong[location, place] += 1
 
 
 class MirroredReader:
@@ -92,6 +106,7 @@ class MirroredReader:
                 if self._is_aborted:
                     break
             else:
+                self._board.give(location, body.start, body.stop, place)
                 return _MirroredBody(body, place, self._board, self._policy)
         assert failure is not None, "there is no file without a place"
         raise failure

@@ -55,7 +55,7 @@ class SourceFile:
     chunks: bytes = field(default=b"", repr=False)
 
 
-def _nothing_to_blame(location: str) -> None:
+def _nothing_to_blame(location: str, start: int, stop: int) -> None:
     pass
 
 
@@ -65,7 +65,7 @@ class Source:
 
     `uri` is what is recorded: revision resolved, secrets cut. `identity` names the same bytes whenever it is met again;
     empty if nothing does. `chunk_bytes` is the grid of the files' chunk digests, 0 if they have none. A source with
-    mirrors, `num_places` in all, hears through `blame` that what lay at a location was wrong, and changes over. An
+    mirrors, `num_places` in all, hears through `blame` which bytes of a location were wrong, and changes over. An
     archive is one file, of which `contents` says what it must hold; None: whatever belongs to a checkpoint.
     """
 
@@ -77,7 +77,7 @@ class Source:
     identity: str = ""
     chunk_bytes: int = 0
     num_places: int = 1
-    blame: Callable[[str], None] = _nothing_to_blame
+    blame: Callable[[str, int, int], None] = _nothing_to_blame
     is_archive: bool = False
     contents: Manifest | None = None
 

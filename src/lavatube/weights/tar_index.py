@@ -63,7 +63,7 @@ def lay_out(source: Source, policy: Policy) -> Source | None:
         files=files,
         connect=lambda: _ArchiveReader(source.connect, archive.size),
         chunk_bytes=source.contents.chunk_bytes,
-        blame=lambda location: source.blame(location.partition(" ")[2]),
+        blame=lambda location, start, stop: source.blame(*_inside(location, start, stop)),
         is_archive=False,
         contents=None,
     )
@@ -131,9 +131,14 @@ class _ArchiveReader:
         self.abort = self._reader.abort
 
     def open(self, location: str, start: int, stop: int, size: int) -> Body:
-        at, _, archive = location.partition(" ")
-        offset = int(at)
-        return _Inside(self._reader.open(archive, offset + start, offset + stop, self._archive_bytes), offset)
+        archive, first, last = _inside(location, start, stop)
+        return _Inside(self._reader.open(archive, first, last, self._archive_bytes), first - start)
+
+
+def _inside(location: str, start: int, stop: int) -> tuple[str, int, int]:
+    """The archive's own location, and where in it these bytes of a file are."""
+    at, _, archive = location.partition(" ")
+    return archive, int(at) + start, int(at) + stop
 
 
 class _Inside:
