@@ -6,6 +6,7 @@ What it says to GET and HEAD is also what Google's and Azure's storage say.
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -25,6 +26,8 @@ class BucketServer(LoopbackServer):
         self.is_private = is_private
         self.breaks: list[str] = []
         """Keys whose next range breaks off in the middle."""
+        self.slots: threading.BoundedSemaphore | None = None
+        """How many ranges of shards are given at once, and slowly; None: any."""
         self.is_trickling = False
         """Whether of a shard a byte comes now and then."""
 
@@ -85,7 +88,23 @@ class _BucketHandler(LoopbackHandler):
             self.end_headers()
             for byte in piece:
                 self.pour(bytes([byte]), pause_s=0.05)
-        self.reply(206, headers, piece)
+        if bucket.slots is not None and key.endswith(WEIGHTS):
+            self._reply_to_a_few(bucket, bucket.slots, headers, piece)
+        else:
+            self.reply(206, headers, piece)
+
+    def _reply_to_a_few(
+        self, bucket: BucketServer, slots: threading.BoundedSemaphore, headers: dict[str, str], piece: bytes
+    ) -> None:
+        if not slots.acquire(blocking=False):
+            bucket.log.counts["refused"] += 1
+            self.reply(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+            return
+        try:
+            bucket.closing.wait(0.2)
+            self.reply(206, headers, piece)
+        finally:
+            slots.release()
 
 
 def _etag(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from lavatube.errors import InvalidSetting, SourceUnavailable, UntrustedSource
-from lavatube.weights.manifest import FILE_NAME
+from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.provision import Progress, Provisioned, provision
 from tests.weights.bucket_server import KEY, SECRET, BucketServer
-from tests.weights.conftest import contents, expected, with_policy
+from tests.weights.conftest import CHUNK, contents, expected, with_policy
 
 MODEL = "s3://bucket/models"
 SHARD = "model-00002-of-00002.safetensors"
@@ -76,6 +78,18 @@ def test_who_is_interrupted_waits_for_no_trickle(bucket: BucketServer, options: 
     with pytest.raises(KeyboardInterrupt):
         provision(MODEL, with_policy(options, read_timeout_s=60.0), interrupt)
     assert time.monotonic() - started < 15
+
+
+def test_a_bucket_that_wants_to_be_asked_more_slowly(options: ProvisionOptions, tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(os.urandom(48 * CHUNK))
+    (folder / FILE_NAME).write_text(build_manifest(folder, "large").to_json())
+    with BucketServer(folder) as bucket:
+        bucket.slots = threading.BoundedSemaphore(6)
+        provisioned = pull(bucket, with_policy(options, max_connections=32, max_tries=5, backoff_s=0.1))
+        assert (provisioned.folder / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+        assert bucket.log.counts["refused"] > 0
 
 
 def test_a_private_bucket_wants_credentials(

@@ -7,6 +7,7 @@ it, and only when a bucket is named. Knows no digests.
 from __future__ import annotations
 
 import importlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,7 +18,7 @@ from lavatube.errors import InvalidSetting, SourceUnavailable, UntrustedSource
 from lavatube.weights import manifest as manifests
 from lavatube.weights.dial import is_loopback
 from lavatube.weights.options import Policy, ProvisionOptions
-from lavatube.weights.patience import Patience, Transient
+from lavatube.weights.patience import Crowded, Patience, Transient
 from lavatube.weights.source import Probe, Reader
 
 SCHEMES: Final = ("s3", "gs", "az")
@@ -26,6 +27,7 @@ WHOLE_BODY: Final = timedelta(hours=6)
 READ_BYTES: Final = 1
 """The least that obstore waits for: whoever reads wants to see how slow it is, and to be interrupted."""
 PIECE_S: Final = 1.0
+_STATUS: Final = re.compile(r"non-2xx status code: (\d{3})")
 _REMEDY: Final = "Check the bucket's name, its region and the credentials; a public bucket needs --bucket-unsigned."
 
 
@@ -178,6 +180,9 @@ class _border:  # noqa: N801 - a context manager, used like a function
         name = type(error).__name__
         if name in ("PermissionDeniedError", "UnauthenticatedError", "PermissionError"):
             raise SourceUnavailable(f"{self._where}: the bucket refuses access.", remedy=_REMEDY) from error
+        status = _STATUS.search(str(error))
+        if status is not None:
+            raise (Crowded if status[1] in ("429", "503") else Transient)(f"status {status[1]}") from error
         raise Transient(f"{name.removesuffix('Error').lower()} error of the bucket") from error
 
 
