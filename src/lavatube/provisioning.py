@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lavatube.container import container_bytes
 from lavatube.errors import InvalidSetting
 from lavatube.settings import Settings
 from lavatube.trace import Trace
-from lavatube.weights.options import ProvisionOptions
+from lavatube.weights.options import Policy, ProvisionOptions, connections_within
 
 
 def provision_options(settings: Settings) -> ProvisionOptions:
@@ -24,6 +25,7 @@ def provision_options(settings: Settings) -> ProvisionOptions:
         bucket_unsigned=settings.bucket_unsigned,
         base=Path(settings.base_cache).expanduser().absolute() if settings.base_cache else None,
         is_thorough=settings.verify == "full",
+        policy=Policy(max_connections=connections_within(container_bytes())),
         trace=open_trace(settings.trace),
     )
 

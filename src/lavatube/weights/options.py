@@ -10,6 +10,11 @@ from typing import Final, Literal
 from lavatube.trace import Trace
 
 MIB: Final = 1024 * 1024
+MAX_CONNECTIONS: Final = 32
+CONNECTION_BYTES: Final = 8 * MIB
+"""What one of them takes at most: its buffer, and what the kernel keeps for its socket (6 MiB, by `tcp_rmem`)."""
+IN_FLIGHT_SHARE: Final = 32
+"""Of the memory that a container is left: one part in so many is for what is in flight."""
 
 Trust = Literal["pinned", "hub", "manifest", "local", "unverified"]
 """Who vouches for the bytes, best first.
@@ -19,6 +24,13 @@ pinned: the operator's lock file; hub: digests of the hub's API at one commit, o
 """
 
 
+def connections_within(left_bytes: int | None) -> int:
+    """How many connections a fetch may have where a container is left so many bytes; None: it has no limit."""
+    if left_bytes is None:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, left_bytes // (IN_FLIGHT_SHARE * CONNECTION_BYTES)))
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How files are cut into requests, and when a source is given up."""
@@ -26,7 +38,7 @@ class Policy:
     chunk_bytes: int = 16 * MIB
     connections: int = 4
     """With how many a fetch begins; it goes up to `max_connections` as long as that makes it faster."""
-    max_connections: int = 32
+    max_connections: int = MAX_CONNECTIONS
     race_after_s: float = 1.0
     """The least that a span gets before another connection tries the same."""
     max_tries: int = 5
