@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "lavatube"
 # Low to high. A name stands for a module, or for a package with all that is in it; the first match of the longest name
 # wins. Those on one line are strangers to each other.
 LAYERS: list[set[str]] = [
-    {"container", "errors", "heap", "logs", "trace"},
+    {"container", "doorman", "errors", "heap", "logs", "trace"},
     {"option"},
     {"settings", "spec"},
     {"checkpoint", "fidelity", "geometry", "memory"},
@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"assembly", "provisioning", "stores"},
     {"inspection"},
     {"flags", "pulling", "terminal"},
+    {"begun"},
     {"setup"},
     {"predictor", "front"},
     {"boot"},
@@ -37,7 +38,9 @@ LAYERS: list[set[str]] = [
 ]
 ALLOWED = {("model.load", "weights.composite")}
 FRONT = {
+    "begun",
     "boot",
+    "doorman",
     "front",
     "cli",
     "flags",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import time
 from importlib import import_module
 from typing import NoReturn
 
+from lavatube.begun import Begun
+from lavatube.doorman import Doorman
 from lavatube.engine.client import EngineClient
 from lavatube.engine.process import worker_command
 from lavatube.errors import InvalidSetting
@@ -19,6 +22,8 @@ from lavatube.provisioning import open_trace
 from lavatube.pulling import Pulling
 from lavatube.settings import Settings
 from lavatube.weights.uri import parse_model
+
+logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> NoReturn:
@@ -39,16 +44,30 @@ def serve(settings: Settings) -> NoReturn:
 
 async def _run(settings: Settings, log: logging.Handler, listener: socket.socket, started_s: float) -> int:
     """Torch takes two seconds to import, the weights come when they come, and what answers takes one second."""
+    _end_with_a_signal()
+    doorman = Doorman(listener)
     engine = EngineClient(worker_command(settings.threads, settings.log_level, settings.log_format))
     engine.launch()
     pulling = Pulling(settings)
     try:
-        front = await asyncio.to_thread(import_module, "lavatube.front")  # meanwhile both are listened to
-        status: int = await front.run(settings, log, listener, engine, pulling, started_s)
+        front = await asyncio.to_thread(import_module, "lavatube.front")  # meanwhile all of them are listened to
+        status: int = await front.run(Begun(settings, log, doorman, engine, pulling, started_s))
+    except asyncio.CancelledError:
+        logger.info("stopped before it had begun to serve")
+        return 0
+    else:
         return status
     finally:
         await pulling.close()
         await engine.stop()
+
+
+def _end_with_a_signal() -> None:
+    """Until the server takes signals for itself, one ends what was begun."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from typing import Final
 
 import msgspec
 from sqlalchemy import Engine
 
-from lavatube.engine.client import EngineClient
+from lavatube.begun import Begun
+from lavatube.doorman import Doorman
 from lavatube.engine.supervisor import EngineState
 from lavatube.predictions.database import open_database
 from lavatube.predictions.keys import KeyStore
@@ -21,7 +21,6 @@ from lavatube.predictions.postman import Postman
 from lavatube.predictions.service import PredictionService
 from lavatube.prompt.fetch import UrlGate
 from lavatube.prompt.prepare import Preparer
-from lavatube.pulling import Pulling
 from lavatube.serve.app import build_app
 from lavatube.serve.auth import Keyring
 from lavatube.serve.boundary import RequestId
@@ -42,19 +41,10 @@ logger = logging.getLogger(__name__)
 FAILURE_CHECK_S: Final = 0.5
 
 
-async def run(
-    settings: Settings,
-    log: logging.Handler,
-    listener: socket.socket,
-    engine: EngineClient,
-    pulling: Pulling,
-    started_s: float,
-) -> int:
-    """Serve what comes to `listener`, with an engine and weights that are on their way, until the end; the exit status.
-
-    Raises: InvalidSetting.
-    """
-    log.addFilter(RequestId())
+async def run(begun: Begun) -> int:
+    """Serve until the end, with what is on its way; the exit status. Raises: InvalidSetting."""
+    settings = begun.settings
+    begun.log.addFilter(RequestId())
     # Its start and stop are ours to tell, and so is what could not be parsed: it warns of each such connection.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     UrlGate(settings.image_urls)
@@ -63,7 +53,7 @@ async def run(
     database = open_database(settings.database_url) if settings.database_url else None
     keyring = _keyring(settings, database)
     check_exposure(keyring, settings)
-    return await Front(settings, keyring, database, pulling, started_s, engine).run(listener)
+    return await Front(begun, keyring, database).run(begun.doorman)
 
 
 def _keyring(settings: Settings, database: Engine | None) -> Keyring:
@@ -77,40 +67,35 @@ def _keyring(settings: Settings, database: Engine | None) -> Keyring:
 class Front:
     """The process that answers HTTP, from its first second to its last; it holds no model."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        keyring: Keyring,
-        database: Engine | None,
-        pulling: Pulling,
-        started_s: float,
-        engine: EngineClient,
-    ) -> None:
-        self._settings = settings
+    def __init__(self, begun: Begun, keyring: Keyring, database: Engine | None) -> None:
+        self._settings = settings = begun.settings
         self._stores = None if database is None else Stores(database, settings)
-        self._engine = engine
+        self._engine = begun.engine
         max_queued = settings.max_queue if settings.queue_while_starting else 0
         self._serving = Serving(health=self.health, shutdown=self._stop, max_queued=max_queued)
         self._metrics = Metrics(self._serving, self._engine_counts)
         self._keyring = keyring
         self._stopping = asyncio.Event()
-        self._setup = Setup(settings, engine, pulling, self._serving, self._make_service, self._stopping, started_s)
+        self._setup = Setup(begun, self._serving, self._make_service, self._stopping)
         self._hurrying = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    async def run(self, listener: socket.socket) -> int:
-        """Answer at once, set up meanwhile, and leave in order."""
+    async def run(self, doorman: Doorman) -> int:
+        """Answer at once, first those who wait at the door; set up meanwhile, and leave in order."""
         kept = None if self._stores is None else self._stores.kept
         app = build_app(self._serving, self._settings, self._keyring, self._metrics, kept)
-        host, port = listener.getsockname()[:2]
+        host, port = doorman.listener.getsockname()[:2]
         server = build_server(app, host=host, port=port, on_signal=self._on_signal)
-        serving = asyncio.create_task(server.serve([listener]))
+        guests = doorman.leave()
+        serving = asyncio.create_task(server.serve([doorman.listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
+        await server.take(guests)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         logger.info("listening on %s", url)
         tell_who_may_call(self._keyring, self._settings)
-        background = [asyncio.create_task(self._keyring.keep_fresh()), asyncio.create_task(self._watch_for_failure())]
+        chores = self._keyring.keep_fresh(), self._watch_for_failure(), self._setup.keep_in_use()
+        background = [asyncio.create_task(chore) for chore in chores]
         if self._stores is not None:
             self._stores.webhooks.start()
         setup = asyncio.create_task(self._setup.run(url))

@@ -7,20 +7,18 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from lavatube import assembly
-from lavatube.engine.client import EngineClient
+from lavatube.begun import Begun
 from lavatube.engine.wire import Load, Loaded, Ready
 from lavatube.errors import InternalError, LavatubeError
 from lavatube.predictions.service import PredictionService
 from lavatube.prompt.prepare import Preparer
-from lavatube.pulling import Pulling
 from lavatube.serve.serving import Serving
-from lavatube.settings import MIB, Settings
-from lavatube.weights.in_use import hold_sets
+from lavatube.settings import MIB
+from lavatube.weights.in_use import RENEW_S, HeldSets
 from lavatube.weights.progress import Progress
 from lavatube.weights.provision import Provisioned
 
@@ -34,31 +32,22 @@ MakeService = Callable[[Preparer, Provisioned], PredictionService]
 class Setup:
     """One for the life of the front. What fails here is kept in `failure`, and the server stays up to tell it."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        engine: EngineClient,
-        pulling: Pulling,
-        serving: Serving,
-        make_service: MakeService,
-        stopping: asyncio.Event,
-        started_s: float,
-    ) -> None:
-        """What fails once `stopping` is set does so because the server ends. `started_s` is by `time.monotonic`."""
+    def __init__(self, begun: Begun, serving: Serving, make_service: MakeService, stopping: asyncio.Event) -> None:
+        """What fails once `stopping` is set does so because the server ends."""
         self.provisioned: Provisioned | None = None
         self.preparer: Preparer | None = None
         self.failure: LavatubeError | None = None
-        self.started_s = started_s
-        self.started_at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
+        self.started_s = begun.started_s
+        self.started_at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - begun.started_s)
         self.ready_at: datetime | None = None
         self.lines: list[str] = []
-        self._settings = settings
-        self._engine = engine
-        self._pulling = pulling
+        self._settings = begun.settings
+        self._engine = begun.engine
+        self._pulling = begun.pulling
         self._serving = serving
         self._make_service = make_service
         self._stopping = stopping
-        self._held = ExitStack()  # the sets that the engine loads, and loads again when it was restarted
+        self._held: HeldSets | None = None  # that the engine loads, and loads again when it was restarted
 
     @property
     def progress(self) -> Progress:
@@ -93,7 +82,7 @@ class Setup:
             if pulling.staged.done():
                 await self._open(pulling.staged.result())
             self.provisioned = provisioned = await pulling.provisioned
-            self._held.enter_context(await asyncio.to_thread(hold_sets, provisioned.folder))
+            self._held = await asyncio.to_thread(HeldSets, provisioned.folder)
             self._note(f"phase 1: {_describe(provisioned)}")
             load = await self._open(provisioned)
             if pulling.staged.done():
@@ -116,9 +105,17 @@ class Setup:
             self._serving.open(self._make_service(self.preparer, provisioned))
         return load
 
+    async def keep_in_use(self) -> None:
+        """Say of the weights, now and then, that they are served."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            if self._held is not None:
+                await asyncio.to_thread(self._held.renew)
+
     def close(self) -> None:
         """After the engine: from now on its weights may be removed."""
-        self._held.close()
+        if self._held is not None:
+            self._held.close()
 
     def _fail(self, error: LavatubeError) -> None:
         if self._stopping.is_set():

@@ -16,6 +16,7 @@ from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.uri import EMBEDDED
 from tests.cdn import Cdn
 from tests.flow.conftest import ENDLESS_TOKENS, data_url, endless_server
+from tests.flow.processes import children, until_gone
 from tests.flow.server import Server
 from tests.flow.sse import Event, events
 
@@ -27,25 +28,6 @@ STREAM = {"Accept": "text/event-stream"}
 def long(num_tokens: int) -> dict[str, object]:
     """An answer of just so many tokens, whatever a random model would say."""
     return {"input": {**ASKED, "max_tokens": num_tokens, "min_tokens": num_tokens}}
-
-
-def children(pid: int) -> set[int]:
-    """Of the processes that a process has, those that descend from it."""
-    found: set[int] = set()
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
-                found |= {int(folder.name)} | children(int(folder.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def until_gone(pids: set[int]) -> None:
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline, "a process outlives the server"
-        time.sleep(0.02)
 
 
 def test_readiness_falls_first_and_what_runs_is_finished(endless: Server) -> None:

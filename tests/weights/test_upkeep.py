@@ -14,7 +14,7 @@ import pytest
 
 from lavatube.errors import CacheUnusable, InvalidSetting
 from lavatube.weights.cache import Cache
-from lavatube.weights.in_use import hold_sets
+from lavatube.weights.in_use import HeldSets
 from lavatube.weights.locks import hold
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.parts import Part
@@ -88,7 +88,7 @@ def test_not_while_something_is_fetched(options: ProvisionOptions, pulled: Provi
 
 def test_what_is_in_use_stays(options: ProvisionOptions, pulled: Provisioned, origin: Path) -> None:
     cache, told = Cache(options.cache), list[str]()
-    with hold_sets(pulled.folder), hold_sets(pulled.folder):
+    with HeldSets(pulled.folder), HeldSets(pulled.folder):
         assert collect(cache, max_bytes=0, tell=told.append) == 0
         with pytest.raises(CacheUnusable, match="is in use"):
             remove_set(cache, "weights")
@@ -106,17 +106,17 @@ def test_so_do_the_sets_that_a_folder_is_joined_of(
     (joined / "tower" / "config.json").symlink_to(pulled.folder / "config.json")
     (joined / "own.json").symlink_to(tmp_path / "own.json")
     cache = Cache(options.cache)
-    with hold_sets(joined):
+    with HeldSets(joined):
         assert collect(cache, max_bytes=0) == 0
     assert collect(cache, max_bytes=0) > 0
 
 
 def test_to_hold_a_set_is_no_must(options: ProvisionOptions, pulled: Provisioned, tmp_path: Path) -> None:
     """A folder of this machine has none, and a cache that is only read no place for a lock."""
-    with hold_sets(tmp_path):
+    with HeldSets(tmp_path):
         assert not list(tmp_path.rglob("*.used.lock"))
     shutil.rmtree(options.cache / "locks")
-    with hold_sets(pulled.folder):
+    with HeldSets(pulled.folder):
         pass
 
 
@@ -149,9 +149,23 @@ def test_without_locks_what_is_new_stays(
     os.utime(cache.marker(pulled.set_digest), (0, 0))
     later_s = time.time() + 7 * 3600
     monkeypatch.setattr(time, "time", lambda: later_s)
+    with HeldSets(pulled.folder) as served:
+        in_use = cache.locks / f"{pulled.set_digest}.used.lock"
+        os.utime(in_use, (later_s, later_s - 3600))
+        with pytest.raises(CacheUnusable, match="was used in the last 6 hours"):
+            remove_set(cache, "weights")
+        served.renew()
+        assert in_use.stat().st_mtime < later_s - 6 * 3600, "that moment is long ago by now"
     assert remove_set(cache, "weights")[1] > 0
     assert not blob.exists()
     assert not (cache.trees / ("1" * 64)).exists()
+    assert not list(cache.locks.glob("*.used.lock"))
+
+
+def test_a_set_that_is_removed_before_it_is_held(options: ProvisionOptions, pulled: Provisioned) -> None:
+    remove_set(Cache(options.cache), "weights")
+    with pytest.raises(CacheUnusable, match="was removed from the cache just now"):
+        HeldSets(pulled.folder)
 
 
 def test_collect_down_to_a_size(options: ProvisionOptions, pulled: Provisioned, origin: Path, tmp_path: Path) -> None:

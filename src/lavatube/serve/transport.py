@@ -11,8 +11,9 @@ import logging
 import re
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from types import FrameType
 from typing import Final
@@ -21,6 +22,7 @@ import h11
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import HANDLED_SIGNALS
 
 from lavatube.errors import BodyTooLarge, HeadersTooLarge, InvalidRequest, LavatubeError, RequestTimeout
 from lavatube.serve.boundary import new_request_id
@@ -222,6 +224,22 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(BACKLOG)
+
+    async def take(self, clients: Iterable[socket.socket]) -> None:
+        """Clients that were let in before it began, as if they came now."""
+        for client in clients:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connect, client)
+
+    def _connect(self) -> Connection:
+        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """By the loop, which had somebody else take them before, and without a moment between the two."""
+        if threading.current_thread() is threading.main_thread():
+            for number in HANDLED_SIGNALS:
+                asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._has_signal:

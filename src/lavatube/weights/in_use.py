@@ -1,34 +1,73 @@
 """Who serves a set of the cache holds it, by a shared lock, which ends with its process: upkeep leaves it there.
 
-Where there can be no lock (a cache that is only read, a file system without) nothing is held, and nothing fails.
+Where there can be no lock (a cache that is only read, a file system without) nothing is held, and nothing fails. Where
+locks mean nothing, the time at which the lock's file was last touched tells that a set is served.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from lavatube.errors import CacheUnusable
 from lavatube.weights.locks import hold
 
 WAIT_S: Final = 10.0
 """Whoever removes a set holds it for a moment."""
+RENEW_S: Final = 3600.0
+"""Well within the time for which upkeep leaves what was used, where there are no locks."""
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 logger = logging.getLogger(__name__)
 
 
-def hold_sets(folder: Path) -> ExitStack:
-    """Hold the set that lies in `folder`, or those that it is joined of, until the stack is closed; in place: none."""
-    held = ExitStack()
-    for tree in sorted(_trees(folder)):
-        try:
-            held.enter_context(hold(_lock_of(tree), WAIT_S, is_shared=True))
-        except CacheUnusable as error:
-            logger.info("another process may remove the set while it is in use: %s", error.message)
-    return held
+class HeldSets:
+    """The set that lies in a folder, or those that it is joined of, held until this is closed; in place: none."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises: CacheUnusable, if one was removed before it was held."""
+        self._trees = sorted(_trees(folder))
+        self._locks = ExitStack()
+        for tree in self._trees:
+            try:
+                self._locks.enter_context(hold(_lock_of(tree), WAIT_S, is_shared=True))
+            except CacheUnusable as error:
+                logger.info("another process may remove the set while it is in use: %s", error.message)
+        gone = next((tree for tree in self._trees if not tree.with_suffix(".ready").is_file()), None)
+        if gone is not None:
+            self.close()
+            raise CacheUnusable(
+                f"The set {gone.name:.12} was removed from the cache just now.", remedy="Start again: it is fetched."
+            )
+        self.renew()
+
+    def renew(self) -> None:
+        """To be called every RENEW_S seconds."""
+        for tree in self._trees:
+            with suppress(OSError):  # a cache that is only read: nobody removes anything there
+                _lock_of(tree).touch()
+
+    def close(self) -> None:
+        self._locks.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def last_renewed_s(tree: Path) -> float:
+    """When somebody last said that he serves the set in `tree`; 0 if nobody ever did."""
+    lock = _lock_of(tree)
+    return lock.stat().st_mtime if lock.exists() else 0.0
 
 
 @contextmanager
@@ -40,8 +79,11 @@ def alone_with(tree: Path) -> Iterator[bool]:
         return
     with hold(lock, 0.0) as is_alone:
         yield is_alone
-        if is_alone and not tree.exists():
-            lock.unlink(missing_ok=True)
+
+
+def forget(tree: Path) -> None:
+    """The set that lay in `tree` is no more."""
+    _lock_of(tree).unlink(missing_ok=True)
 
 
 def _lock_of(tree: Path) -> Path:
@@ -49,7 +91,7 @@ def _lock_of(tree: Path) -> Path:
 
 
 def _trees(folder: Path) -> set[Path]:
-    """The sets of a cache among a folder and the folders that its links lead to."""
+    """The sets of a cache among a folder and the folders that its links lead to, also what is no set any more."""
     targets = [path.readlink() for path in folder.rglob("*") if path.is_symlink()]
     around = {folder, *(parent for target in targets if target.is_absolute() for parent in target.parents)}
-    return {place for place in around if place.parent.name == "trees" and place.with_suffix(".ready").is_file()}
+    return {place for place in around if place.parent.name == "trees" and _DIGEST.fullmatch(place.name)}

@@ -16,7 +16,7 @@ from typing import Final
 from lavatube.errors import CacheUnusable, InvalidSetting
 from lavatube.weights.cache import Cache
 from lavatube.weights.filesystems import has_locks
-from lavatube.weights.in_use import alone_with
+from lavatube.weights.in_use import alone_with, forget, last_renewed_s
 from lavatube.weights.locks import hold
 from lavatube.weights.marker import ReadySet
 from lavatube.weights.parts import cache_border
@@ -111,12 +111,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _last_used_s(cache: Cache, set_digest: str) -> float:
-    """When a set's marker was last read or written, as far as the file system notes that (to a day, by default).
+    """When a set's marker was last read or written, as far as the file system notes that (to a day, by default), or
+    whoever serves it last said so.
 
-    Using a set writes nothing: it may lie on a disk that is only read.
+    Using a set need not write anything: it may lie on a disk that is only read.
     """
     status = cache.marker(set_digest).stat()
-    return max(status.st_atime, status.st_mtime)
+    return max(status.st_atime, status.st_mtime, last_renewed_s(cache.trees / set_digest))
 
 
 def _forget(cache: Cache, set_digest: str, least_age_s: float) -> str:
@@ -128,6 +129,7 @@ def _forget(cache: Cache, set_digest: str, least_age_s: float) -> str:
             return "is in use"
         cache.marker(set_digest).unlink(missing_ok=True)
         shutil.rmtree(cache.trees / set_digest)
+        forget(cache.trees / set_digest)
         return ""
 
 
