@@ -69,6 +69,7 @@ def _take_turn(engine: Engine, rows: list[Row], shape: Shape, number: int, num_t
                 for figure, value in row.measure(Run(server, shape, record.floors, number, num_tokens)).items():
                     record.add(row.name, figure, engine.name, value)
                     print(f"{turn}, {row.name}: {figure} {value:.4g}", file=sys.stderr)
+        record.succeed(f"{turn}, {shape.name}")
     except (AssertionError, httpx.HTTPError, CalledProcessError) as error:
         record.fail(f"{turn}, {shape.name}", error)
 

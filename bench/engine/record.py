@@ -27,6 +27,10 @@ class Record(msgspec.Struct):
         print(message, file=sys.stderr)
         self.failures.append(message)
 
+    def succeed(self, turn: str) -> None:
+        """What it failed of before is there now."""
+        self.failures = [failure for failure in self.failures if not failure.startswith(f"{turn}: ")]
+
     def write(self, path: Path) -> None:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 

@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from importlib import import_module
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from lavatube.begun import Begun
 from lavatube.doorman import Doorman
@@ -25,6 +26,8 @@ from lavatube.weights.uri import parse_model
 
 logger = logging.getLogger(__name__)
 
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
 
 def serve(settings: Settings) -> NoReturn:
     """Serve until SIGTERM or Ctrl-C, then end the process: with 0, or with 1 if set-up or engine had failed for good.
@@ -37,14 +40,15 @@ def serve(settings: Settings) -> NoReturn:
     parse_model(settings.model)
     open_trace(settings.trace).begin()
     listener = _listen(settings.host, settings.port)  # whoever comes before there is an answer waits for it
-    status = asyncio.run(_run(settings, log, listener, started_s))
-    logging.shutdown()
-    os._exit(status)  # a thread that still waits for some picture's host must not hold the exit
+    asyncio.run(_run(settings, log, listener, started_s))
+    raise AssertionError("it has ended the process")
 
 
-async def _run(settings: Settings, log: logging.Handler, listener: socket.socket, started_s: float) -> int:
+async def _run(settings: Settings, log: logging.Handler, listener: socket.socket, started_s: float) -> NoReturn:
     """Torch takes two seconds to import, the weights come when they come, and what answers takes one second."""
-    _end_with_a_signal()
+    task = asyncio.current_task()
+    assert task is not None
+    _on_signal(task.cancel)
     doorman = Doorman(listener)
     engine = EngineClient(worker_command(settings.threads, settings.log_level, settings.log_format))
     engine.launch()
@@ -54,20 +58,26 @@ async def _run(settings: Settings, log: logging.Handler, listener: socket.socket
         status: int = await front.run(Begun(settings, log, doorman, engine, pulling, started_s))
     except asyncio.CancelledError:
         logger.info("stopped before it had begun to serve")
-        return 0
-    else:
-        return status
+        status = 0
     finally:
+        _on_signal(lambda: None)
         await pulling.close()
         await engine.stop()
+    logging.shutdown()
+    os._exit(status)  # here: the loop's end would wait for threads, of which one may wait for some picture's host
 
 
-def _end_with_a_signal() -> None:
-    """Until the server takes signals for itself, one ends what was begun."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+def _on_signal(act: Callable[[], object]) -> None:
+    """Until the server takes signals for itself, the first one acts; those behind it find that under way."""
+    loop = asyncio.get_running_loop()
+
+    def act_once() -> None:
+        for number in SIGNALS:
+            loop.add_signal_handler(number, lambda: None)
+        act()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, act_once)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -41,26 +41,29 @@ class Doorman:
         return guests
 
     def _let_in(self) -> None:
-        with suppress(OSError):  # it has gone, or the process has too many files open: the system keeps who waits
+        with suppress(BlockingIOError, ConnectionAbortedError):  # it has gone
             guest, _ = self.listener.accept()
             guest.setblocking(False)
             self._guests[guest] = True
             self._loop.add_reader(guest, self._look_at, guest)
-        if len(self._guests) >= MAX_GUESTS:
+        if len(self._guests) == MAX_GUESTS:
             self._loop.remove_reader(self.listener)
 
     def _look_at(self, guest: socket.socket) -> None:
         """Once, when something came: a probe's request is as small as to come in one piece."""
         self._loop.remove_reader(guest)
         self._guests[guest] = False
-        with suppress(OSError):  # one that has gone, the front will see so too
+        request = b""
+        with suppress(OSError):  # it has gone
             request = guest.recv(PEEK_BYTES, socket.MSG_PEEK)
             if _LIVEZ.match(request) and request.endswith(b"\r\n\r\n"):
                 guest.recv(len(request))
                 guest.send(_answer())
-                del self._guests[guest]
-                guest.close()
-                self._loop.add_reader(self.listener, self._let_in)  # there is room for another
+                request = b""
+        if not request:  # nobody waits here any more: there is room for another
+            del self._guests[guest]
+            guest.close()
+            self._loop.add_reader(self.listener, self._let_in)
 
 
 def _answer() -> bytes:

@@ -50,8 +50,9 @@ async def run(begun: Begun) -> int:
     UrlGate(settings.image_urls)
     Postman(settings.webhook_urls)
     Origins(settings.allowed_origins)
-    database = open_database(settings.database_url) if settings.database_url else None
-    keyring = _keyring(settings, database)
+    # On a thread: a database may keep one waiting.
+    database = await asyncio.to_thread(open_database, settings.database_url) if settings.database_url else None
+    keyring = await asyncio.to_thread(_keyring, settings, database)
     check_exposure(keyring, settings)
     return await Front(begun, keyring, database).run(begun.doorman)
 
@@ -90,7 +91,8 @@ class Front:
         serving = asyncio.create_task(server.serve([doorman.listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
-        await server.take(guests)
+        if server.started:
+            await server.take(guests)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         logger.info("listening on %s", url)
         tell_who_may_call(self._keyring, self._settings)

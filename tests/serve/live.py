@@ -62,6 +62,7 @@ class LiveServer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.app = build_app(self.serving, self._settings, self._keyring, self.metrics, kept=kept)
         self._server: Server | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
@@ -70,8 +71,7 @@ class LiveServer:
             self.make_ready()
         else:
             self.view = replace(self.view, phase=Phase.PROVISIONING, ready_at=None)
-        app = build_app(self.serving, self._settings, self._keyring, self.metrics, kept=self.kept)
-        self._server = build_server(app, host="127.0.0.1", port=0, on_signal=self._count_shutdown)
+        self._server = build_server(self.app, host="127.0.0.1", port=0, on_signal=self._count_shutdown)
         await self._server.serve(sockets=[self._socket])
         if self.serving.service is not None:
             await self.serving.service.drain(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from lavatube.predictions.limits import ServiceLimits
 from lavatube.serve.health import Phase
@@ -189,6 +190,27 @@ def test_shutdown_begins_a_graceful_end(server: LiveServer, client: httpx.Client
     response = client.post("/shutdown")
     assert (response.status_code, response.json()) == (200, {})
     assert server.num_shutdowns == 1
+
+
+@pytest.mark.parametrize(("server_address", "status"), [(("127.0.0.1", 5000), 403), (("/run/server.sock", None), 200)])
+async def test_who_has_no_address_is_local_on_a_unix_socket_only(
+    server_address: tuple[str, int | None], status: int, server: LiveServer
+) -> None:
+    """Of a client that has gone, the socket says none either."""
+    told: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/shutdown", "raw_path": b"/shutdown", "query_string": b"",
+        "http_version": "1.1", "scheme": "http", "headers": [], "client": None, "server": server_address,
+    }  # fmt: skip
+    await server.app(scope, receive, send)
+    assert told[0]["status"] == status
 
 
 def test_full_is_429_and_busy_is_said(tmp_path: Path) -> None:

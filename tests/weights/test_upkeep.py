@@ -164,8 +164,15 @@ def test_without_locks_what_is_new_stays(
 
 def test_a_set_that_is_removed_before_it_is_held(options: ProvisionOptions, pulled: Provisioned) -> None:
     remove_set(Cache(options.cache), "weights")
-    with pytest.raises(CacheUnusable, match="was removed from the cache just now"):
+    with pytest.raises(CacheUnusable, match=f"{pulled.set_digest} was removed just now"):
         HeldSets(pulled.folder)
+
+
+def test_a_folder_of_ones_own_that_looks_like_a_set(tmp_path: Path) -> None:
+    folder = tmp_path / "trees" / ("0" * 64)
+    folder.mkdir(parents=True)
+    with HeldSets(folder):
+        assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_collect_down_to_a_size(options: ProvisionOptions, pulled: Provisioned, origin: Path, tmp_path: Path) -> None:

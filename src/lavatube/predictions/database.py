@@ -41,8 +41,11 @@ MIGRATIONS: Final[dict[int, dict[str, tuple[str, ...]]]] = {
 }
 BUSY_S: Final = 5.0
 RETRY_AFTER_S: Final = 5
-# Others that come to make or migrate the database wait for the end of the transaction.
-ALONE: Final = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7265738274)"}
+# Others that come to make or migrate the database wait for the end of the transaction, but not for ever.
+ALONE: Final = {
+    "sqlite": "BEGIN IMMEDIATE",
+    "postgresql": "SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(7265738274)",
+}
 
 SCHEMA: Final = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
 

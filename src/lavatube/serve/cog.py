@@ -233,11 +233,14 @@ def _last_event_id(request: Request) -> int:
 
 
 def _is_local(request: Request) -> bool:
-    """A Unix socket has no address. Behind a proxy on this machine every client has this machine's."""
+    """A Unix socket has no address, and neither has a client that has gone. Behind a proxy on this machine every client
+    has this machine's.
+    """
     if any(name in PROXY_HEADERS or name.startswith("x-forwarded-") for name in request.headers):
         return False
     if request.client is None or not request.client.host:
-        return True
+        _, port = request.scope.get("server") or ("", None)
+        return port is None
     try:
         return ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:

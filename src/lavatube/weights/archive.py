@@ -7,6 +7,7 @@ over. Names decide nothing until they have passed the manifest's rules.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import time
 import zlib
@@ -18,13 +19,14 @@ from lavatube.errors import DigestMismatch, SourceUnavailable, UnsupportedCheckp
 from lavatube.weights.buffer import new_buffer
 from lavatube.weights.cache import Cache
 from lavatube.weights.content import COMPANIONS, check_paths, is_content, select_content
-from lavatube.weights.download import MAX_STRIKES
 from lavatube.weights.manifest import Manifest, ManifestFile
 from lavatube.weights.options import MIB, Policy
 from lavatube.weights.parts import Part
 from lavatube.weights.patience import Patience, Transient, check_rate
 from lavatube.weights.source import Body, Reader, Source
 from lavatube.weights.tar import Member, Stream, members
+
+logger = logging.getLogger(__name__)
 
 MAX_RATIO: Final = 100
 """How many times its size an archive may become; weights hardly shrink at all."""
@@ -33,13 +35,13 @@ MAX_RATIO: Final = 100
 def unpack(source: Source, cache: Cache, policy: Policy, on_bytes: Callable[[int], None]) -> Manifest:
     """The files of an archive, all of them in the cache; `on_bytes` hears of the archive's bytes.
 
-    Where a manifest says what belongs in it, an archive that turns out wrong is fetched again, from the next place if
-    there is one; the files that were right are kept.
+    Where a manifest says what belongs in it, an archive that turns out wrong is fetched again, from each other place
+    once, or from the only one a second time; the files that were right are kept.
 
     Raises: SourceUnavailable, UnsupportedCheckpoint, InvalidManifest, DigestMismatch, CacheUnusable.
     """
     (file,) = source.files
-    tries = 1 if source.contents is None else MAX_STRIKES * source.num_places
+    tries = 1 if source.contents is None else max(2, source.num_places)
     while True:
         tries, num_bytes = tries - 1, 0
 
@@ -50,10 +52,11 @@ def unpack(source: Source, cache: Cache, policy: Policy, on_bytes: Callable[[int
 
         try:
             return _unpack(source, cache, policy, count)
-        except (DigestMismatch, UnsupportedCheckpoint):
+        except (DigestMismatch, UnsupportedCheckpoint) as error:
             if not tries:
                 raise
-            source.blame(file.location, 0, file.size)
+            logger.warning("%s It is fetched again.", error.sentence)
+            source.blame(file.location, [(0, file.size)])
             on_bytes(-num_bytes)
 
 

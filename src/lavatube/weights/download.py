@@ -245,8 +245,7 @@ class Download:
         if self._strikes[strikes_of] == MAX_STRIKES * self._source.num_places or not chunks:
             self.part.discard()
             raise mismatch
-        for chunk in chunks:
-            self._source.blame(self.file.location, *self.part.span(chunk))
+        self._source.blame(self.file.location, [self.part.span(chunk) for chunk in chunks])
         with self._lock:
             self.part.reset(chunks)
             for chunk in chunks:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from lavatube.errors import CacheUnusable
 from lavatube.weights.locks import hold
+from lavatube.weights.parts import cache_border
 
 WAIT_S: Final = 10.0
 """Whoever removes a set holds it for a moment."""
@@ -31,26 +32,27 @@ class HeldSets:
 
     def __init__(self, folder: Path) -> None:
         """Raises: CacheUnusable, if one was removed before it was held."""
-        self._trees = sorted(_trees(folder))
+        with cache_border(f"{folder} can't be read"):
+            self._trees = sorted(_trees(folder))
         self._locks = ExitStack()
         for tree in self._trees:
             try:
                 self._locks.enter_context(hold(_lock_of(tree), WAIT_S, is_shared=True))
             except CacheUnusable as error:
                 logger.info("another process may remove the set while it is in use: %s", error.message)
-        gone = next((tree for tree in self._trees if not tree.with_suffix(".ready").is_file()), None)
+        self.renew()
+        gone = next((place for place in (folder, *self._trees) if not _is_whole(place)), None)
         if gone is not None:
             self.close()
-            raise CacheUnusable(
-                f"The set {gone.name:.12} was removed from the cache just now.", remedy="Start again: it is fetched."
-            )
-        self.renew()
+            raise CacheUnusable(f"{gone} was removed just now.", remedy="Start again: it is fetched.")
 
     def renew(self) -> None:
         """To be called every RENEW_S seconds."""
         for tree in self._trees:
-            with suppress(OSError):  # a cache that is only read: nobody removes anything there
+            try:
                 _lock_of(tree).touch()
+            except OSError as error:
+                logger.info("can't tell others that %.12s is in use: %s", tree.name, error.strerror)
 
     def close(self) -> None:
         self._locks.close()
@@ -91,7 +93,19 @@ def _lock_of(tree: Path) -> Path:
 
 
 def _trees(folder: Path) -> set[Path]:
-    """The sets of a cache among a folder and the folders that its links lead to, also what is no set any more."""
+    """The sets of a cache among a folder and the folders that its links lead to, also what is no set any more.
+
+    Raises: OSError, where something in it is removed meanwhile.
+    """
     targets = [path.readlink() for path in folder.rglob("*") if path.is_symlink()]
     around = {folder, *(parent for target in targets if target.is_absolute() for parent in target.parents)}
-    return {place for place in around if place.parent.name == "trees" and _DIGEST.fullmatch(place.name)}
+    return {place for place in around if _is_tree(place)}
+
+
+def _is_whole(place: Path) -> bool:
+    return place.is_dir() and (not _is_tree(place) or place.with_suffix(".ready").is_file())
+
+
+def _is_tree(place: Path) -> bool:
+    is_named_so = place.parent.name == "trees" and _DIGEST.fullmatch(place.name) is not None
+    return is_named_so and (place.parent.parent / "blobs").is_dir()

@@ -70,13 +70,20 @@ class _Board:
         with self._lock:
             self._failures[place] = max(0, self._failures[place] - 1)
 
-    def blame(self, location: str, start: int, stop: int) -> None:
-        """These bytes turned out to be wrong. What was given in one piece is held against its place once."""
+    def blame(self, location: str, spans: Sequence[tuple[int, int]]) -> None:
+        """These bytes turned out to be wrong. It is held once against each place that gave some of them, and what a
+        place had given in one piece never again.
+        """
         with self._lock:
-            given = self._given.get(location, [])
-            wrong = [piece for piece in given if piece[0] < stop and start < piece[1]]
-            self._given[location] = [piece for piece in given if piece not in wrong]
-            for place in {place for _, _, place in wrong}:
+            places, rest = set(), []
+            for given in self._given.get(location, []):
+                start, stop, place = given
+                if any(start < last and first < stop for first, last in spans):
+                    places.add(place)
+                else:
+                    rest.append(given)
+            self._given[location] = rest
+            for place in places:
                 self._num_wrong[location, place] += 1
 
 

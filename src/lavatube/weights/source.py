@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -55,7 +55,7 @@ class SourceFile:
     chunks: bytes = field(default=b"", repr=False)
 
 
-def _nothing_to_blame(location: str, start: int, stop: int) -> None:
+def _nothing_to_blame(location: str, spans: Sequence[tuple[int, int]]) -> None:
     pass
 
 
@@ -77,7 +77,7 @@ class Source:
     identity: str = ""
     chunk_bytes: int = 0
     num_places: int = 1
-    blame: Callable[[str, int, int], None] = _nothing_to_blame
+    blame: Callable[[str, Sequence[tuple[int, int]]], None] = _nothing_to_blame
     is_archive: bool = False
     contents: Manifest | None = None
 

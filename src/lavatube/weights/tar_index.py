@@ -8,7 +8,7 @@ they are: without one, and where a server ignores ranges, an archive is taken ap
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Final
@@ -63,7 +63,7 @@ def lay_out(source: Source, policy: Policy) -> Source | None:
         files=files,
         connect=lambda: _ArchiveReader(source.connect, archive.size),
         chunk_bytes=source.contents.chunk_bytes,
-        blame=lambda location, start, stop: source.blame(*_inside(location, start, stop)),
+        blame=lambda location, spans: source.blame(*_inside(location, spans)),
         is_archive=False,
         contents=None,
     )
@@ -131,14 +131,14 @@ class _ArchiveReader:
         self.abort = self._reader.abort
 
     def open(self, location: str, start: int, stop: int, size: int) -> Body:
-        archive, first, last = _inside(location, start, stop)
+        archive, ((first, last),) = _inside(location, [(start, stop)])
         return _Inside(self._reader.open(archive, first, last, self._archive_bytes), first - start)
 
 
-def _inside(location: str, start: int, stop: int) -> tuple[str, int, int]:
+def _inside(location: str, spans: Sequence[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
     """The archive's own location, and where in it these bytes of a file are."""
     at, _, archive = location.partition(" ")
-    return archive, int(at) + start, int(at) + stop
+    return archive, [(int(at) + start, int(at) + stop) for start, stop in spans]
 
 
 class _Inside:
