@@ -7,11 +7,14 @@ as if it had just been accepted; so this knows no HTTP but the first line of one
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import socket
 from contextlib import suppress
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 MAX_GUESTS: Final = 64
 """Others wait where the system lets them."""
@@ -41,11 +44,17 @@ class Doorman:
         return guests
 
     def _let_in(self) -> None:
-        with suppress(BlockingIOError, ConnectionAbortedError):  # it has gone
+        try:
             guest, _ = self.listener.accept()
-            guest.setblocking(False)
-            self._guests[guest] = True
-            self._loop.add_reader(guest, self._look_at, guest)
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it has gone
+        except OSError as error:
+            logger.warning("nobody is let in for the moment: %s", error.strerror)
+            self._loop.remove_reader(self.listener)  # who waits can do so without being looked at again and again
+            return
+        guest.setblocking(False)
+        self._guests[guest] = True
+        self._loop.add_reader(guest, self._look_at, guest)
         if len(self._guests) == MAX_GUESTS:
             self._loop.remove_reader(self.listener)
 
