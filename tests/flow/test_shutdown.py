@@ -97,7 +97,7 @@ def test_no_stream_is_left_without_its_end(endless_folder: Path, cache: Path, nu
             "POST", f"{server.url}/predictions", json=long(ENDLESS_TOKENS), headers=STREAM, timeout=60
         ) as response:
             received = events(response)
-            next(received)
+            next(event for event in received if event.name == "output")
             server.process.send_signal(signal.SIGTERM)
             if num_signals == 2:
                 server.wait_for_status(503)  # two signals at once are one
