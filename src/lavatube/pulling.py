@@ -74,6 +74,7 @@ async def pull(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         env=environment_of(settings),
+        start_new_session=True,  # Ctrl-C is for the server, which then ends this
     )
     assert process.stdout is not None
     last: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -44,7 +45,7 @@ def starting(cache: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lavatube.cli", "serve", "tiny", "--port", str(port), "--cache", str(cache)]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE)
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     try:
         yield server, port
     finally:
@@ -134,7 +135,7 @@ def test_it_can_be_ended(number: signal.Signals, num_signals: int, cache: Path, 
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
         for _ in range(num_signals):
-            server.send_signal(number)
+            os.killpg(server.pid, number)  # as Ctrl-C does, which means all that a terminal has started
             time.sleep(0.02)
         _, log = server.communicate(timeout=60)
         assert server.returncode == 0, log

@@ -74,7 +74,13 @@ async def start_worker(command: Sequence[str]) -> AsyncIterator[WorkerProcess]:
         with theirs:
             number = theirs.fileno()
             process = await asyncio.create_subprocess_exec(
-                *command, "--socket", str(number), stdin=DEVNULL, stdout=DEVNULL, pass_fds=[number]
+                *command,
+                "--socket",
+                str(number),
+                stdin=DEVNULL,
+                stdout=DEVNULL,
+                pass_fds=[number],
+                start_new_session=True,  # Ctrl-C is for the front, which decides what becomes of this
             )
         try:
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_BYTES)

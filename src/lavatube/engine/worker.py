@@ -118,7 +118,7 @@ class Heart:
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole group, and a service manager's SIGTERM the whole service; the front decides.
+    # A service manager's SIGTERM reaches the whole service; the front decides.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     arguments = _parse_arguments()
