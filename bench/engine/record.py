@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import msgspec
 
@@ -23,7 +24,11 @@ class Record(msgspec.Struct):
         self.measured.setdefault(row, {}).setdefault(figure, {}).setdefault(engine, []).append(value)
 
     def fail(self, turn: str, error: Exception) -> None:
-        message = f"{turn}: {error}".partition("\n")[0]
+        if isinstance(error, CalledProcessError):  # a command's words are paths of this machine
+            said = f"{Path(error.cmd[0]).name} ended with {error.returncode}"
+        else:
+            said = str(error).partition("\n")[0]
+        message = f"{turn}: {said}"
         print(message, file=sys.stderr)
         self.failures.append(message)
 
