@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_not_while_something_is_fetched(options: ProvisionOptions, pulled: Provi
 
 def test_what_is_in_use_stays(options: ProvisionOptions, pulled: Provisioned, origin: Path) -> None:
     cache, told = Cache(options.cache), list[str]()
-    with HeldSets(pulled.folder), HeldSets(pulled.folder):
+    with closing(HeldSets(pulled.folder)), closing(HeldSets(pulled.folder)):
         assert collect(cache, max_bytes=0, tell=told.append) == 0
         with pytest.raises(CacheUnusable, match="is in use"):
             remove_set(cache, "weights")
@@ -106,17 +107,17 @@ def test_so_do_the_sets_that_a_folder_is_joined_of(
     (joined / "tower" / "config.json").symlink_to(pulled.folder / "config.json")
     (joined / "own.json").symlink_to(tmp_path / "own.json")
     cache = Cache(options.cache)
-    with HeldSets(joined):
+    with closing(HeldSets(joined)):
         assert collect(cache, max_bytes=0) == 0
     assert collect(cache, max_bytes=0) > 0
 
 
 def test_to_hold_a_set_is_no_must(options: ProvisionOptions, pulled: Provisioned, tmp_path: Path) -> None:
     """A folder of this machine has none, and a cache that is only read no place for a lock."""
-    with HeldSets(tmp_path):
+    with closing(HeldSets(tmp_path)):
         assert not list(tmp_path.rglob("*.used.lock"))
     shutil.rmtree(options.cache / "locks")
-    with HeldSets(pulled.folder):
+    with closing(HeldSets(pulled.folder)):
         pass
 
 
@@ -149,7 +150,7 @@ def test_without_locks_what_is_new_stays(
     os.utime(cache.marker(pulled.set_digest), (0, 0))
     later_s = time.time() + 7 * 3600
     monkeypatch.setattr(time, "time", lambda: later_s)
-    with HeldSets(pulled.folder) as served:
+    with closing(HeldSets(pulled.folder)) as served:
         in_use = cache.locks / f"{pulled.set_digest}.used.lock"
         os.utime(in_use, (later_s, later_s - 3600))
         with pytest.raises(CacheUnusable, match="was used in the last 6 hours"):
@@ -171,7 +172,7 @@ def test_a_set_that_is_removed_before_it_is_held(options: ProvisionOptions, pull
 def test_a_folder_of_ones_own_that_looks_like_a_set(tmp_path: Path) -> None:
     folder = tmp_path / "trees" / ("0" * 64)
     folder.mkdir(parents=True)
-    with HeldSets(folder):
+    with closing(HeldSets(folder)):
         assert not list(tmp_path.rglob("*.lock"))
 
 

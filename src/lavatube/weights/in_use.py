@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from lavatube.errors import CacheUnusable
 from lavatube.weights.locks import hold
@@ -56,14 +55,6 @@ class HeldSets:
 
     def close(self) -> None:
         self._locks.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def last_renewed_s(tree: Path) -> float:
