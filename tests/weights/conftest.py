@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,6 +58,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def expected(origin: Path) -> dict[str, bytes]:
     return {name: (origin / name).read_bytes() for name in SIZES}
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A file of many chunks, for a crowd of connections."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(os.urandom(48 * CHUNK))
+    (folder / FILE_NAME).write_text(build_manifest(folder, "large").to_json())
+    return folder
 
 
 @pytest.fixture(scope="session")
