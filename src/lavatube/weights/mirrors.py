@@ -49,7 +49,7 @@ class _Board:
         """By location and place."""
 
     def order(self, location: str, num_places: int) -> list[int]:
-        """The places to try: fewest wrong bytes of this file first, then fewest failures, then as they were given."""
+        """The places to try: least often wrong about this file first, then fewest failures, then as they were given."""
         with self._lock:
             return sorted(
                 range(num_places),
