@@ -6,7 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from tests.cdn import WEIGHTS, Cdn, LoopbackHandler, LoopbackServer, Request
+from tests.cdn import Cdn
+from tests.loopback import WEIGHTS, LoopbackHandler, LoopbackServer, Request
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret"

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from tests.cdn import WEIGHTS, Gone, LoopbackHandler, LoopbackServer, Request
+from tests.loopback import WEIGHTS, Gone, LoopbackHandler, LoopbackServer, Request
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
