@@ -39,17 +39,19 @@ check: $(VENV)/.dev   ## lint, types, layers
 bench: $(VENV)/.dev   ## measurements; each prints how to repeat it
 	$(BIN)/python -m bench
 
-bench-peers:         ## what `python -m bench.engine` compares with, in an environment of its own; builds llama.cpp
+bench-peers:         ## what `python -m bench.engine` compares with, in environments of their own; builds llama.cpp
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet -r bench/peers/requirements.txt
 	bench/peers/build_llama.sh .venv-peers
+	$(PYTHON) -m venv .venv-vllm
+	bench/peers/install_vllm.sh .venv-vllm
 
 format: $(VENV)/.dev   ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:               ## remove what make made; weights in the cache stay
-	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

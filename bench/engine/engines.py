@@ -24,6 +24,7 @@ PEERS: Final = Path(__file__).parent.parent / "peers"
 ENVIRONMENT: Final = Path(os.environ.get("BENCH_PEERS", ".venv-peers")).absolute()
 START_LIMIT_S: Final = 600.0
 LLAMA: Final = ENVIRONMENT / "llama.cpp" / "bin"
+VLLM: Final = Path(os.environ.get("BENCH_VLLM", ".venv-vllm")).absolute()
 CACHE_MIB: Final = 256
 
 Command = Callable[[Shape, int], list[str]]
@@ -122,6 +123,7 @@ def engines() -> list[Engine]:
             for name, kind, bits in (("bf16", "", 16), ("Q8_0", "Q8_0", 8.5), ("Q4_K_M", "Q4_K_M", 4.9))
         ),
         *(_openvino(kind, bits) for kind, bits in (("fp16", 16), ("int8", 8), ("int4", 4.5))),
+        *_vllms(),
     ]
 
 
@@ -183,3 +185,51 @@ def _openvino(kind: str, bits: float) -> Engine:
         return [python, str(PEERS / "serve_openvino.py"), str(folder(shape)), str(port)]
 
     return Engine(f"openvino {kind}", command, bits, needs=ENVIRONMENT / "bin" / "optimum-cli", prepare=prepare)
+
+
+def _vllms() -> list[Engine]:
+    """What vLLM's build for CPUs can do here: its products of bfloat16 and of 4 bits want AVX-512."""
+    if "avx512f" not in Path("/proc/cpuinfo").read_text():
+        return [_vllm("fp32", "float32", 32, 32), _vllm("int8", "float32", 8, 8)]
+    kinds = (("bf16", 16, 16), ("int8", 8, 8), ("int4", 4.125, 16))
+    return [_vllm(name, "bfloat16", bits, other_bits) for name, bits, other_bits in kinds]
+
+
+def _vllm(name: str, dtype: str, bits: float, other_bits: float) -> Engine:
+    """Its server on all cores (left alone it keeps one back), with the OpenMP that its documentation asks for.
+
+    `vllm serve` looks for a package of another name than this build has, hence the module.
+    """
+    cache_gib = 1
+    environ = {
+        "LD_PRELOAD": str(VLLM / "lib" / "libiomp5.so"),
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+        "VLLM_CPU_KVCACHE_SPACE": str(cache_gib),
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+    def folder(shape: Shape) -> Path:
+        return CACHE / "vllm" / f"{shape.name}-{name}"
+
+    def prepare(shape: Shape) -> None:
+        if not folder(shape).exists():
+            writer = [str(VLLM / "bin" / "python"), str(PEERS / "write_vllm.py")]
+            subprocess.run([*writer, str(shape.folder()), str(folder(shape)), name], check=True)
+
+    def command(shape: Shape, port: int) -> list[str]:
+        server = [str(VLLM / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"]
+        address = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "bench"]
+        size = ["--dtype", dtype, "--max-model-len", "4096", "--max-num-seqs", "8"]
+        return [*server, *address, *size, "--model", str(folder(shape))]
+
+    return Engine(
+        f"vllm {name}",
+        command,
+        bits,
+        other_bits,
+        1024 * cache_gib,
+        needs=VLLM / "bin" / "python",
+        prepare=prepare,
+        environ=environ,
+    )
