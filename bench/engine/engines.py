@@ -220,7 +220,8 @@ def _vllm(name: str, dtype: str, bits: float, other_bits: float) -> Engine:
     def command(shape: Shape, port: int) -> list[str]:
         server = [str(VLLM / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"]
         address = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "bench"]
-        size = ["--dtype", dtype, "--max-model-len", "4096", "--max-num-seqs", "8"]
+        longest = min(shape.recipe.max_positions, 8192)
+        size = ["--dtype", dtype, "--max-model-len", str(longest), "--max-num-seqs", "8"]
         return [*server, *address, *size, "--model", str(folder(shape))]
 
     return Engine(
