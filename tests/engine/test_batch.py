@@ -42,6 +42,22 @@ def test_rows_of_a_prompt_and_of_a_stream() -> None:
     assert batch.layout.block_tables[1, :2].tolist() == [5, 2]
 
 
+def test_rows_after_which_a_token_is_chosen_are_wanted() -> None:
+    prompt, other = sequence([10, 11, 12, 13], [5]), sequence([10, 11, 12, 13], [6])
+    stream = sequence([20, 21], [7])
+    guessing = sequence([30, 31], [8, 9])
+
+    def wanted(*chunks: Chunk) -> list[int] | None:
+        rows = build_batch(chunks, 4, CPU).layout.wanted
+        return None if rows is None else rows.tolist()
+
+    assert wanted(Chunk(stream, 1, 2)) is None
+    assert wanted(Chunk(guessing, 1, 2, (32, 33))) is None
+    assert wanted(Chunk(stream, 1, 2), Chunk(prompt, 0, 4)) == [0, 4]
+    assert wanted(Chunk(prompt, 0, 3), Chunk(guessing, 1, 2, (32, 33)), Chunk(other, 1, 4)) == [3, 4, 5, 8]
+    assert wanted(Chunk(prompt, 0, 3)) == []
+
+
 def test_the_last_chunk_of_a_prompt_is_sampled() -> None:
     prompt = sequence([10, 11, 12], [0])
     assert [Chunk(prompt, start, end).is_sampling for start, end in ((0, 2), (1, 3), (2, 3))] == [False, True, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,36 @@ def test_all_layers_in_one_call_give_the_same_bits_as_one_by_one(folder: Path, c
         found.append((forward(hidden, layout.positions, attention), driver.cache.keys, driver.cache.values))
     for ours, theirs in zip(*found, strict=True):
         assert torch.equal(ours.view(torch.int16), theirs.view(torch.int16))
+
+
+@pytest.mark.parametrize("quantize", PRECISIONS)
+@pytest.mark.parametrize("wanted", [[], [0], [99], [0, 98, 99, 100], [*range(101)]], ids=str)
+def test_rows_that_are_wanted_end_with_the_same_bits_whoever_else_is(
+    folder: Path, quantize: Quantize, wanted: list[int]
+) -> None:
+    model, draw = load(folder, quantize), torch.Generator().manual_seed(0)
+    hidden, found = torch.randn(101, 128, generator=draw).bfloat16(), []
+    for rows in (torch.tensor(wanted, dtype=torch.int64), None):
+        driver = Driver(model, read_spec(folder))
+        layout = replace(driver.layout([(Stream(), 100), (Stream(), 1)]), wanted=rows)
+        found.append((model(hidden, driver.cache, layout), driver.cache.keys, driver.cache.values))
+    (ours, *stored), (whole, *expected) = found
+    assert ours.isfinite().all()
+    assert torch.equal(ours[wanted], whole[wanted])
+    for kept, other in zip(stored, expected, strict=True):
+        assert torch.equal(kept.view(torch.int16), other.view(torch.int16))
+
+
+@pytest.mark.parametrize("part", ["k_proj", "v_proj"])
+def test_a_row_that_nobody_wants_tells_of_keys_and_values_that_are_no_numbers(folder: Path, part: str) -> None:
+    """Those of the last layer, which nothing else comes from."""
+    model = load(folder, "none")
+    driver = Driver(model, read_spec(folder))
+    merged = model.language.layers[-1].self_attn.qkv_proj
+    first = list(merged.parts).index(part)
+    merged.put(sum(list(merged.parts.values())[:first]), torch.full((1, merged.inputs), torch.nan).bfloat16())
+    layout = replace(driver.layout([(Stream(), 100)]), wanted=torch.tensor([], dtype=torch.int64))
+    assert not model(torch.ones(100, 128).bfloat16(), driver.cache, layout).isfinite().any()
 
 
 def test_two_models_may_compute_at_once(folder: Path) -> None:

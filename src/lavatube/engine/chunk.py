@@ -28,6 +28,11 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
         """Whether the chunk ends the known tokens, so that its last row says what comes next."""
         return self.end == len(self.sequence.token_ids)
 
+    @property
+    def num_wanted(self) -> int:
+        """How many of its last rows say what comes next."""
+        return 1 + len(self.guess) if self.is_sampling else 0
+
 
 def cut(sequences: Iterator[Sequence], budget: int, *, must_be_ready: bool) -> list[Chunk]:
     """At most so many tokens of prompts, a chunk of each that has some to compute; no more prompts are asked for."""

@@ -150,7 +150,7 @@ class Runner:
         places: list[int] = []
         for chunk, group, end in zip(chunks, groups, ends, strict=True):
             # The first tokens of several choices come from one row; each token of a guess has its own.
-            places += range(end - len(group), end) if chunk.guess else [end - 1] * len(group)
+            places += range(end - chunk.num_wanted, end) if chunk.guess else [end - 1] * len(group)
         wanted = list(dict.fromkeys(places))
         if logits is None:
             logits = self._model.logits(hidden if len(wanted) == len(hidden) else hidden[wanted])

@@ -27,7 +27,8 @@ class Layout:
 
     Shapes: positions, slots (T,) int64; query_starts has S + 1 entries, context_lengths S; block_tables (S, B) int64.
     Units: a slot is block · block_size + offset; a context length counts the rows of this step too; entries of a block
-    table after the last block that its context needs are never read.
+    table after the last block that its context needs are never read. `wanted` are the rows whose states somebody will
+    look at, (W,) int64; None: all.
     """
 
     positions: Tensor
@@ -35,6 +36,7 @@ class Layout:
     query_starts: list[int]
     context_lengths: list[int]
     block_tables: Tensor
+    wanted: Tensor | None = None
 
     @property
     def counts(self) -> list[int]:

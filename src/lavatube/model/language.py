@@ -67,12 +67,16 @@ class LanguageModel(nn.Module):
         return out
 
     def by_layer(self, embeddings: Tensor, positions: Tensor, attention: Attend) -> Iterator[Tensor | None]:
-        """`forward` in pieces: nothing after each block, and at last the states."""
+        """`forward` in pieces: nothing after each block, and at last the states.
+
+        Of rows that nobody wants, the kernels for CPUs compute what the cache keeps: for their states stands what tells
+        whether that is numbers.
+        """
         rotate = Rotation(positions, self.inverse_frequencies, embeddings.dtype)
         is_fused = isinstance(attention, FusedAttention)
         hidden: Tensor | Summands = (embeddings, None) if is_fused else embeddings
-        for block in self.layers:
-            hidden = block(hidden, rotate, attention)
+        for index, block in enumerate(self.layers):
+            hidden = block(hidden, rotate, attention, is_last=index == len(self.layers) - 1)
             yield None
         if isinstance(attention, FusedAttention) and isinstance(hidden, tuple):
             yield attention.fused.normalize(*hidden, self.norm.weight, self.norm.epsilon)[1]
@@ -91,10 +95,14 @@ class Block(nn.Module):
         self.mlp = _Perceptron(language)
         self._native: NativeLayers | None = None
 
-    def forward(self, hidden: Tensor | Summands, rotate: Rotation, attention: Attend) -> Tensor | Summands:
+    def forward(
+        self, hidden: Tensor | Summands, rotate: Rotation, attention: Attend, *, is_last: bool = False
+    ) -> Tensor | Summands:
         if isinstance(hidden, tuple):
             assert isinstance(attention, FusedAttention)
             return self.by_fused(hidden, rotate, attention)
+        if is_last and isinstance(attention, NativeAttention) and attention.wanted is not None:
+            return self.of_wanted(hidden, rotate, attention, attention.wanted)
         if isinstance(attention, NativeAttention) and self.is_in_panels:
             return self.native(hidden, rotate, attention)
         return self.by_parts(hidden, rotate, attention)
@@ -103,6 +111,17 @@ class Block(nn.Module):
         """Each by whatever means it has."""
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotate, attention)
         out: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return out
+
+    def of_wanted(self, hidden: Tensor, rotate: Rotation, attention: NativeAttention, wanted: Tensor) -> Tensor:
+        """The last block for some rows, the same to the last bit. The others end as sums of what they attended to: no
+        numbers, if any of their keys and values were none. Shapes: wanted (W,); in and out (T, hidden).
+        """
+        attended = self.self_attn.attend(self.input_layernorm(hidden), rotate, attention)
+        out = hidden + attended.sum(dim=-1, keepdim=True)
+        if len(wanted):
+            some = hidden[wanted] + self.self_attn.o_proj(attended[wanted])
+            out[wanted] = some + self.mlp(self.post_attention_layernorm(some))
         return out
 
     @property
@@ -143,13 +162,16 @@ class _SelfAttention(nn.Module):
         self.o_proj = Linear(query_size, language.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
+        merged: Tensor = self.o_proj(self.attend(hidden, rotate, attention))
+        return merged
+
+    def attend(self, hidden: Tensor, rotate: Rotation, attention: Attend) -> Tensor:
+        """Of all heads, before they are merged. Shapes: in (T, hidden), out (T, heads · head_dim)."""
         query, key, value = (
             torch.unflatten(part, -1, (-1, self.head_dim))  # (T, heads, head_dim)
             for part in self.qkv_proj.split(hidden)
         )
-        out = attention(self.index, rotate(query), rotate(key), value)
-        merged: Tensor = self.o_proj(out.flatten(1))
-        return merged
+        return attention(self.index, rotate(query), rotate(key), value).flatten(1)
 
     def by_fused(self, hidden: Tensor, rotate: Rotation, attention: FusedAttention) -> Tensor:
         heads = torch.unflatten(self.qkv_proj(hidden), -1, (-1, self.head_dim))  # (T, heads + 2 · kv_heads, head_dim)

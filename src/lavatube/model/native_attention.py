@@ -28,6 +28,7 @@ class NativeAttention:
 
     def __init__(self, kernels: Native, cache: KVCache, layout: Layout, window: int | None = None) -> None:
         self.kernels = kernels
+        self.wanted = layout.wanted
         self._cache = cache
         # What the context points into.
         self._step = (
