@@ -48,18 +48,18 @@ def build_layout(chunks: Sequence[Chunk], block_size: int, device: torch.device)
         query_starts=query_starts,
         context_lengths=context_lengths,
         block_tables=torch.from_numpy(tables).to(device),
-        wanted=_wanted(chunks, query_starts, device),
+        wanted=_wanted(chunks, query_starts),
     )
 
 
-def _wanted(chunks: Sequence[Chunk], query_starts: Sequence[int], device: torch.device) -> torch.Tensor | None:
+def _wanted(chunks: Sequence[Chunk], query_starts: Sequence[int]) -> torch.Tensor | None:
     """The rows after which tokens are chosen, where a chunk has others."""
     if query_starts[-1] == len(chunks):  # a row each, which is nearly always
         return None
     rows: list[int] = []
     for chunk, end in zip(chunks, query_starts[1:], strict=True):
         rows += range(end - chunk.num_wanted, end)
-    return as_tensor(rows).to(device) if len(rows) < query_starts[-1] else None
+    return as_tensor(rows) if len(rows) < query_starts[-1] else None
 
 
 def splice_features(embeddings: torch.Tensor, chunks: Sequence[Chunk]) -> None:

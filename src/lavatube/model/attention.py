@@ -28,7 +28,7 @@ class Layout:
     Shapes: positions, slots (T,) int64; query_starts has S + 1 entries, context_lengths S; block_tables (S, B) int64.
     Units: a slot is block · block_size + offset; a context length counts the rows of this step too; entries of a block
     table after the last block that its context needs are never read. `wanted` are the rows whose states somebody will
-    look at, (W,) int64; None: all.
+    look at, (W,) int64, on the host; None: all.
     """
 
     positions: Tensor
