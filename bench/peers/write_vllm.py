@@ -2,7 +2,7 @@
 
 Names become those of the published checkpoints, which vLLM still expects of the tower. KIND `int8` makes weights and
 activations 8 bits wide, a scale for each row, tower included; `int4` the decoder's weights 4 bits, a scale for each
-128; any other leaves them. Quantised as compressed-tensors has it, which is what vLLM's documentation asks for.
+128; any other leaves them. Quantised as compressed-tensors has it, which vLLM reads.
 """
 
 import json
