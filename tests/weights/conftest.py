@@ -12,6 +12,7 @@ import pytest
 
 from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.options import Policy, ProvisionOptions
+from lavatube.weights.provision import Provisioned, provision
 from tests.cdn import Cdn
 
 KIB = 1024
@@ -35,6 +36,7 @@ SIZES = {
     "model-00001-of-00002.safetensors": 9 * CHUNK + 12_345,
     "model-00002-of-00002.safetensors": 3 * CHUNK,
 }
+WEIGHTS = [name for name in SIZES if name.endswith(".safetensors")]
 
 
 def with_policy(options: ProvisionOptions, **changes: float) -> ProvisionOptions:
@@ -54,6 +56,11 @@ def write_weights(folder: Path, *, seed: int = 0) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def pull(uri: str, options: ProvisionOptions) -> Provisioned:
+    """Provision, and tell nobody how far it is."""
+    return provision(uri, options, lambda _: None)
 
 
 def expected(origin: Path) -> dict[str, bytes]:

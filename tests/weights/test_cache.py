@@ -22,16 +22,12 @@ from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.options import ProvisionOptions
 from lavatube.weights.parts import Part
 from lavatube.weights.progress import Progress
-from lavatube.weights.provision import Provisioned, provision
+from lavatube.weights.provision import provision
 from tests.cdn import Cdn
-from tests.weights.conftest import contents, expected
+from tests.weights.conftest import contents, expected, pull
 from tests.weights.test_provision import flip_bit
 
 SHARD = "model-00002-of-00002.safetensors"
-
-
-def pull(uri: str, options: ProvisionOptions) -> Provisioned:
-    return provision(uri, options, lambda _: None)
 
 
 class TestBase:

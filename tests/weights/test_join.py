@@ -14,21 +14,17 @@ from lavatube.errors import DigestMismatch, SourceUnavailable, UnsupportedCheckp
 from lavatube.weights.cache import Cache
 from lavatube.weights.manifest import build_manifest
 from lavatube.weights.options import ProvisionOptions
-from lavatube.weights.provision import Progress, Provisioned, lock_model, provision
+from lavatube.weights.provision import Progress, lock_model, provision
 from lavatube.weights.upkeep import collect
 from tests.cdn import Cdn
 from tests.hub import FakeHub
-from tests.weights.conftest import contents
+from tests.weights.conftest import contents, pull
 
 TOWER = {"config.json": b"{}", "preprocessor_config.json": b"{ }", "pytorch_model.bin": b"tower" * 1000}
 BASE = {"config.json": b"{}", "tokenizer.model": b"pieces", "pytorch_model.bin": b"base" * 1000}
 MAIN = {"model.safetensors": b"weights" * 1000, "tokenizer.model": b"own pieces"}
 LORA = {"adapter_model.bin": b"adapter", "non_lora_trainables.bin": b"projector"}
 ADAPTER = {"base_model_name_or_path": "lmsys/base"}
-
-
-def pull(uri: str, options: ProvisionOptions) -> Provisioned:
-    return provision(uri, options, lambda _: None)
 
 
 def write(folder: Path, files: dict[str, bytes], **config: object) -> Path:

@@ -27,17 +27,13 @@ from lavatube.weights.cache import Cache
 from lavatube.weights.chunk_map import LANDED, MapHead
 from lavatube.weights.manifest import FILE_NAME, Manifest, ManifestFile, build_manifest, read_manifest
 from lavatube.weights.options import ProvisionOptions
-from lavatube.weights.provision import Progress, Provisioned, lock_model, provision
+from lavatube.weights.provision import Progress, lock_model, provision
 from lavatube.weights.tensors import open_tensors
 from tests.cdn import Cdn
 from tests.hub import COMMIT, TOKEN, FakeHub
-from tests.weights.conftest import SIZES, contents, expected, write_weights
+from tests.weights.conftest import SIZES, contents, expected, pull, write_weights
 
 SHARD = "model-00002-of-00002.safetensors"
-
-
-def pull(uri: str, options: ProvisionOptions) -> Provisioned:
-    return provision(uri, options, lambda _: None)
 
 
 @pytest.fixture

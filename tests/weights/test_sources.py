@@ -14,18 +14,14 @@ from lavatube.errors import DigestMismatch, InvalidManifest, SourceUnavailable, 
 from lavatube.weights.manifest import FILE_NAME, build_manifest, read_manifest
 from lavatube.weights.memory import memory_source
 from lavatube.weights.options import ProvisionOptions
-from lavatube.weights.provision import Provisioned, provision, provision_source
+from lavatube.weights.provision import provision_source
 from tests.cdn import Cdn
 from tests.hub import COMMIT, FakeHub
-from tests.weights.conftest import CHUNK, SIZES, contents, expected, with_policy, write_weights
+from tests.weights.conftest import CHUNK, SIZES, contents, expected, pull, with_policy, write_weights
 
 SHARD = "model-00002-of-00002.safetensors"
 NUM_CHUNKS = 10 + 3
 LONG = "model-00001-of-00002.safetensors"
-
-
-def pull(uri: str, options: ProvisionOptions) -> Provisioned:
-    return provision(uri, options, lambda _: None)
 
 
 @pytest.fixture
