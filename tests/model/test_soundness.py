@@ -71,6 +71,15 @@ def test_a_process_that_cannot_begin_condemns_no_kernel(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_process_that_ends_before_it_was_asked_tells_how_it_ended(
+    question: Question, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    more_than_a_pipe_takes = "no.kernels" * (1 << 14)
+    assert sound_kernels(replace(question, module=more_than_a_pipe_takes), None, PATIENCE_S) == []
+    assert "they can't be tried: its process ended with status 1" in caplog.messages[0]
+
+
 def test_the_process_ends_with_whoever_asked(question: Question) -> None:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "lavatube.model.trial"],

@@ -90,8 +90,9 @@ def _ask(question: Question, patience_s: float) -> Iterator[Told]:
         assert process.stdout is not None
         begun, has_told, why = "", False, ""
         try:
-            process.stdin.write(msgspec.json.encode(question) + b"\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # it has ended; of what, is told below
+                process.stdin.write(msgspec.json.encode(question) + b"\n")
+                process.stdin.flush()
             for line in _lines(process.stdout.fileno(), patience_s):
                 told = msgspec.json.decode(line, type=Told)
                 begun, has_told = (told.key, True) if told.state == "begun" else ("", True)
