@@ -16,7 +16,7 @@ import pytest
 from lavatube.engine import process
 from lavatube.engine.client import EngineClient
 from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy
-from lavatube.engine.wire import Done, Load, RequestEvent, Sampling, Submit, Tokens
+from lavatube.engine.wire import Done, Load, Pixels, RequestEvent, Sampling, Submit, Tokens
 from lavatube.errors import Conflict, Draining, EngineCrashed, NotReady, UnsupportedCheckpoint
 
 LOAD = Load(folder="", device="cpu", dtype="auto", max_sequences=1, max_step_tokens=1, kv_cache_bytes=0)
@@ -192,6 +192,17 @@ async def test_every_way_to_die(
     assert client.failure is None
     assert token_ids(await collect(client, request())) == [*range(5)]
     assert len(pids(lives)) == 2
+
+
+async def test_what_a_hung_worker_did_not_read_is_forgotten(new_client: Callable[[str], EngineClient]) -> None:
+    """The next worker's socket has the number that the last one's had: nobody may wait any more to send to that."""
+    client = await ready(new_client("stop:1"))
+    large = Submit("large", [1], [Pixels(b"", bytes(8 << 20), 1, 1, 1, 1, 1)], Sampling(5))
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*(collect(client, each) for each in (request("a"), large)), return_exceptions=True)
+        assert all(isinstance(end, EngineCrashed) for end in ends)
+        await client.wait_ready()
+        assert token_ids(await collect(client, request("b"))) == [0, 1, 2, 3, 4]
 
 
 async def test_an_idle_worker_that_falls_silent_is_replaced(

@@ -7,7 +7,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from lavatube.engine.frames import Frames, decode_events, frame
@@ -84,8 +84,12 @@ async def start_worker(command: Sequence[str]) -> AsyncIterator[WorkerProcess]:
             )
         try:
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_BYTES)
-            with closing(writer):
+            try:
                 yield WorkerProcess(process, reader, writer)
+            finally:
+                # Not `close`: where a worker that hung has not read all, the loop would go on waiting to send, for a
+                # number that is soon another socket's, and whoever gets that is never heard.
+                writer.transport.abort()
         finally:
             ours.close()
             await _end(process)
