@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import cycle, islice
 
 import pytest
+import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from lavatube.engine.core import EngineCore
 from lavatube.engine.lookup import FIRST_LENGTH, FIRST_REST, Lookup
@@ -13,7 +15,7 @@ from lavatube.engine.speculator import MAX_ROWS, Speculator
 from lavatube.engine.wire import Done, RequestEvent, Sampling, Submit, Tokens
 from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
-from tests.engine.requests import GREEDY, SEEDED, answer, run, submit
+from tests.engine.requests import GREEDY, SEEDED, answer, failure, run, submit
 from tests.engine.test_grammar import DIGITS, HOT, texts
 
 PLACEHOLDER = 9
@@ -110,6 +112,30 @@ def test_choices_whose_prompt_ends_in_a_step_of_one_token_all_begin(model: Llava
     request = replace(submit(spec, "several", several), token_ids=[5, 6, 7, 8, 5, 6, 7, 8, 5])
     wanted = told(run(build(model, spec, 0, max_step_tokens=8), request)["several"])
     assert told(run(build(model, spec, 4, max_step_tokens=8), request)["several"]) == wanted
+
+
+@pytest.mark.parametrize("is_lasting", [False, True])
+def test_what_is_no_number_behind_a_right_guess_is_computed_again(
+    model: Llava, spec: ModelSpec, repetitive: list[Submit], monkeypatch: pytest.MonkeyPatch, *, is_lasting: bool
+) -> None:
+    """It may have been the guess's fault; if it was not, the request fails, and does not wait for ever."""
+    plain, has_begun, wanted = model.logits, False, answer(run(build(model, spec, 0), repetitive[0])["greedy"])
+
+    def logits(hidden: Tensor) -> Tensor:
+        nonlocal has_begun
+        found = plain(hidden)
+        if len(found) > 1 or (has_begun and is_lasting):
+            has_begun = True
+            found[-1, 0] = torch.nan
+        return found
+
+    monkeypatch.setattr(model, "logits", logits)
+    events = run(build(model, spec, 4), repetitive[0])["greedy"]
+    assert has_begun
+    if is_lasting:
+        assert failure(events[-1:]) == "engine_numerical_error"
+    else:
+        assert answer(events) == wanted
 
 
 def test_a_guess_is_what_followed_the_last_time() -> None:

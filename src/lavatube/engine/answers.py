@@ -101,7 +101,8 @@ class Answers:
     def _check_guess(self, chunk: Chunk, choices: list[Choice]) -> None:
         """What was sampled for a sequence and after each token of its guess; good up to the first that was wrong."""
         sequence, num_right = chunk.sequence, 0
-        for choice, guessed in zip(choices, (*chunk.guess, None), strict=False):
+        # The last choice has nothing to check: no guess was made at what it says, or nothing sound came of that.
+        for choice, guessed in zip(choices, (*chunk.guess[: len(choices) - 1], None), strict=True):
             self._receive(sequence, choice)
             if choice.token_id != guessed or sequence.state is SequenceState.FINISHED:
                 break
