@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
+from itertools import chain, repeat
 from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from lavatube.checkpoint.read import read_spec
 from lavatube.engine.core import EngineCore
@@ -15,12 +17,13 @@ from lavatube.engine.load import load_core
 from lavatube.engine.trail import Trail
 from lavatube.engine.wire import Done, RequestEvent, Submit, Tokens
 from lavatube.errors import UnsupportedCheckpoint
+from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
 from lavatube.weights.arrival import Spoiled
 from lavatube.weights.headers import read_header
 from lavatube.weights.order import rank_chunks, tail_bytes
 from lavatube.weights.parts import Part
-from tests.engine.requests import GREEDY, drain, run, submit
+from tests.engine.requests import GREEDY, drain, failure, run, submit
 from tests.engine.test_load import order
 from tests.originals import write_original
 
@@ -218,6 +221,25 @@ def test_who_is_aborted_while_it_is_held_leaves_at_once(checkpoint: Path, spec: 
     source.verify()
     trail.wait()
     assert said(drain(core)["b"]) == said(run(load_core(order(checkpoint)), staying)["b"])
+
+
+def test_choices_that_go_on_fail_together_and_alone(
+    checkpoint: Path, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(checkpoint, tmp_path, has_digests=True)
+    trail = Trail(order(source.folder), lambda done, total: None)
+    core = trail.core
+    several = submit(spec, "several", msgspec.structs.replace(GREEDY, num_choices=2), length=40)
+    core.submit(msgspec.structs.replace(several, begun=[[5, 6], [7, 8]]))
+    assert core.step() == []
+    source.bring(*source.rest)
+    source.verify()
+    trail.wait()
+    plain, factors = Llava.logits, chain([torch.nan], repeat(1))  # the first of them fails, and the other with it
+    with monkeypatch.context() as patch:
+        patch.setattr(Llava, "logits", lambda self, hidden: plain(self, hidden) * next(factors))
+        assert failure(drain(core)["several"]) == "engine_numerical_error"
+    assert said(ask(core, spec)) == said(ask(load_core(order(checkpoint)), spec))
 
 
 def test_no_token_leaves_before_everything_is_verified(checkpoint: Path, spec: ModelSpec, tmp_path: Path) -> None:

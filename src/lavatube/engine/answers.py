@@ -85,6 +85,8 @@ class Answers:
         """What was computed is in the cache; what was sampled is told."""
         self.num_settled += 1
         for chunk, choices in zip(chunks, results, strict=True):
+            if chunk.sequence.state is SequenceState.FINISHED:
+                continue  # another choice has failed, that came through at the same time
             chunk.sequence.compute(chunk.end)
             if choices is not None:
                 self._scheduler.remember(chunk.sequence)
