@@ -86,6 +86,14 @@ def test_after_the_end_there_is_nothing_more(engine: LocalEngine, spec: ModelSpe
     stream.close()
 
 
+def test_a_stream_that_has_ended_does_not_end_another_of_its_name(engine: LocalEngine, spec: ModelSpec) -> None:
+    ended = engine.submit(submit(spec, "a"))
+    list(ended)
+    stream = engine.submit(submit(spec, "a"))
+    ended.close()
+    assert len(answer(list(stream))) == GREEDY.max_tokens
+
+
 def test_a_close_wakes_a_reader_in_another_thread(engine: LocalEngine, spec: ModelSpec) -> None:
     stream = engine.submit(submit(spec, "a", ENDLESS))
     seen: list[RequestEvent] = []

@@ -81,14 +81,21 @@ class LocalEngine:
                 raise Conflict(f"Request {request.request_id} is running already.", param="request_id")
             self._inboxes[request.request_id] = inbox
             self._commands.put(request)
-        # No lock on the way out: a stream may be dropped, and so aborted, anywhere, even inside `submit`.
-        return LocalStream(inbox, lambda: self._commands.put(Abort(request.request_id)))
+        return LocalStream(inbox, lambda: self._abort(request.request_id, inbox))
 
     def close(self) -> None:
         """End the thread; what still runs ends with Draining."""
         self._commands.put(Shutdown())
         if threading.current_thread() is not self._thread:  # as it may be, where the last reference was in a cycle
             self._thread.join()
+
+    def _abort(self, request_id: str, inbox: Inbox) -> None:
+        """End a request, unless it has ended: its id may be another's by now.
+
+        Without the lock: a stream may be dropped, and so aborted, anywhere, even inside `submit`.
+        """
+        if self._inboxes.get(request_id) is inbox:
+            self._commands.put(Abort(request_id))
 
     def _run(self) -> None:
         failure: LavatubeError = Draining("The engine was closed.")
