@@ -64,3 +64,10 @@ def test_a_flat_nucleus_is_drawn_from_as_the_definition_says(temperature: float,
         num_kept = int((likely[order].cumsum(0) - likely[order] < top_p).sum())
         kept = torch.zeros_like(likely).scatter(0, order[:num_kept], likely[order[:num_kept]])
         assert token_id == int(torch.searchsorted(kept.cumsum(0), point * kept.sum(), right=True))
+
+
+def test_a_nucleus_is_found_among_scores_that_hardly_differ() -> None:
+    """So hot that the distances of scores have no reciprocal."""
+    logits = torch.randn(8, 5000, generator=torch.Generator().manual_seed(0))
+    samplings, points = [Sampling(1, temperature=1e307, top_p=0.9)] * 8, [index / 8 for index in range(8)]
+    assert torch.equal(draw(logits, samplings, points), draw(logits, samplings, points, may_read=False))

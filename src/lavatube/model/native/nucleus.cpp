@@ -21,7 +21,8 @@ double nucleus_floor(const double* scores, const double* weights, int64_t size, 
         high = std::max(high, scores[i]);
         low = std::min(low, scores[i]);
     }
-    const double classes_per_unit = high > low ? (CLASSES - 1) / (high - low) : 0.0;
+    const double per_unit = (CLASSES - 1) / (high - low);  // none where they hardly differ: all are of one class then
+    const double classes_per_unit = high > low && std::isfinite(per_unit) ? per_unit : 0.0;
     const auto class_of = [&](double score) { return static_cast<int64_t>((high - score) * classes_per_unit); };
     double sums[CLASSES] = {};
     for (int64_t i = 0; i < size; ++i)
