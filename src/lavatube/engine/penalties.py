@@ -1,6 +1,7 @@
 """What moves or bans single tokens before one is chosen: bias, penalties for what was said, min_tokens, a grammar.
 
-Sparse: a row that asks for none of it costs nothing, one that does costs the tokens it names or has seen.
+Sparse: a row that asks for none of it costs nothing, one that does costs the tokens it names or has seen; as arrays,
+for those are thousands, and all streams wait.
 
 Source: repetition penalty as in CTRL (arXiv:1909.05858) and transformers, over prompt and answer; presence and
 frequency penalty as OpenAI's API documents them, over the answer.
@@ -8,17 +9,20 @@ frequency penalty as OpenAI's API documents them, over the answer.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lavatube.engine.row import Row
 from lavatube.engine.upload import upload
 
 Cells = tuple[Tensor, Tensor, Tensor]
-"""Cells of the logits, none of them twice: their rows, their ids, and a number for each."""
+"""Cells of the logits: their rows, their ids, and a number for each."""
+Pairs = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Of one row: ids, and a number for each."""
 
 
 def adjust(logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -26,7 +30,7 @@ def adjust(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
     Shapes: (rows, vocabulary) float32.
     """
-    biases = _cells(logits, (row.sampling.logit_bias for row in rows))
+    biases = _cells(logits, map(_biases, rows))
     repeated = _cells(logits, map(_repeated, rows))
     said = _cells(logits, map(_said, rows))
     banned = _cells(logits, map(_banned, rows))
@@ -54,39 +58,48 @@ def adjust(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     return logits
 
 
-def _repeated(row: Row) -> Iterable[tuple[int, float]]:
+def _biases(row: Row) -> Pairs | None:
+    pairs = row.sampling.logit_bias
+    return (np.array([token_id for token_id, _ in pairs]), np.array([bias for _, bias in pairs])) if pairs else None
+
+
+def _repeated(row: Row) -> Pairs | None:
+    """Ids as often as they stand there: each time the cell becomes the same, by what it was."""
     penalty = row.sampling.repetition_penalty
-    return () if penalty == 1 else ((token_id, penalty) for token_id in set(row.token_ids))
+    return None if penalty == 1 else _pairs(np.array(row.token_ids), penalty)
 
 
-def _said(row: Row) -> Iterable[tuple[int, float]]:
+def _said(row: Row) -> Pairs | None:
     presence, frequency = row.sampling.presence_penalty, row.sampling.frequency_penalty
     if presence == frequency == 0:
-        return ()
-    return ((token_id, presence + frequency * count) for token_id, count in Counter(row.answer_ids).items())
+        return None
+    ids, counts = np.unique(np.array(row.answer_ids, np.int64), return_counts=True)
+    return ids, presence + frequency * counts.astype(np.float64)
 
 
-def _banned(row: Row) -> Iterable[tuple[int, float]]:
-    return () if row.may_stop else ((token_id, 0.0) for token_id in set(row.sampling.stop_token_ids))
+def _banned(row: Row) -> Pairs | None:
+    return None if row.may_stop else _pairs(np.array(row.sampling.stop_token_ids, np.int64), 0.0)
 
 
-def _cells(logits: Tensor, by_row: Iterable[Iterable[tuple[int, float]]]) -> Cells | None:
+def _pairs(ids: NDArray[np.int64], value: float) -> Pairs:
+    return ids, np.full(len(ids), value)
+
+
+def _cells(logits: Tensor, by_row: Iterable[Pairs | None]) -> Cells | None:
     """None where there are none. An id past the vocabulary is a placeholder's and has no logit."""
-    vocab_size = logits.shape[1]
-    found = [
-        (index, token_id, value)
-        for index, pairs in enumerate(by_row)
-        for token_id, value in pairs
-        if token_id < vocab_size
-    ]
+    found = [(index, *pairs) for index, pairs in enumerate(by_row) if pairs is not None]
     if not found:
         return None
-    at_row, at_id, values = zip(*found, strict=True)
+    rows, ids, values = zip(*found, strict=True)
+    at_row, at_id, value = np.repeat(rows, list(map(len, ids))), np.concatenate(ids), np.concatenate(values)
+    has_logit = at_id < logits.shape[1]
+    if not has_logit.any():
+        return None
     device = logits.device
     return (
-        upload(torch.tensor(at_row), device),
-        upload(torch.tensor(at_id), device),
-        upload(torch.tensor(values, dtype=logits.dtype), device),
+        upload(torch.from_numpy(at_row[has_logit]), device),
+        upload(torch.from_numpy(at_id[has_logit]), device),
+        upload(torch.from_numpy(value[has_logit]).to(logits.dtype), device),
     )
 
 
