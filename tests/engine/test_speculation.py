@@ -147,6 +147,7 @@ def test_a_guess_is_what_followed_the_last_time() -> None:
 
 def test_pictures_are_never_guessed() -> None:
     assert Lookup(4, PLACEHOLDER).guess([1, 2, PLACEHOLDER, PLACEHOLDER, 1, 2], room=8) == []
+    assert Lookup(4, PLACEHOLDER).guess([1, 2, 3, PLACEHOLDER, PLACEHOLDER, 1, 2], room=8) == [3]
 
 
 def test_a_guess_grows_while_it_is_right_and_rests_when_it_is_wrong() -> None:

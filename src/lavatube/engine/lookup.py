@@ -7,7 +7,7 @@ token anyway, and costs a row in it; where guesses fail, fewer are made, and the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle, islice
+from itertools import cycle, islice, takewhile
 from typing import Final
 
 SIZES: Final = (4, 3, 2)
@@ -40,7 +40,8 @@ class Lookup:
             start = self._followed_by.get(tuple(token_ids[-size:]))
             if start is not None:
                 # What stood there may reach to the end, and then repeats itself.
-                return list(islice(cycle(token_ids[start : start + length]), length))
+                following = islice(cycle(token_ids[start : start + length]), length)
+                return list(takewhile(lambda token_id: token_id != self._placeholder_id, following))
         return []
 
     def learn(self, num_guessed: int, num_right: int, num_tokens: int) -> None:
