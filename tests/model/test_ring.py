@@ -105,7 +105,7 @@ def test_all_weights_go_to_another_device_by_the_ring(tmp_path: Path, quantize: 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_what_arrives_is_what_was_stored() -> None:
-    device = torch.device("cuda")
+    device = torch.device("cuda", torch.cuda.device_count() - 1)  # where there are several, not the current one
     copy, stored = copy_to(device), torch.randn(BUFFER_BYTES // 4 * 7 + 13, dtype=torch.float32)
     place = torch.empty_like(stored, device=device)
     copy(place, stored)

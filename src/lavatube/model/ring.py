@@ -55,4 +55,10 @@ def copy_to(device: torch.device) -> Copy:
         return Tensor.copy_
     with torch.cuda.device(device):
         pinned = [torch.empty(BUFFER_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(NUM_BUFFERS)]
-        return Ring([(buffer, torch.cuda.Event()) for buffer in pinned]).copy  # type: ignore[no-untyped-call]
+    ring = Ring([(buffer, torch.cuda.Event()) for buffer in pinned])  # type: ignore[no-untyped-call]
+
+    def copy(place: Tensor, stored: Tensor) -> None:
+        with torch.cuda.device(device):  # a crossing is noted on the current device, which each thread has of its own
+            ring.copy(place, stored)
+
+    return copy
