@@ -159,6 +159,7 @@ def test_a_slow_source_is_seen_coming(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(EMBEDDED, tmp_path / "tiny"))
     (folder / FILE_NAME).write_text(build_manifest(folder, "tiny").to_json())
     with Cdn(folder) as cdn, Server(cdn.url("slower"), tmp_path / "cache", "--model-name", "slow") as server:
+        cdn.released.set()  # nothing has come while the front could not be asked yet
         seen = []
         while not seen or seen[-1]["phase"] == "provisioning":
             seen.append(httpx.get(f"{server.url}/startupz").json())
