@@ -6,7 +6,9 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 
+import httpx._transports.default as transports
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -22,12 +24,16 @@ sys.dont_write_bytecode = False
 # What is imported stays. Searched for garbage again and again while it grows, it takes half as long again to import.
 gc.disable()
 
+# A client of httpx reads all certificates that there are, 70 ms of work, and tests make one for most requests, and for
+# each look at whether a server is ready by now: more work than the server's start. One reading serves them all.
+transports.create_ssl_context = cache(transports.create_ssl_context)
+
 # No clock decides over a made-up example: the machine may be doing something else.
 settings.register_profile("lavatube", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lavatube")
 
-LONG_FILES = ("flow", "train", "model/test_soundness", "clients", "parity")
-"""Folders and files that take longest: whoever is given one of them last keeps all others waiting."""
+LONG = ("train/test_main", "flow/test_faults", "flow", "model/test_soundness", "train", "parity", "clients")
+"""Files and folders that take longest: whoever is given one of them last keeps all others waiting."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -36,7 +42,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{name}" for name in LONG_FILES)))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    return next((place for place, name in enumerate(LONG) if item.nodeid.startswith(f"tests/{name}")), len(LONG))
 
 
 def pytest_collection_finish() -> None:
