@@ -102,7 +102,7 @@ def test_who_waits_is_answered_as_by_a_server_that_was_ready(cdn: Cdn, expected:
         cdn.released.set()
         assert answer_of(answer.result(WAIT_S)) == expected
         server.wait_ready()
-        assert not list((tmp_path / "cache" / "staged").iterdir())
+        wait_until(lambda: not list((tmp_path / "cache" / "staged").iterdir()))
         assert answer_of(ask(server)) == expected
     said = [json.loads(line.rstrip(",")) for line in trace.read_text().splitlines()[1:]]
     assert {event["cat"] for event in said} >= {"start", "download", "verify", "load", "wait", "encode", "token"}
