@@ -11,7 +11,7 @@ serve: $(VENV)/.runtime   ## serve the embedded model; MODEL=… serves another,
 	@exec $(BIN)/lavatube serve $(MODEL)
 
 test: $(VENV)/.dev   ## every test that needs no GPU
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev   ## the long ones: repeated kills, whole fault matrices
 	$(BIN)/python -m pytest -m slow
@@ -64,8 +64,9 @@ $(VENV)/.runtime: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
+# What tests import of all these modules is compiled then.
 $(VENV)/.dev: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.triton: $(VENV)/.dev

@@ -20,7 +20,8 @@ class Cdn(LoopbackServer):
     """Serves `folder`; `away` is where the scenario of that name redirects to.
 
     Of a file that is `held` only its first range and its last bytes come before `released` is set; of one that is
-    `doomed` nothing else comes at all. Of what is `limited` so many transfers as `slots` has go on at once.
+    `doomed` nothing else comes at all; of one that is `slower` nothing comes before, and then it comes slowly. Of what
+    is `limited` so many transfers as `slots` has go on at once.
     """
 
     def __init__(self, folder: Path, away: str = "", certificate: Path | None = None) -> None:
@@ -126,8 +127,11 @@ class _CdnHandler(LoopbackHandler):
                 self._serve(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :], span)
             case "wrong":
                 self._serve(data[::-1], span)
-            case "slow" | "slower":
-                self._serve_slowly(len(data), start, piece, pause_s=0.05 if kind == "slower" else 0.02)
+            case "slow":
+                self._serve_slowly(len(data), start, piece, pause_s=0.02)
+            case "slower":
+                cdn.released.wait(60)
+                self._serve_slowly(len(data), start, piece, pause_s=0.05)
             case "limited" if cdn.slots.acquire(blocking=False):
                 try:
                     self._serve_slowly(len(data), start, piece, pause_s=0.05)

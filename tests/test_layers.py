@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def read_tree(package: Path) -> Tree:
     ours: dict[str, set[str]] = {}
     for name, path in names.items():
         ours[name] = set()
-        for target in _imports(ast.parse(path.read_text(encoding="utf-8")), name):
+        for target in _imports(_parse(path.read_text(encoding="utf-8")), name):
             if target != "lavatube" and not target.startswith("lavatube."):
                 continue
             module = target.removeprefix("lavatube").removeprefix(".")
@@ -79,6 +80,12 @@ def read_tree(package: Path) -> Tree:
             if module != name:
                 ours[name].add(module)
     return Tree(ours)
+
+
+@cache
+def _parse(text: str) -> ast.Module:
+    """Most files of a copy are as they were."""
+    return ast.parse(text)
 
 
 def _imports(tree: ast.Module, module: str) -> list[str]:
@@ -140,7 +147,7 @@ def torch_in_front(package: Path) -> list[str]:
     top: dict[str, set[str]] = {}
     for path in package.rglob("*.py"):
         parts = [part for part in path.relative_to(package).with_suffix("").parts if part != "__init__"]
-        body = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if not _is_deferred(node)]
+        body = [node for node in _parse(path.read_text(encoding="utf-8")).body if not _is_deferred(node)]
         top[".".join(parts)] = set(_imports(ast.Module(body=body, type_ignores=[]), ".".join(parts)))
     reached: set[str] = set()
     todo = [name for name in top for front in FRONT if name == front or name.startswith(front + ".")]

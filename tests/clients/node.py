@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.clients.installing import alone_in
+
 FOLDER = Path(__file__).parent
 MODULES = FOLDER / "node_modules"
 STAMP = MODULES / ".installed"
@@ -30,6 +32,11 @@ def install() -> None:
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     if int(version.lstrip("v").split(".")[0]) < OLDEST_NODE:
         pytest.skip(f"node {version.strip()} is older than {OLDEST_NODE}")
+    with alone_in(FOLDER):
+        _install()
+
+
+def _install() -> None:
     digest = sha256((FOLDER / "package-lock.json").read_bytes()).hexdigest()
     if STAMP.exists() and STAMP.read_text() == digest:
         return

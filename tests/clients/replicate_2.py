@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.clients.installing import alone_in
+
 REQUIREMENT = "replicate==2.0.0b4"
 FOLDER = Path(__file__).parent / ".replicate-2"
 STAMP = FOLDER / ".installed"
@@ -24,6 +26,11 @@ def report(value): print("\\n" + json.dumps(value))
 
 def install() -> None:
     """Once for each version. Skips the test where there is no registry."""
+    with alone_in(FOLDER.parent):
+        _install()
+
+
+def _install() -> None:
     if STAMP.exists() and STAMP.read_text() == REQUIREMENT:
         return
     done = subprocess.run([*INSTALL, REQUIREMENT], capture_output=True, text=True, timeout=100, check=False)

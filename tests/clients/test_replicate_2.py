@@ -107,7 +107,7 @@ def test_predictions_are_made_waited_for_listed_and_canceled(tour: Callable[[str
 
 def test_lists_are_read_page_by_page(tour: Callable[[str], Any]) -> None:
     told = tour("""
-        made = [client.predictions.create(version=model, input={**asking, "max_tokens": 0}).id for _ in range(105)]
+        made = [client.predictions.create(version=model, input={**asking, "max_tokens": 0}).id for _ in range(101)]
         page = client.predictions.list()
         report([len(page.results), page.has_next_page(), set(made) <= {one.id for one in client.predictions.list()}])
     """)

@@ -56,7 +56,7 @@ def pids(lives: Path) -> list[int]:
 
 async def ready(client: EngineClient) -> EngineClient:
     await client.start(LOAD)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await client.wait_ready()
     return client
 
@@ -71,7 +71,7 @@ def token_ids(events: list[RequestEvent]) -> list[int]:
 
 
 async def reaches(client: EngineClient, state: EngineState) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while client.state is not state:
             await asyncio.sleep(0.005)
 
@@ -114,7 +114,7 @@ async def test_closing_a_stream_aborts_it(new_client: Callable[[str], EngineClie
                 break
     with pytest.raises(Conflict):
         await collect(client, request())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 events = await collect(client, request())
@@ -177,7 +177,7 @@ async def test_every_way_to_die(
     monkeypatch.setattr(process, "EXIT_GRACE_S", 60.0)  # it is made to end, not asked to
     client = await ready(new_client(f"{habit}:1"))
     readers = {name: Reader() for name in "abc"}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         ends = await asyncio.gather(
             *(reader.read(client, request(name, 10**6)) for name, reader in readers.items()), return_exceptions=True
         )
@@ -187,7 +187,7 @@ async def test_every_way_to_die(
     assert client.state is EngineState.RESTARTING
     assert isinstance(client.failure, EngineCrashed)
     assert max(reader.token_ids for reader in readers.values()) == [0, 1, 2]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await client.wait_ready()
     assert client.failure is None
     assert token_ids(await collect(client, request())) == [*range(5)]
@@ -212,7 +212,7 @@ async def test_an_idle_worker_that_falls_silent_is_replaced(
     assert client.worker_pid is not None
     os.kill(client.worker_pid, signal.SIGSTOP)
     await reaches(client, EngineState.RESTARTING)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await client.wait_ready()
     assert len(pids(lives)) == 2
 
@@ -222,7 +222,7 @@ async def test_death_is_noticed_when_idle(new_client: Callable[[str], EngineClie
     assert client.worker_pid is not None
     os.kill(client.worker_pid, signal.SIGKILL)
     await reaches(client, EngineState.RESTARTING)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await client.wait_ready()
 
 

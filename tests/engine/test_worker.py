@@ -76,7 +76,7 @@ async def collect(client: EngineClient, request: Submit) -> list[RequestEvent]:
 
 async def next_heartbeat(client: EngineClient) -> Heartbeat:
     """One that was measured after now."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for _ in range(2):
             last = client.heartbeat
             while client.heartbeat is last or client.heartbeat is None:

@@ -41,32 +41,27 @@ def test_pull_for_people(cache: Path) -> None:
     assert "digest" in result.stdout
 
 
-def test_inspect_gives_every_decision_its_reason(cache: Path) -> None:
-    result = run("inspect", cache=cache)
-    assert result.returncode == 0, result.stderr
-    for subject in ("vision tower", "pixels", "chat template", "stop tokens", "computed dtype", "requests at once"):
-        assert subject in result.stdout
-    machine = json.loads(run("inspect", "--json", cache=cache).stdout)
-    assert all(decision["reason"] for decision in machine["spec"]["decisions"])
-
-
-def test_inspect_counts_fp8_where_it_is_not_served_and_says_so(cache: Path) -> None:
-    weights = {}
-    for quantize in ("int8", "fp8"):
-        machine = json.loads(run("inspect", "--json", "--device", "cpu", "--quantize", quantize, cache=cache).stdout)
-        weights[quantize] = machine["memory"]["weights_bytes"]
-    assert 0.95 * weights["int8"] < weights["fp8"] <= weights["int8"]
-    assert "not served here" in machine["spec"]["decisions"][-1]["reason"]
-
-
-def test_inspect_counts_the_tokens_of_pictures(cache: Path) -> None:
+def test_inspect_gives_every_decision_its_reason_and_counts_the_tokens_of_pictures(cache: Path) -> None:
     people = run("inspect", "--image", "640x480", "--image", "9x9", "--fidelity", "original", cache=cache)
     assert people.returncode == 0, people.stderr
+    for subject in ("vision tower", "pixels", "chat template", "stop tokens", "computed dtype", "requests at once"):
+        assert subject in people.stdout
     assert "640x480" in people.stdout
-    machine = json.loads(run("inspect", "--json", "--image", "640x480", cache=cache).stdout)
-    (image,) = machine["images"]
-    assert (image["width"], image["tiles"], image["tokens"]) == (640, 1, image["tokens_low_detail"])
     assert run("inspect", "--image", "640", cache=cache).returncode == 2
+
+
+def test_inspect_tells_the_same_to_machines(cache: Path) -> None:
+    """And counts fp8 where it is not served, and says so."""
+    machine = {}
+    for quantize in ("int8", "fp8"):
+        flags = ("--json", "--image", "640x480", "--device", "cpu", "--quantize", quantize)
+        machine[quantize] = told = json.loads(run("inspect", *flags, cache=cache).stdout)
+        assert all(decision["reason"] for decision in told["spec"]["decisions"])
+        (image,) = told["images"]
+        assert (image["width"], image["tiles"], image["tokens"]) == (640, 1, image["tokens_low_detail"])
+    weights = {quantize: told["memory"]["weights_bytes"] for quantize, told in machine.items()}
+    assert 0.95 * weights["int8"] < weights["fp8"] <= weights["int8"]
+    assert "not served here" in machine["fp8"]["spec"]["decisions"][-1]["reason"]
 
 
 def test_lock_writes_what_sha256sum_checks(tmp_path: Path) -> None:

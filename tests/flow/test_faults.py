@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,7 @@ from openai import OpenAI
 from lavatube.weights.manifest import FILE_NAME, build_manifest
 from lavatube.weights.uri import EMBEDDED
 from tests.cdn import Cdn
-from tests.flow.conftest import ENDLESS_TOKENS, data_url
+from tests.flow.conftest import ENDLESS_TOKENS, data_url, endless_server
 from tests.flow.server import Server, SlowServer
 from tests.flow.sse import events
 
@@ -31,6 +32,9 @@ LONG = {
 }
 SHORT = {**LONG, "max_tokens": 5}
 STREAM = {"Accept": "text/event-stream"}
+SAMPLINGS = ({"temperature": 0}, {"temperature": 1.0, "seed": 7})
+NUM_TOKENS = 300
+"""A second's work or more: it still goes on when the first of them have come."""
 
 
 def is_answered(server: Server) -> bool:
@@ -42,21 +46,48 @@ def text_of(server: Server, input_: dict[str, object]) -> list[str]:
     return httpx.post(f"{server.url}/predictions", json={"input": input_}, timeout=60).json()["output"]
 
 
-@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1.0, "seed": 7}], ids=["greedy", "sampled"])
-def test_a_stream_outlives_the_worker(endless: Server, sampling: dict[str, object]) -> None:
-    """Its reader sees a pause, and then what would have come."""
-    worker, wanted = endless.worker_pid(), {**LONG, "max_tokens": 600, **sampling}
-    with httpx.stream(
-        "POST", f"{endless.url}/predictions", json={"input": wanted}, headers=STREAM, timeout=60
-    ) as response:
-        received = events(response)
-        assert [next(received).name for _ in range(3)] == ["start", "output", "output"]
+@pytest.fixture(scope="module")
+def endless(endless_folder: Path, cache: Path) -> Iterator[Server]:
+    """One for all who take an engine from it; it starts another."""
+    with endless_server(endless_folder, cache) as server:
+        server.wait_ready()
+        yield server
+
+
+def test_streams_outlive_the_worker(endless: Server) -> None:
+    """Greedy, sampled, and the stock client's: each reader sees a pause, and then what would have come."""
+    inputs = [{**LONG, "max_tokens": NUM_TOKENS, **sampling} for sampling in SAMPLINGS]
+    worker = endless.worker_pid()
+    with ExitStack() as open_ones:
+        client = open_ones.enter_context(OpenAI(base_url=f"{endless.url}/v1", api_key="none", max_retries=0))
+        streams = [open_ones.enter_context(stream_of(endless, input_)) for input_ in inputs]
+        received = [events(stream) for stream in streams]
+        pieces = chat(client)
+        for each in received:
+            assert [next(each).name for _ in range(3)] == ["start", "output", "output"]
+        text = next(piece for piece in pieces if piece)
         os.kill(worker, signal.SIGKILL)
-        *_, last = received
-    assert (last.name, last.data["status"]) == ("completed", "succeeded")
-    assert endless.worker_pid() != worker
-    endless.wait_ready()
-    assert "".join(last.data["output"]) == "".join(text_of(endless, wanted))
+        text += "".join(pieces)
+        lasts = [[*each][-1] for each in received]
+        assert [(last.name, last.data["status"]) for last in lasts] == [("completed", "succeeded")] * len(inputs)
+        assert endless.worker_pid() != worker
+        endless.wait_ready()
+        assert ["".join(last.data["output"]) for last in lasts] == [
+            "".join(text_of(endless, input_)) for input_ in inputs
+        ]
+        assert text == "".join(chat(client))
+
+
+def stream_of(server: Server, input_: dict[str, object]) -> AbstractContextManager[httpx.Response]:
+    return httpx.stream("POST", f"{server.url}/predictions", json={"input": input_}, headers=STREAM, timeout=60)
+
+
+def chat(client: OpenAI) -> Iterator[str]:
+    messages = [{"role": "user", "content": "Tell me everything."}]
+    chunks = client.chat.completions.create(
+        model="endless", messages=messages, temperature=0, max_tokens=NUM_TOKENS, stream=True
+    )
+    return (chunk.choices[0].delta.content or "" for chunk in chunks)
 
 
 def test_the_weights_outlive_a_collection_beside_the_server(tmp_path: Path) -> None:
@@ -77,24 +108,6 @@ def test_the_weights_outlive_a_collection_beside_the_server(tmp_path: Path) -> N
         assert is_answered(server)
     assert "stays" not in collect()
     assert not list(tmp_path.glob("trees/*"))
-
-
-def test_the_stock_client_does_not_notice_a_killed_worker(endless: Server) -> None:
-    messages = [{"role": "user", "content": "Tell me everything."}]
-    with OpenAI(base_url=f"{endless.url}/v1", api_key="none", max_retries=0) as client:
-
-        def ask() -> Iterator[str]:
-            chunks = client.chat.completions.create(
-                model="endless", messages=messages, temperature=0, max_tokens=600, stream=True
-            )
-            return (chunk.choices[0].delta.content or "" for chunk in chunks)
-
-        pieces = ask()
-        beginning = next(piece for piece in pieces if piece)
-        os.kill(endless.worker_pid(), signal.SIGKILL)
-        text = beginning + "".join(pieces)
-        endless.wait_ready()
-        assert text == "".join(ask())
 
 
 def test_a_hung_worker_is_replaced(endless: Server) -> None:
@@ -146,6 +159,7 @@ def test_a_slow_source_is_seen_coming(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(EMBEDDED, tmp_path / "tiny"))
     (folder / FILE_NAME).write_text(build_manifest(folder, "tiny").to_json())
     with Cdn(folder) as cdn, Server(cdn.url("slower"), tmp_path / "cache", "--model-name", "slow") as server:
+        cdn.released.set()  # nothing has come while the front could not be asked yet
         seen = []
         while not seen or seen[-1]["phase"] == "provisioning":
             seen.append(httpx.get(f"{server.url}/startupz").json())

@@ -68,5 +68,4 @@ def test_beyond_this_machine_a_key_is_needed(tmp_path: Path) -> None:
     assert "without any key" in refused.stderr
     assert "LAVATUBE_API_KEY" in refused.stderr
     with Server("tiny", tmp_path / "cache", "--host", "0.0.0.0", "--insecure") as server:
-        server.wait_ready()
-        assert "anybody who reaches 0.0.0.0 can call" in server.text
+        server.wait_for_line("anybody who reaches 0.0.0.0 can call")

@@ -33,7 +33,7 @@ def long(num_tokens: int) -> dict[str, object]:
 def test_readiness_falls_first_and_what_runs_is_finished(endless: Server) -> None:
     family = children(endless.process.pid)
     assert len(family) >= 2
-    with httpx.stream("POST", f"{endless.url}/predictions", json=long(500), headers=STREAM, timeout=60) as response:
+    with httpx.stream("POST", f"{endless.url}/predictions", json=long(100), headers=STREAM, timeout=60) as response:
         received = events(response)
         next(received)
         os.kill(endless.worker_pid(), signal.SIGSTOP)  # so that it still runs when all this is seen
@@ -47,7 +47,7 @@ def test_readiness_falls_first_and_what_runs_is_finished(endless: Server) -> Non
             assert refused.headers["connection"] == "close"
         os.kill(endless.worker_pid(), signal.SIGCONT)
         *_, last = received
-    assert (last.data["status"], last.data["metrics"]["output_token_count"]) == ("succeeded", 500)
+    assert (last.data["status"], last.data["metrics"]["output_token_count"]) == ("succeeded", 100)
     assert endless.process.wait(60) == 0
     until_gone(family)
 
@@ -56,13 +56,13 @@ def test_a_signal_that_reaches_the_engine_too_ends_no_stream(endless_folder: Pat
     """As service managers send it, to every process of a service."""
     with Server(str(endless_folder), cache) as server:
         server.wait_ready()
-        with httpx.stream("POST", f"{server.url}/predictions", json=long(500), headers=STREAM, timeout=60) as response:
+        with httpx.stream("POST", f"{server.url}/predictions", json=long(300), headers=STREAM, timeout=60) as response:
             received = events(response)
             next(received)
             for pid in (server.worker_pid(), server.process.pid):
                 os.kill(pid, signal.SIGTERM)
             *_, last = received
-        assert (last.data["status"], last.data["metrics"]["output_token_count"]) == ("succeeded", 500)
+        assert (last.data["status"], last.data["metrics"]["output_token_count"]) == ("succeeded", 300)
         assert server.process.wait(60) == 0
         assert "crashed" not in server.text
 
@@ -71,7 +71,7 @@ def test_who_waits_in_line_is_served_too(endless_folder: Path, cache: Path) -> N
     with Server(str(endless_folder), cache, "--max-sequences", "1") as server, ThreadPoolExecutor(4) as threads:
         server.wait_ready()
         os.kill(server.worker_pid(), signal.SIGSTOP)  # so that none is answered before the last has come
-        ends = [threads.submit(last_event, server, long(200)) for _ in range(4)]
+        ends = [threads.submit(last_event, server, long(40)) for _ in range(4)]
         deadline = time.monotonic() + 60
         while "lavatube_active_predictions 4.0" not in httpx.get(f"{server.url}/metrics").text:
             assert time.monotonic() < deadline
@@ -111,7 +111,8 @@ def test_no_stream_is_left_without_its_end(endless_folder: Path, cache: Path, nu
 def test_in_the_middle_of_a_download(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(EMBEDDED, tmp_path / "tiny"))
     (folder / FILE_NAME).write_text(build_manifest(folder, "tiny").to_json())
-    with Cdn(folder) as cdn, Server(cdn.url("slow"), tmp_path / "cache", "--model-name", "slow") as server:
+    with Cdn(folder) as cdn, Server(cdn.url("slower"), tmp_path / "cache", "--model-name", "slow") as server:
+        cdn.released.set()
         while not httpx.get(f"{server.url}/startupz").json()["done_bytes"]:
             time.sleep(0.02)
         family = children(server.process.pid)

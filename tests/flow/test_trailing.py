@@ -80,7 +80,7 @@ def test_it_can_be_asked_how_it_is_before_anything_is_here(cdn: Cdn, tmp_path: P
     """A second is what it takes on a machine that does nothing else; that it waits for no weights is what counts."""
     with Server(cdn.url("held"), tmp_path / "cache") as server:
         said = httpx.get(f"{server.url}/health-check").json()
-        assert time.monotonic() - server.started_at < 10
+        assert time.monotonic() - server.started_at < 30
         assert said["status"] == "STARTING"
         assert not cdn.released.is_set()
         assert not list((tmp_path / "cache").glob("trees/*"))
@@ -93,7 +93,7 @@ def test_who_waits_is_answered_as_by_a_server_that_was_ready(cdn: Cdn, expected:
     flags = ["--queue-while-starting", "--trace", str(trace)]
     with ThreadPoolExecutor() as threads, Server(cdn.url("held"), tmp_path / "cache", *flags) as server:
         answer = threads.submit(ask, server)
-        server.wait_for_line("engine: ready")
+        wait_until(lambda: gauge(server, "engine_running") == 1)
         startup = httpx.get(f"{server.url}/startupz")
         assert (startup.status_code, startup.json()["phase"]) == (503, "provisioning")
         assert 0 < startup.json()["done_bytes"] < startup.json()["total_bytes"]
@@ -102,7 +102,7 @@ def test_who_waits_is_answered_as_by_a_server_that_was_ready(cdn: Cdn, expected:
         cdn.released.set()
         assert answer_of(answer.result(WAIT_S)) == expected
         server.wait_ready()
-        assert not list((tmp_path / "cache" / "staged").iterdir())
+        wait_until(lambda: not list((tmp_path / "cache" / "staged").iterdir()))
         assert answer_of(ask(server)) == expected
     said = [json.loads(line.rstrip(",")) for line in trace.read_text().splitlines()[1:]]
     assert {event["cat"] for event in said} >= {"start", "download", "verify", "load", "wait", "encode", "token"}
@@ -115,7 +115,7 @@ def test_a_fetch_that_dies_fails_what_waits_with_its_cause(cdn: Cdn, tmp_path: P
         Server(cdn.url("held"), tmp_path, "--queue-while-starting") as server,
     ):
         answer = threads.submit(ask, server)
-        server.wait_for_line("engine: ready")
+        wait_until(lambda: gauge(server, "engine_running") == 1)
         os.kill(server.child_pid(b"pull"), signal.SIGKILL)
         refused = answer.result(WAIT_S).json()
         assert (refused["status"], refused["code"]) == ("failed", "source_unavailable"), refused
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_the_original_layout_is_followed_with_its_tower(tmp_path
         flags = ["--queue-while-starting", "--hf-endpoint", hub.root]
         with ThreadPoolExecutor() as threads, Server(cdn.url("held"), tmp_path / "cache", *flags) as server:
             answer = threads.submit(ask, server)
-            server.wait_for_line("engine: ready")
+            wait_until(lambda: gauge(server, "engine_running") == 1)
             assert httpx.get(f"{server.url}/startupz").json()["phase"] == "provisioning"
             assert not answer.done()
             cdn.released.set()

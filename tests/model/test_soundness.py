@@ -16,7 +16,8 @@ from lavatube.model.trial import Question
 from tests.model import hostile_kernels
 from tests.model.test_attention import language
 
-PATIENCE_S = 30.0
+PATIENCE_S = 5.0
+"""For one kernel. What these do takes milliseconds."""
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_whatever_a_kernel_does_the_others_are_tried_and_the_log_says_why(
     assert sound_kernels(question, tmp_path / "notes", PATIENCE_S) == ["normalize"]
     told = dict(message.split(": the kernel is not used, torch does it, slower: ") for message in caplog.messages)
     assert told["attention of single rows"].startswith("its process ended with signal 6")
-    assert told["rotary embedding"].startswith("its process hung for 30 s")
+    assert told["rotary embedding"].startswith("its process hung for 5 s")
     assert told["SwiGLU"].startswith("AssertionError: ")
     assert told["product with quantised weights"].startswith(
         "its process ended with status 1 (RuntimeError: an illegal memory access"
@@ -48,7 +49,7 @@ def test_whatever_a_kernel_does_the_others_are_tried_and_the_log_says_why(
 def test_what_was_found_is_noted_and_the_next_start_needs_no_process(
     question: Question, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = asking(question, "attend", "normalize", "swiglu")
+    some = asking(question, "normalize", "swiglu")
     assert sound_kernels(some, tmp_path, PATIENCE_S) == ["normalize"]
     (note,) = tmp_path.iterdir()
     first = caplog.messages.copy()
@@ -93,5 +94,5 @@ def test_the_process_ends_with_whoever_asked(question: Question) -> None:
     process.stdin.flush()
     assert b"begun" in process.stdout.readline()
     process.stdin.close()
-    assert process.wait(PATIENCE_S) == 0
+    assert process.wait(60) == 0
     process.stdout.close()

@@ -52,7 +52,7 @@ async def ask(service: PredictionService, prompt: str = "hello ", **options: obj
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not is_true():
             await asyncio.sleep(0.005)
 

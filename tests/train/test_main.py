@@ -7,22 +7,24 @@ import torch
 from rich.console import Console
 
 import train.__main__ as command
+import train.pack
 import train.pool
 from train.learner import Stage
 from train.tokenizer import train_tokenizer
 
 STAGES = (
-    Stage("tower", 2, 8, tower_rate=1e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
+    Stage("tower", 2, 2, tower_rate=1e-3, decoder_rate=0.0, dense_weight=1.0, is_bfloat16=False),
     Stage(
-        "language", 2, 4, tower_rate=0.0, decoder_rate=1e-3, dense_weight=0.0, is_bfloat16=True, starts_projector=True
+        "language", 1, 1, tower_rate=0.0, decoder_rate=1e-3, dense_weight=0.0, is_bfloat16=True, starts_projector=True
     ),
-    Stage("joint", 3, 4, tower_rate=1e-3, decoder_rate=1e-3, dense_weight=0.3, is_bfloat16=True),
+    Stage("joint", 1, 1, tower_rate=1e-3, decoder_rate=1e-3, dense_weight=0.3, is_bfloat16=True),
 )
 
 
 @pytest.fixture
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.pool.Pool:
-    monkeypatch.setattr(train.pool, "SHARD_PICTURES", 16)
+    monkeypatch.setattr(train.pool, "SHARD_PICTURES", 8)
+    monkeypatch.setattr(train.pack, "TEXT_TOKENS", 64)
     monkeypatch.setattr(command, "STAGES", STAGES)
     pool = train.pool.Pool(tmp_path / "pool", 1, num_shards=1)
     pool.draw_missing()

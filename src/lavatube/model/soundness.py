@@ -31,7 +31,9 @@ from lavatube.model.trial import Question, Told
 logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 300.0
-"""For one kernel, compilation included, or for the start of the process; what takes longer hangs."""
+"""For one kernel, compilation included; what takes longer hangs."""
+START_S: Final = 300.0
+"""For the start of the process, until it comes to a kernel."""
 _DEATH_S: Final = 10.0  # of a process that was killed; one that the driver holds dies later, or never
 
 Verdicts = dict[str, str]
@@ -93,7 +95,7 @@ def _ask(question: Question, patience_s: float) -> Iterator[Told]:
             with suppress(BrokenPipeError):  # it has ended; of what, is told below
                 process.stdin.write(msgspec.json.encode(question) + b"\n")
                 process.stdin.flush()
-            for line in _lines(process.stdout.fileno(), patience_s):
+            for line in _lines(process.stdout.fileno(), START_S, patience_s):
                 told = msgspec.json.decode(line, type=Told)
                 begun, has_told = (told.key, True) if told.state == "begun" else ("", True)
                 if told.state != "begun":
@@ -101,7 +103,7 @@ def _ask(question: Question, patience_s: float) -> Iterator[Told]:
             status = process.wait(_DEATH_S)
             why = f"its process ended with {f'signal {-status}' if status < 0 else f'status {status}'}"
         except (TimeoutError, subprocess.TimeoutExpired):
-            why = f"its process hung for {patience_s:.0f} s"
+            why = f"its process hung for {patience_s if has_told else START_S:.0f} s"
         finally:
             process.kill()
             process.stdout.close()
@@ -116,16 +118,17 @@ def _ask(question: Question, patience_s: float) -> Iterator[Told]:
             yield Told(begun, "differs", why)
 
 
-def _lines(pipe: int, patience_s: float) -> Iterator[bytes]:
-    """As they come, until the pipe is closed. Raises: TimeoutError if none comes for so long."""
-    poll, rest = select.poll(), b""
+def _lines(pipe: int, start_s: float, patience_s: float) -> Iterator[bytes]:
+    """As they come, until the pipe is closed. Raises: TimeoutError if the first or another does not come in time."""
+    poll, rest, limit_s = select.poll(), b"", start_s
     poll.register(pipe, select.POLLIN)
     while True:
-        if not poll.poll(1000 * patience_s):
+        if not poll.poll(1000 * limit_s):
             raise TimeoutError
         data = os.read(pipe, 1 << 16)
         if not data:
             return
+        limit_s = patience_s
         *lines, rest = (rest + data).split(b"\n")
         yield from lines
 
