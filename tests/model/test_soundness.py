@@ -96,3 +96,11 @@ def test_the_process_ends_with_whoever_asked(question: Question) -> None:
     process.stdin.close()
     assert process.wait(60) == 0
     process.stdout.close()
+
+
+def test_what_python_prints_as_it_starts_is_no_answer(
+    question: Question, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('modules: loaded')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
+    assert sound_kernels(asking(question, "normalize"), None, PATIENCE_S) == ["normalize"]

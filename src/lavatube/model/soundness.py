@@ -96,7 +96,10 @@ def _ask(question: Question, patience_s: float) -> Iterator[Told]:
                 process.stdin.write(msgspec.json.encode(question) + b"\n")
                 process.stdin.flush()
             for line in _lines(process.stdout.fileno(), START_S, patience_s):
-                told = msgspec.json.decode(line, type=Told)
+                try:
+                    told = msgspec.json.decode(line, type=Told)
+                except msgspec.DecodeError:
+                    continue  # what is imported as Python starts may print
                 begun, has_told = (told.key, True) if told.state == "begun" else ("", True)
                 if told.state != "begun":
                     yield told
