@@ -126,6 +126,14 @@ async def test_closing_a_stream_aborts_it(new_client: Callable[[str], EngineClie
     assert events[0].position == 0
 
 
+async def test_a_request_that_cannot_be_told_fails_alone(new_client: Callable[[str], EngineClient]) -> None:
+    client = await ready(new_client("good"))
+    beyond_64_bits = Submit("a", [1], [], Sampling(5, seed=2**70))
+    with pytest.raises(OverflowError):
+        await collect(client, beyond_64_bits)
+    assert token_ids(await collect(client, request())) == [*range(5)], "its id is free"
+
+
 async def test_an_id_in_use_is_refused(new_client: Callable[[str], EngineClient]) -> None:
     client = await ready(new_client("good"))
     async with aclosing(client.submit(request(max_tokens=10**6))) as stream:

@@ -12,9 +12,11 @@ from lavatube.engine.admission import admit
 from lavatube.engine.encoder import Encoder, Wanted
 from lavatube.engine.features import FeatureCache
 from lavatube.engine.sequence import Sequence
+from lavatube.engine.wire import Sampling
 from lavatube.model.llava import Llava
 from lavatube.spec import ModelSpec
-from tests.engine.requests import submit
+from tests.engine.conftest import NewCore
+from tests.engine.requests import drain, run, submit
 
 
 @pytest.fixture
@@ -101,3 +103,21 @@ def test_what_is_wanted_at_once_ends_all_that_is_with_it(model: Llava, spec: Mod
     depth = len(model.vision.layers)
     assert widths == [2] * depth + [1] * depth
     check(model, spec, now, later, fresh)
+
+
+def test_of_a_picture_whose_request_has_gone_nothing_is_held(
+    new_core: NewCore, model: Llava, spec: ModelSpec, widths: list[int]
+) -> None:
+    core, picture = new_core(), submit(spec, "picture", num_images=1)
+    core.submit(submit(spec, "stream", Sampling(50)))
+    core.step()
+    core.submit(picture)
+    while not widths:
+        core.step()
+    assert len(widths) < len(model.vision.layers), "it is under way"
+    core.abort("picture")
+    drain(core)
+    core.tend()
+    widths.clear()
+    run(core, picture)
+    assert len(widths) == len(model.vision.layers), "it begins anew"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from time import sleep
@@ -66,6 +67,18 @@ def test_the_least_recently_used_is_let_go(tmp_path: Path) -> None:
     assert find(tmp_path, b"a") is not None  # used now
     kept(tmp_path, key=b"d", max_bytes=4 * size - 1)
     assert [name for name in (*names, b"d") if find(tmp_path, name) is not None] == [b"a", b"c", b"d"]
+
+
+def test_who_may_only_read_finds_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(tmp_path)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "utime", refuse)  # as where the folder is somebody else's
+    files = FeatureFiles(tmp_path, 1 << 20, "weights")
+    assert files.find(b"a") is not None
+    assert files.find(b"a") is not None
 
 
 def test_what_is_too_large_is_not_written(tmp_path: Path) -> None:

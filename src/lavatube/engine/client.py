@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from lavatube.engine.frames import frame
 from lavatube.engine.process import WorkerProcess, start_worker, worker_command
 from lavatube.engine.streams import Streams
 from lavatube.engine.supervisor import EngineState, Patience, RestartPolicy, Watchdog
@@ -136,9 +137,10 @@ class EngineClient:
         worker = self._worker
         if self.state is not EngineState.READY or worker is None:
             raise self._refusal()
+        data = frame(request)  # what can't be told is refused before anything waits for its end
         inbox = self._streams.open(request.request_id)
         try:
-            await worker.send(request)
+            await worker.send(data)
             while True:
                 item = await inbox.take()
                 if isinstance(item, LavatubeError):

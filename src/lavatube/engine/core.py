@@ -195,6 +195,8 @@ class EngineCore:
     def tend(self) -> None:
         """Between two steps, when all is told: what makes later steps faster."""
         self._runner.record()
+        if not self.has_work:
+            self._runner.drop_images()
 
     def check_integrity(self) -> None:
         """Assert that no block is lost, and that no finished request is remembered."""

@@ -90,6 +90,10 @@ class Encoder:
                 num_run += 1
         return num_run
 
+    def drop_begun(self) -> None:
+        """Of images that nobody wants any more."""
+        self._under_way = None
+
     def _begin(self, takers: dict[bytes, list[Wanted]]) -> _Batch:
         """The first image, and those behind it for whose squares there is room."""
         batch: dict[bytes, list[Wanted]] = {}

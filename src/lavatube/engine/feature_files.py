@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Final
@@ -53,7 +54,6 @@ class FeatureFiles:
         path = self._path(key)
         try:
             digest, data = _split(path.read_bytes())
-            os.utime(path)  # used now
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -61,8 +61,11 @@ class FeatureFiles:
             return None
         if hashlib.sha256(data).digest() != digest:
             logger.warning("an encoded picture is not what was written, and is thrown away: %s", path)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return None
+        with suppress(OSError):  # who may only read can't keep it from being the next to go
+            os.utime(path)  # used now
         self.num_hits += 1
         return safetensors.torch.load(data)[_NAME]
 

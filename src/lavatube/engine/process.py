@@ -40,9 +40,9 @@ class WorkerProcess:
         """Send without waiting; to a worker that has died it is lost."""
         self._writer.write(frame(command))
 
-    async def send(self, command: Command) -> None:
-        """Send, and wait while too much is unread."""
-        self.post(command)
+    async def send(self, data: bytes) -> None:
+        """Send a command's frame, and wait while too much is unread."""
+        self._writer.write(data)
         with suppress(ConnectionError):  # its death is told by `exited` and by `receive`
             await self._writer.drain()
 

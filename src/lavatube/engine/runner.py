@@ -166,6 +166,10 @@ class Runner:
         """Take images that will be needed through so many layers of the tower; returns how many they were."""
         return self._encoder.advance(wanted, num_layers)
 
+    def drop_images(self) -> None:
+        """What was begun of images whose requests have ended."""
+        self._encoder.drop_begun()
+
     def _count_layers(self) -> None:
         """Count each layer as it ends: a long prompt on a slow machine is told from a hang by that."""
 
