@@ -49,7 +49,7 @@ def test_whatever_a_kernel_does_the_others_are_tried_and_the_log_says_why(
 def test_what_was_found_is_noted_and_the_next_start_needs_no_process(
     question: Question, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = asking(question, "normalize", "swiglu")
+    some = asking(question, "attend", "normalize", "swiglu")
     assert sound_kernels(some, tmp_path, PATIENCE_S) == ["normalize"]
     (note,) = tmp_path.iterdir()
     first = caplog.messages.copy()

@@ -95,11 +95,7 @@ def _ask(question: Question, patience_s: float) -> Iterator[Told]:
             with suppress(BrokenPipeError):  # it has ended; of what, is told below
                 process.stdin.write(msgspec.json.encode(question) + b"\n")
                 process.stdin.flush()
-            for line in _lines(process.stdout.fileno(), START_S, patience_s):
-                try:
-                    told = msgspec.json.decode(line, type=Told)
-                except msgspec.DecodeError:
-                    continue  # what is imported as Python starts may print
+            for told in _answers(process.stdout.fileno(), patience_s):
                 begun, has_told = (told.key, True) if told.state == "begun" else ("", True)
                 if told.state != "begun":
                     yield told
@@ -121,9 +117,9 @@ def _ask(question: Question, patience_s: float) -> Iterator[Told]:
             yield Told(begun, "differs", why)
 
 
-def _lines(pipe: int, start_s: float, patience_s: float) -> Iterator[bytes]:
+def _answers(pipe: int, patience_s: float) -> Iterator[Told]:
     """As they come, until the pipe is closed. Raises: TimeoutError if the first or another does not come in time."""
-    poll, rest, limit_s = select.poll(), b"", start_s
+    poll, rest, limit_s = select.poll(), b"", START_S
     poll.register(pipe, select.POLLIN)
     while True:
         if not poll.poll(1000 * limit_s):
@@ -131,9 +127,14 @@ def _lines(pipe: int, start_s: float, patience_s: float) -> Iterator[bytes]:
         data = os.read(pipe, 1 << 16)
         if not data:
             return
-        limit_s = patience_s
         *lines, rest = (rest + data).split(b"\n")
-        yield from lines
+        for line in lines:
+            try:
+                told = msgspec.json.decode(line, type=Told)
+            except msgspec.DecodeError:
+                continue  # what is imported as Python starts may print
+            limit_s = patience_s
+            yield told
 
 
 def _last_line(errors: BinaryIO) -> str:
