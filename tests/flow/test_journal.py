@@ -289,7 +289,7 @@ def test_two_fronts_share_a_database_and_one_takes_over_when_the_other_dies(post
 
 
 def test_a_few_kills(tmp_path: Path, cache: Path) -> None:
-    disturb(f"sqlite:///{tmp_path / 'journal.db'}", cache, num_kills=3, seed=1)
+    disturb(f"sqlite:///{tmp_path / 'journal.db'}", cache, num_kills=4, seed=1)
 
 
 @pytest.mark.slow

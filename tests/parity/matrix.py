@@ -33,7 +33,7 @@ from tests.parity.talks import Talk, chat_of, content_of, original_ids, sizes_of
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- matrix: written by python -m tests.parity.matrix -->", "<!-- end of matrix -->"
-NUM_NEW_TOKENS: Final = 12
+NUM_NEW_TOKENS: Final = 24
 QUESTION: Final = "What is in the picture?"
 
 ONE: Final[list[Talk]] = [(((97, 61), QUESTION),), (((33, 95), QUESTION),)]

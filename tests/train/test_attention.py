@@ -40,8 +40,8 @@ def test_it_is_torchs_attention(length: int) -> None:
 
 def test_a_step_learns_the_same() -> None:
     tokenizer = train_tokenizer(1, num_scenes=60)
-    batch = draw_shard(1, 0, 1)
-    stage = Stage("joint", 1, 1, tower_rate=1e-3, decoder_rate=1e-3, dense_weight=0.5, is_bfloat16=False)
+    batch = draw_shard(1, 0, 3)
+    stage = Stage("joint", 1, 3, tower_rate=1e-3, decoder_rate=1e-3, dense_weight=0.5, is_bfloat16=False)
     losses = []
     for own in (True, False):
         learner = Learner(1, tokenizer, stage, batch)
