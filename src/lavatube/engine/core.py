@@ -193,7 +193,7 @@ class EngineCore:
         return self._answers.take()
 
     def tend(self) -> None:
-        """Between two steps, when all is told: what makes later steps faster."""
+        """Between two steps, when all is told: what makes later steps faster, and, at rest, what nobody needs."""
         self._runner.record()
         if not self.has_work:
             self._runner.drop_images()

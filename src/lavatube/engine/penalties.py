@@ -66,7 +66,7 @@ def _biases(row: Row) -> Pairs | None:
 def _repeated(row: Row) -> Pairs | None:
     """Ids as often as they stand there: each time the cell becomes the same, by what it was."""
     penalty = row.sampling.repetition_penalty
-    return None if penalty == 1 else _pairs(np.array(row.token_ids), penalty)
+    return None if penalty == 1 else _pairs(np.array(row.token_ids, np.int64), penalty)
 
 
 def _said(row: Row) -> Pairs | None:
